@@ -1,0 +1,42 @@
+"""visionzoo: vision Transformers on PyTorch Lightning.
+
+Importing this package costs little more than importing torch: every name below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+# albumentations asks the network for a newer version when it is imported; nothing here talks to the network unasked.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "list_backbones": "visionzoo.backbones",
+    "backbone_info": "visionzoo.backbones",
+    "create_backbone": "visionzoo.backbones",
+    "register_backbone": "visionzoo.backbones",
+    "shared_backbone": "visionzoo.backbones",
+    "load_weights": "visionzoo.weights",
+    "export_weights": "visionzoo.weights",
+    "create_classifier": "visionzoo.models.classifier",
+    "ImageClassifier": "visionzoo.inference.classifier",
+    "Preprocess": "visionzoo.types",
+    "Features": "visionzoo.types",
+    "Tokens": "visionzoo.types",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'visionzoo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,23 @@
+"""All backbones. Importing this package fills the registry; timm itself is imported only when a ``timm/`` name is used."""
+
+from visionzoo.pool import shared_backbone
+from visionzoo.registry import (
+    BackboneSpec,
+    backbone_info,
+    create_backbone,
+    list_backbones,
+    register_backbone,
+    register_resolver,
+    require_capability,
+)
+
+__all__ = [
+    "BackboneSpec",
+    "backbone_info",
+    "create_backbone",
+    "list_backbones",
+    "register_backbone",
+    "register_resolver",
+    "require_capability",
+    "shared_backbone",
+]

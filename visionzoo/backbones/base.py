@@ -1,0 +1,118 @@
+"""The contract that every backbone keeps, native or from timm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from visionzoo.types import BackboneInfo, Features, Preprocess, PyramidLevel, Tokens
+
+
+class Backbone(nn.Module):
+    """Images in, features out, under timm's parameter names.
+
+    A head may sit beside the trunk under timm's head keys; a bare backbone has ``num_classes == 0`` and no head parameters.
+    Subclasses set the attributes below in ``__init__`` and implement :meth:`forward_features`, :meth:`forward_head` and
+    :meth:`split`; the rest follows. ``registry.create_backbone`` sets ``name`` and ``describe``.
+    """
+
+    #: Which foreign layouts ``weights`` tries on this model: ``vit``, ``swin`` or ``timm``.
+    weights_family: ClassVar[str] = "timm"
+
+    name: str
+    capabilities: frozenset[str]
+    preprocess: Preprocess
+    image_size: tuple[int, int]  #: (H, W) this instance was built for
+    in_chans: int
+    num_features: int  #: timm's word for the width of ``forward_features``; equals ``grid_dim``
+    pooled_dim: int
+    grid_dim: int
+    stride: int
+    num_prefix_tokens: int = 0
+    num_classes: int = 0
+    pyramid_levels: tuple[PyramidLevel, ...] = ()
+    head_prefixes: tuple[str, ...] = ("head.",)  #: keys that belong to a classifier's head, not to the trunk
+    stem_key: str = "patch_embed.proj.weight"  #: the weight whose second axis is ``in_chans``
+    describe: Callable[[], BackboneInfo]
+
+    @property
+    def info(self) -> BackboneInfo:
+        """What is known of this instance; multiply-adds are counted at its own ``image_size``."""
+        return self.describe()
+
+    def forward(self, images: Tensor) -> Features:
+        """(B, C, H, W) normalised images -> :class:`Features`."""
+        x = self.forward_features(images)
+        grid, prefix = self.split(x, (images.shape[-2], images.shape[-1]))
+        return Features(self.forward_head(x, pre_logits=True), grid, prefix)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> the trunk's last, normalised output in timm's own layout."""
+        raise AssertionError(f"{type(self).__name__} must implement forward_features")
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Output of :meth:`forward_features` -> (B, pooled_dim), or (B, num_classes) when there is a head."""
+        raise AssertionError(f"{type(self).__name__} must implement forward_head")
+
+    def split(self, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Output of :meth:`forward_features` -> grid (B, grid_dim, h, w) and prefix (B, P, grid_dim)."""
+        raise AssertionError(f"{type(self).__name__} must implement split")
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> feature maps (B, C_i, H_i, W_i), finest first, as ``info.pyramid`` lists them."""
+        self.require("pyramid")
+        raise AssertionError(f"{type(self).__name__} declares pyramid and must implement it")
+
+    def embed(self, images: Tensor, keep: Tensor | None = None) -> Tokens:
+        """Images -> tokens; ``keep`` (B, N) int64 names the visible patches, the others are never embedded."""
+        self.require("tokens")
+        raise AssertionError(f"{type(self).__name__} declares tokens and must implement embed")
+
+    def encode(self, tokens: Tokens) -> Tokens:
+        """Tokens -> the same tokens after all blocks and the final norm."""
+        self.require("tokens")
+        raise AssertionError(f"{type(self).__name__} declares tokens and must implement encode")
+
+    def attention_maps(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> one tensor of attention weights per block."""
+        self.require("attention_maps")
+        raise AssertionError(f"{type(self).__name__} declares attention_maps and must implement it")
+
+    def require(self, capability: str) -> None:
+        """Raise ValueError unless this backbone declares ``capability``."""
+        if capability not in self.capabilities:
+            have = ", ".join(sorted(self.capabilities)) or "none"
+            raise ValueError(f"{self.name} does not declare the capability {capability!r} (it has: {have})")
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a fresh one for ``num_classes`` classes; 0 removes it."""
+        raise AssertionError(f"{type(self).__name__} must implement reset_classifier")
+
+    def get_classifier(self) -> nn.Module:
+        """The head module; ``nn.Identity`` where there is none."""
+        raise AssertionError(f"{type(self).__name__} must implement get_classifier")
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's description of layer groups, as ``timm.optim.param_groups_layer_decay`` reads it."""
+        raise AssertionError(f"{type(self).__name__} must implement group_matcher")
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are never decayed: class and register tokens, position tables."""
+        return set()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block's activations in the backward pass, to save memory."""
+        raise AssertionError(f"{type(self).__name__} must implement set_grad_checkpointing")
+
+    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Resample tables of ``state_dict`` (canonical keys) that belong to another input size.
+
+        Returns a new dict and one line for each table that was resampled. Never changes its argument or this model.
+        """
+        return dict(state_dict), []
+
+    def head_keys(self) -> set[str]:
+        """Those of this model's keys that belong to its head."""
+        return {k for k in self.state_dict() if k.startswith(self.head_prefixes)}

@@ -1,0 +1,191 @@
+"""Register, list, describe and create backbones.
+
+This module does not know which backbones exist: ``visionzoo.backbones`` registers them when it is imported, and
+re-exports the functions below. Import them from there (or from ``visionzoo``), so that the registry is filled.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from visionzoo.types import CAPABILITIES, BackboneInfo
+
+if TYPE_CHECKING:
+    from visionzoo.backbones.base import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """What must be said to register a backbone. The rest of :class:`BackboneInfo` is read off a copy on the meta device."""
+
+    name: str
+    family: str
+    build: Callable[..., Backbone]  #: ``build(image_size=(H, W) | None, in_chans=int, drop_path=float)``
+    paper: str
+    licence: str
+    weights: str | None = None
+
+
+_SPECS: dict[str, BackboneSpec] = {}
+_RESOLVERS: dict[str, Callable[[str], BackboneSpec]] = {}
+
+
+def register_backbone(spec: BackboneSpec) -> None:
+    """Add a backbone. Raises ValueError if the name is taken."""
+    if spec.name in _SPECS:
+        raise ValueError(f"backbone {spec.name!r} is registered already; choose another name")
+    _SPECS[spec.name] = spec
+
+
+def register_resolver(prefix: str, resolve: Callable[[str], BackboneSpec]) -> None:
+    """Names that start with ``prefix`` (``"timm/"``) are described by ``resolve(name)`` and are not listed by default.
+
+    ``resolve`` raises ValueError for a name that it does not know.
+    """
+    if prefix in _RESOLVERS:
+        raise ValueError(f"the prefix {prefix!r} is registered already; choose another one")
+    _RESOLVERS[prefix] = resolve
+
+
+def list_backbones(pattern: str = "*", *, capability: str | None = None) -> list[str]:
+    """Names of registered backbones that match an fnmatch ``pattern``, sorted.
+
+    Args:
+        pattern: for example ``"vit_*"``. Names behind a resolver, such as ``"timm/resnet50"``, work but are not listed.
+        capability: keep only backbones that declare it.
+
+    Raises:
+        ValueError: for an unknown capability.
+    """
+    if capability is not None and capability not in CAPABILITIES:
+        raise ValueError(f"unknown capability {capability!r}; known are {', '.join(CAPABILITIES)}")
+    names = sorted(n for n in _SPECS if fnmatch.fnmatchcase(n, pattern))
+    if capability is None:
+        return names
+    return [n for n in names if capability in _meta_copy(n, None, 3).capabilities]
+
+
+def _spec(name: str) -> BackboneSpec:
+    if name in _SPECS:
+        return _SPECS[name]
+    for prefix, resolve in _RESOLVERS.items():
+        if name.startswith(prefix):
+            return resolve(name)
+    near = difflib.get_close_matches(name, _SPECS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`visionzoo models` lists them."
+    raise ValueError(f"unknown backbone {name!r}; {hint} (any timm model is 'timm/<name>')")
+
+
+def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"image_size={image_size} must be a positive number or a pair (height, width)")
+    return size[0], size[1]
+
+
+@cache
+def _meta_copy(name: str, image_size: tuple[int, int] | None, in_chans: int) -> Backbone:
+    with torch.device("meta"):
+        return _spec(name).build(image_size=image_size, in_chans=in_chans, drop_path=0.0).eval()
+
+
+@cache
+def _describe(name: str, image_size: tuple[int, int] | None, in_chans: int) -> BackboneInfo:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    spec, model = _spec(name), _meta_copy(name, image_size, in_chans)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, in_chans, *model.image_size, device="meta"))
+    return BackboneInfo(
+        name=name,
+        family=spec.family,
+        image_size=model.image_size,
+        embed_dim=model.num_features,
+        pooled_dim=model.pooled_dim,
+        grid_dim=model.grid_dim,
+        stride=model.stride,
+        prefix_tokens=model.num_prefix_tokens,
+        params=sum(p.numel() for p in model.parameters()),
+        gmacs=counter.get_total_flops() / 2e9,  # the counter counts a multiply-add as two
+        capabilities=model.capabilities,
+        preprocess=model.preprocess,
+        pyramid=model.pyramid_levels,
+        paper=spec.paper,
+        licence=spec.licence,
+        weights=spec.weights,
+    )
+
+
+def backbone_info(name: str, image_size: int | tuple[int, int] | None = None) -> BackboneInfo:
+    """Describe a backbone without allocating its weights.
+
+    Raises:
+        ValueError: for an unknown name; the message suggests near ones.
+    """
+    return _describe(name, _size(image_size), 3)
+
+
+def create_backbone(
+    name: str,
+    *,
+    weights: Any = None,
+    image_size: int | tuple[int, int] | None = None,
+    in_chans: int = 3,
+    drop_path: float = 0.0,
+    in_chans_policy: str | None = None,
+) -> Backbone:
+    """Build a backbone on the current default device, in train mode.
+
+    Args:
+        name: a registered name, or ``"timm/<name>"`` for any timm model.
+        weights: None for random weights; otherwise whatever :func:`visionzoo.load_weights` takes as a source.
+        image_size: pixels, one number or (height, width); None for the size the backbone was trained at.
+        in_chans: channels of the images.
+        drop_path: stochastic-depth rate of the last block, in [0, 1); earlier blocks get linearly less.
+        in_chans_policy: how to turn stored stem weights into ``in_chans`` channels, see :func:`visionzoo.load_weights`.
+
+    Raises:
+        ValueError: for an unknown name, a size or channel count that the backbone cannot take, or unfitting weights.
+    """
+    spec = _spec(name)
+    if in_chans < 1:
+        raise ValueError(f"in_chans={in_chans} must be at least 1")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path={drop_path} must be in [0, 1)")
+    size = _size(image_size)
+    model = spec.build(image_size=size, in_chans=in_chans, drop_path=drop_path)
+    model.name = name
+    model.describe = partial(_describe, name, size, in_chans)
+    if weights is not None:
+        from visionzoo.weights import load_weights
+
+        load_weights(model, weights, in_chans_policy=in_chans_policy)
+    return model
+
+
+def require_capability(model: nn.Module, capability: str, job: str) -> None:
+    """Fail at build time when a backbone cannot do a job.
+
+    Raises:
+        ValueError: naming the job, the capability, what it means, and registered backbones that have it.
+    """
+    if capability not in CAPABILITIES:
+        raise ValueError(f"unknown capability {capability!r}; known are {', '.join(CAPABILITIES)}")
+    if capability in model.capabilities:  # type: ignore[operator]
+        return
+    have = list_backbones(capability=capability)
+    shown = ", ".join(have[:6]) + (f" and {len(have) - 6} more" if len(have) > 6 else "")
+    raise ValueError(
+        f"{job} needs the capability {capability!r} ({CAPABILITIES[capability]}), which {model.name} does not have; "
+        f"backbones that have it: {shown or 'none'}"
+    )

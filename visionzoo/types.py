@@ -1,0 +1,136 @@
+"""The types that every layer shares. This module imports nothing from visionzoo.
+
+Legend: B batch, N patch tokens, P prefix tokens, D width, (h, w) token grid, (H, W) pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+#: Everything a backbone can declare. A job asks for what it needs by these names.
+CAPABILITIES: dict[str, str] = {
+    "tokens": "can encode a subset of its patch tokens (MAE, FLIP)",
+    "masked_image": "can replace patch embeddings by a mask token (SimMIM)",
+    "pyramid": "gives feature maps at several strides",
+    "attention_maps": "gives its attention weights",
+    "any_size": "takes input sizes other than the one it was built for",
+}
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+RESIZE_MODES = ("shortest", "longest", "squash")
+PAD_ANCHORS = ("center", "top_left")
+
+
+class Features(NamedTuple):
+    """What a backbone returns for a batch of images."""
+
+    pooled: Tensor  #: (B, pooled_dim), what a linear classifier reads
+    grid: Tensor  #: (B, grid_dim, h, w), what a dense head reads
+    prefix: Tensor  #: (B, P, grid_dim), class and register tokens; P may be 0
+
+
+class Tokens(NamedTuple):
+    """A batch of patch tokens on the way through a Transformer."""
+
+    x: Tensor  #: (B, N, D) patch tokens, in raster order, or in the order of ``keep``
+    prefix: Tensor  #: (B, P, D) class and register tokens; P may be 0
+    grid_size: tuple[int, int]  #: (h, w) of the whole image, also when some tokens were dropped
+    keep: Tensor | None = None  #: (B, N) int64 raster indices of the tokens in ``x``; None means all h * w
+
+
+class ImageBatch(NamedTuple):
+    """A batch of labelled images as it leaves the loader.
+
+    In evaluation an unreadable image is dropped, so B may be smaller than asked for, and even 0.
+    """
+
+    images: Tensor  #: (B, C, H, W) uint8 in 0..255, RGB
+    labels: Tensor  #: (B,) int64 class indices, or (B, K) float32 in {0, 1} for multi-label data
+    index: Tensor  #: (B,) int64, position of each sample in its source
+    bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every image that could not be read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How pixels become a model's input. Saved with the weights; one spec serves training, evaluation and inference.
+
+    An image (uint8, RGB) is resized and cropped to ``image_size``, divided by ``value_scale``, then normalised by ``mean`` and ``std``.
+    ``resize_mode`` is timm's crop mode under its plain name: ``shortest`` (timm ``center``: shortest edge to
+    ``image_size / crop_pct``, centre crop), ``squash`` (both edges, aspect ratio not kept, centre crop) or ``longest``
+    (timm ``border``; SAM with ``crop_pct=1``: longest edge, then padding at ``pad_anchor`` with ``pad_value``).
+    """
+
+    image_size: tuple[int, int]  #: (H, W) of the model's input
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  #: per channel, in units of the scaled value
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    value_scale: float = 255.0  #: pixel values are divided by this before mean and std
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    crop_pct: float = 1.0  #: input edge as a share of the resized edge
+    pad_anchor: str = "center"
+    pad_value: int = 0  #: in 0..255
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("interpolation", INTERPOLATIONS),
+            ("resize_mode", RESIZE_MODES),
+            ("pad_anchor", PAD_ANCHORS),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"Preprocess.{name}={value!r} is unknown; use one of {', '.join(allowed)}")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"Preprocess.image_size={self.image_size} must be (height, width), both at least 1")
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(f"Preprocess.mean={self.mean} and std={self.std} need one value per channel, std above 0")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"Preprocess.crop_pct={self.crop_pct} must be in (0, 1]")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: for a key that is not a field.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown preprocess keys {unknown}; known are {sorted(known)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyramidLevel:
+    """One feature map of a backbone's pyramid."""
+
+    channels: int
+    stride: int  #: input pixels per cell
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo:
+    """What is known of a backbone before it is built."""
+
+    name: str
+    family: str
+    image_size: tuple[int, int]  #: (H, W) it was trained at
+    embed_dim: int  #: width of the (last) stage
+    pooled_dim: int
+    grid_dim: int
+    stride: int  #: input pixels per cell of ``Features.grid``
+    prefix_tokens: int
+    params: int  #: without a head
+    gmacs: float  #: 1e9 multiply-adds for one image at ``image_size``, without a head
+    capabilities: frozenset[str]
+    preprocess: Preprocess
+    pyramid: tuple[PyramidLevel, ...]  #: finest first; strides may repeat; empty without the capability
+    paper: str
+    licence: str  #: of the published weights, not of this code
+    weights: str | None  #: where published weights come from, as ``weights=`` takes it
