@@ -1,0 +1,69 @@
+"""Write a file whole or not at all. This module imports nothing from visionzoo.
+
+A killed process, a full disk or a lost machine leaves either the old file or the new one, never half of one: the text
+goes to a temporary file in the same folder, is flushed to the disk, and takes the final name in one step.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; when the block ends well, it becomes ``path``, otherwise it is removed.
+
+    The temporary name keeps the suffix of ``path``, since some writers choose their format by it. Missing parent
+    folders are made. The file gets the permissions that a plain ``open`` would have given it.
+
+    Raises:
+        OSError: for a full disk or a folder that cannot be written; what was at ``path`` is untouched.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # not tempfile: its files are private to the user, and results should be as open as any other file
+    temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(6)}{target.suffix}")
+    temporary.touch(exist_ok=False)
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(target.parent)  # the new name itself must reach the disk
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically. Raises ValueError for NaN and infinity, which are not JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a header and rows as CSV, atomically."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder, and renames durably without
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
