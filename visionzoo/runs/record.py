@@ -1,0 +1,174 @@
+"""What was run is known: versions, command line, seed, git state and data fingerprint go to ``run.json``.
+
+Nothing in the record names the machine, its user or its folders beyond what the user typed, so a run can be published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import visionzoo
+from visionzoo.files import write_json
+from visionzoo.runs.folder import RunFolder
+
+SCHEMA_VERSION = 1
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "timm",
+    "torchmetrics",
+    "albumentations",
+    "numpy",
+    "pillow",
+    "peft",
+)
+
+
+def describe_run(
+    *, seed: int | None, data: dict[str, Any] | None = None, argv: list[str] | None = None
+) -> dict[str, Any]:
+    """What is known of the running process, as plain JSON types.
+
+    Args:
+        seed: the seed of the run, or None when it was not seeded.
+        data: what identifies the data, usually :func:`fingerprint_path` of ``--data.path``.
+        argv: the command line; None for ``sys.argv``. Of its first item only the last path part is kept.
+    """
+    command = list(sys.argv if argv is None else argv)
+    if command:
+        command[0] = Path(command[0]).name
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(command),
+        "seed": seed,
+        "versions": versions(),
+        "git": git_state(),
+        "machine": _machine(),
+        "data": data,
+    }
+
+
+def write_record(folder: RunFolder, description: dict[str, Any]) -> None:
+    """Append a description to ``run.json``: a run that was resumed has one entry for each time it was started.
+
+    Raises:
+        ValueError: if ``run.json`` is there and is not such a record.
+    """
+    sessions = read_record(folder) if folder.record.exists() else []
+    write_json(folder.record, {"schema_version": SCHEMA_VERSION, "sessions": [*sessions, description]})
+
+
+def read_record(folder: RunFolder) -> list[dict[str, Any]]:
+    """The descriptions in ``run.json``, oldest first.
+
+    Raises:
+        FileNotFoundError: if the run has no record.
+        ValueError: if the file is not a record of a known schema.
+    """
+    text = folder.record.read_text(encoding="utf-8")
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder.record} is not JSON ({error}); move it away to go on") from error
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"{folder.record} is not a run record of schema {SCHEMA_VERSION}; move it away to go on")
+    return record["sessions"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of visionzoo, and of the installed packages that shape a result."""
+    found = {"python": platform.python_version(), "visionzoo": visionzoo.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # an extra that is not installed
+    return found
+
+
+def git_state(folder: str | Path | None = None) -> dict[str, Any] | None:
+    """Commit of the source tree and whether tracked files differ from it; None where the code is not under git.
+
+    Args:
+        folder: a folder that git tracks; None for that of visionzoo itself.
+    """
+    folder = Path(folder) if folder is not None else Path(__file__).parents[1]
+    # An installed copy may lie inside some other repository, which says nothing of it: ask only where git tracks files.
+    if not _git(folder, "ls-files", "."):
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def fingerprint_path(path: str | Path) -> dict[str, Any]:
+    """A digest of a data set that is cheap: names and sizes of all files, contents unread.
+
+    The digest does not depend on where the data lie, nor on times. A path that does not exist is a built-in or named
+    set, for which the name itself is the digest's source.
+
+    Returns:
+        ``{"path", "files", "bytes", "sha256"}``
+    """
+    root = Path(path)
+    digest = hashlib.sha256()
+    files = size = 0
+    if root.is_dir():
+        listing = sorted(_walk(root))
+    elif root.is_file():
+        listing = [(root.name, root.stat().st_size)]
+    else:
+        listing = []
+        digest.update(str(path).encode())
+    for name, length in listing:
+        digest.update(f"{name}\0{length}\n".encode(errors="surrogateescape"))
+        files, size = files + 1, size + length
+    return {"path": str(path), "files": files, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def _walk(root: Path) -> list[tuple[str, int]]:
+    """(relative POSIX path, size in bytes) of every file; linked folders are entered once, so that loops end."""
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        subfolders.sort()  # which of two links to one folder is entered must not depend on the file system
+        for name in names:
+            file = os.path.join(folder, name)
+            if os.path.isfile(file):  # false for a dangling link
+                found.append((Path(file).relative_to(root).as_posix(), os.path.getsize(file)))
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
+
+
+def _git(folder: Path, *command: str) -> str:
+    """Output of a git command; empty where git is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
