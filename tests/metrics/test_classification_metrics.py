@@ -1,0 +1,133 @@
+"""Each metric against its slow, written-out form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from visionzoo.metrics.classification import (
+    calibration_error,
+    class_scores,
+    confusion_matrix,
+    most_confident_mistakes,
+    top_k_accuracy,
+)
+
+
+def make(n: int = 200, k: int = 7, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, k, (n,), generator=generator)
+    logits = 2 * torch.randn(n, k, generator=generator) + 2 * torch.nn.functional.one_hot(labels, k)
+    return logits.softmax(1), labels
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_top_k(k: int) -> None:
+    probabilities, labels = make()
+    hits = 0
+    for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
+        ranked = sorted(range(len(row)), key=lambda c: -row[c])
+        hits += label in ranked[:k]
+    assert top_k_accuracy(probabilities, labels, k) == pytest.approx(hits / len(labels))
+
+
+def test_confusion_matrix() -> None:
+    probabilities, labels = make()
+    predicted = probabilities.argmax(1)
+    slow = torch.zeros(7, 7, dtype=torch.int64)
+    for p, t in zip(predicted.tolist(), labels.tolist(), strict=True):
+        slow[t, p] += 1
+    assert torch.equal(confusion_matrix(predicted, labels, 7), slow)
+
+
+def test_class_scores() -> None:
+    probabilities, labels = make(k=4)
+    predicted = probabilities.argmax(1)
+    scores = class_scores(confusion_matrix(predicted, labels, 4))
+    for c in range(4):
+        hit = sum(p == c and t == c for p, t in zip(predicted.tolist(), labels.tolist(), strict=True))
+        precision, recall = hit / predicted.tolist().count(c), hit / labels.tolist().count(c)
+        assert float(scores.precision[c]) == pytest.approx(precision)
+        assert float(scores.recall[c]) == pytest.approx(recall)
+        assert float(scores.f1[c]) == pytest.approx(2 * precision * recall / (precision + recall))
+        assert int(scores.support[c]) == labels.tolist().count(c)
+
+
+def test_class_scores_are_undefined_rather_than_zero() -> None:
+    # class 0 is found; class 1 exists and is never predicted; class 2 is predicted and never exists; class 3 neither
+    scores = class_scores(confusion_matrix(torch.tensor([0, 2]), torch.tensor([0, 1]), 4))
+    nan = math.nan
+    assert scores.precision.tolist() == pytest.approx([1, nan, 0, nan], nan_ok=True)
+    assert scores.recall.tolist() == pytest.approx([1, 0, nan, nan], nan_ok=True)
+    assert scores.f1.tolist() == pytest.approx([1, 0, 0, nan], nan_ok=True)
+
+
+def test_class_scores_of_multi_label_data() -> None:
+    from torchmetrics.functional.classification import multilabel_confusion_matrix
+
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = torch.randint(0, 2, (2, 50, 3), generator=generator)
+    scores = class_scores(multilabel_confusion_matrix(predicted, target, 3))
+    for c in range(3):
+        hit = int((predicted[:, c] & target[:, c]).sum())
+        assert float(scores.precision[c]) == pytest.approx(hit / int(predicted[:, c].sum()))
+        assert float(scores.recall[c]) == pytest.approx(hit / int(target[:, c].sum()))
+        assert int(scores.support[c]) == int(target[:, c].sum())
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_calibration_error(bins: int) -> None:
+    probabilities, labels = make()
+    confidence, predicted = (t.tolist() for t in probabilities.max(1))
+    slow = 0.0
+    for b in range(bins):
+        members = [i for i, c in enumerate(confidence) if b / bins < c <= (b + 1) / bins]
+        if members:
+            accuracy = sum(predicted[i] == int(labels[i]) for i in members) / len(members)
+            mean = sum(confidence[i] for i in members) / len(members)
+            slow += len(members) / len(labels) * abs(accuracy - mean)
+    assert calibration_error(probabilities, labels, bins) == pytest.approx(slow, abs=1e-6)
+
+
+def test_calibration_error_takes_16_bit_probabilities_of_many_classes() -> None:
+    probabilities, labels = make(k=1000)
+    full = calibration_error(probabilities, labels)
+    assert calibration_error(probabilities.bfloat16(), labels) == pytest.approx(full, abs=0.02)
+
+
+def test_most_confident_mistakes() -> None:
+    probabilities, labels = make()
+    slow = []
+    for i, row in enumerate(probabilities.tolist()):
+        best = max(range(len(row)), key=lambda c: row[c])
+        if best != int(labels[i]):
+            slow.append((i, int(labels[i]), best, row[best]))
+    slow.sort(key=lambda m: -m[3])
+    assert len(slow) > 10
+    assert [tuple(m) for m in most_confident_mistakes(probabilities, labels, 10)] == slow[:10]
+    assert len(most_confident_mistakes(probabilities, labels, 10_000)) == len(slow)
+
+
+def test_no_images() -> None:
+    empty, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
+    assert math.isnan(top_k_accuracy(empty, labels))
+    assert math.isnan(calibration_error(empty, labels))
+    assert most_confident_mistakes(empty, labels) == []
+    assert int(confusion_matrix(labels, labels, 3).sum()) == 0
+
+
+def test_wrong_input_is_named() -> None:
+    probabilities, labels = make(k=3)
+    with pytest.raises(ValueError, match=r"k=4 must be between 1 and the number of classes, 3"):
+        top_k_accuracy(probabilities, labels, 4)
+    with pytest.raises(ValueError, match=r"labels run from 3 to 5; they must be in 0\.\.2"):
+        top_k_accuracy(probabilities, labels % 3 + 3)
+    with pytest.raises(ValueError, match="apply softmax"):
+        calibration_error(probabilities.logit(), labels)
+    with pytest.raises(ValueError, match="same N"):
+        most_confident_mistakes(probabilities, labels[:-1])
+    with pytest.raises(ValueError, match=r"not \(2, 3\)"):
+        class_scores(torch.zeros(2, 3))

@@ -1,0 +1,143 @@
+"""Numbers of a finished evaluation: tensors in, tensors out. Training accumulates with torchmetrics classes instead.
+
+What torchmetrics has is called, not rewritten; what is here beyond that are the checks that make a wrong input loud,
+and the per-class table, which is read off a confusion matrix so that streaming and finished evaluations share it.
+
+Legend: N images, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import classification as tm
+
+
+class ClassScores(NamedTuple):
+    """Scores per class, each (K,) float64; NaN where the score is undefined (no such prediction, or no such label)."""
+
+    precision: Tensor
+    recall: Tensor
+    f1: Tensor
+    support: Tensor  #: (K,) int64, images whose label is the class
+
+
+class Mistake(NamedTuple):
+    """One image that was named wrongly."""
+
+    index: int  #: its row
+    label: int
+    predicted: int
+    confidence: float  #: probability of the predicted class, in [0, 1]
+
+
+def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
+    """Share of images whose label is among the ``k`` highest scores; NaN for no images.
+
+    Args:
+        scores: (N, K) logits or probabilities.
+        labels: (N,) int64 in [0, K).
+
+    Raises:
+        ValueError: for shapes that do not fit, labels out of range, or ``k`` outside [1, K].
+    """
+    classes = _check(scores, labels)
+    if not 1 <= k <= classes:
+        raise ValueError(f"k={k} must be between 1 and the number of classes, {classes}")
+    if len(labels) == 0:
+        return float("nan")
+    accuracy = tm.multiclass_accuracy(scores.float(), labels, classes, average="micro", top_k=k)
+    return float(accuracy)
+
+
+def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """(N,) predicted and true classes -> (K, K) int64 counts; rows are true classes, columns predicted ones.
+
+    Raises:
+        ValueError: for a class outside [0, num_classes).
+    """
+    for name, values in (("predicted", predicted), ("labels", labels)):
+        _check_range(name, values, num_classes)
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes} must be at least 2")
+    return tm.multiclass_confusion_matrix(predicted, labels, num_classes)
+
+
+def class_scores(matrix: Tensor) -> ClassScores:
+    """Precision, recall and F1 of each class from a confusion matrix.
+
+    Args:
+        matrix: (K, K) counts, rows true and columns predicted; or (K, 2, 2) for multi-label data, one such matrix for
+            each class, as torchmetrics' ``multilabel_confusion_matrix`` gives it.
+
+    Raises:
+        ValueError: for any other shape.
+    """
+    if matrix.ndim == 3 and matrix.shape[1:] == (2, 2):
+        hits, predicted, support = matrix[:, 1, 1], matrix[:, :, 1].sum(1), matrix[:, 1].sum(1)
+    elif matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]:
+        hits, predicted, support = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+    else:
+        raise ValueError(f"a confusion matrix is (K, K) or (K, 2, 2), not {tuple(matrix.shape)}")
+    hits = hits.double()
+    # 0 / 0 is NaN on purpose: a class that was never predicted has no precision, which is not a precision of 0
+    return ClassScores(hits / predicted, hits / support, 2 * hits / (predicted + support), support.long())
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, section 2); NaN for no images.
+
+    Images are binned by their highest probability, in ``bins`` bins of equal width; the result is the mean of
+    |accuracy - mean confidence| over bins, weighted by their counts.
+
+    Args:
+        probabilities: (N, K), each row summing to 1. Logits are refused: the number would mean nothing.
+        labels: (N,) int64 in [0, K).
+    """
+    classes = _check(probabilities, labels)
+    if len(labels) == 0:
+        return float("nan")
+    _check_probabilities(probabilities)
+    error = tm.multiclass_calibration_error(probabilities.float().clamp(0, 1), labels, classes, n_bins=bins, norm="l1")
+    return float(error)
+
+
+def most_confident_mistakes(probabilities: Tensor, labels: Tensor, limit: int = 64) -> list[Mistake]:
+    """The wrongly named images whose predicted class had the highest probability, most confident first.
+
+    Args:
+        probabilities: (N, K), each row summing to 1.
+        labels: (N,) int64 in [0, K).
+    """
+    _check(probabilities, labels)
+    _check_probabilities(probabilities)
+    confidence, predicted = probabilities.max(1)
+    wrong = (predicted != labels).nonzero()[:, 0]
+    order = wrong[confidence[wrong].argsort(descending=True, stable=True)][:limit]
+    return [Mistake(int(i), int(labels[i]), int(predicted[i]), float(confidence[i])) for i in order]
+
+
+def _check(scores: Tensor, labels: Tensor) -> int:
+    """Number of classes, after checking that scores and labels belong together."""
+    if scores.ndim != 2 or labels.ndim != 1 or len(scores) != len(labels):
+        raise ValueError(
+            f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} must be (N, K) and (N,) with the same N"
+        )
+    _check_range("labels", labels, scores.shape[1])
+    return scores.shape[1]
+
+
+def _check_range(name: str, values: Tensor, num_classes: int) -> None:
+    if len(values) and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
+        raise ValueError(
+            f"{name} run from {int(values.min())} to {int(values.max())}; they must be in 0..{num_classes - 1}"
+        )
+
+
+def _check_probabilities(probabilities: Tensor) -> None:
+    sums = probabilities.double().sum(1)
+    # 16-bit probabilities over many classes do not sum to 1 exactly
+    if len(sums) and (float(probabilities.min()) < 0 or not torch.allclose(sums, torch.ones_like(sums), atol=0.02)):
+        raise ValueError("probabilities must be at least 0 and sum to 1 in each row; apply softmax to logits first")
