@@ -1,5 +1,6 @@
 """All backbones. Importing this package fills the registry; timm itself is imported only when a ``timm/`` name is used."""
 
+import visionzoo.backbones.vit_variants  # noqa: F401  registers the native ViTs
 from visionzoo.pool import shared_backbone
 from visionzoo.registry import (
     BackboneSpec,

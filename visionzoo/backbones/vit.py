@@ -1,0 +1,358 @@
+"""The Vision Transformer (arXiv 2010.11929) and the flavours of it that the literature uses by name.
+
+One configuration object says which parts a flavour is made of; ``vit_variants`` lists the named ones. Parameter names are timm's.
+
+Legend: B batch, C channels, (H, W) pixels, (h, w) token grid, N = h * w patch tokens, P prefix tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from visionzoo.backbones.base import Backbone
+from visionzoo.layers.attention import Attention, Block
+from visionzoo.layers.drop_path import drop_path_schedule
+from visionzoo.layers.mlp import Mlp, SwiGLUPacked
+from visionzoo.layers.patch_embed import PatchEmbed
+from visionzoo.layers.pool import AttentionPool
+from visionzoo.layers.position import resample_positions, sincos_2d, square_grid
+from visionzoo.types import Preprocess, PyramidLevel, Tokens
+
+POOLS = ("token", "avg", "map", "distill")
+POSITIONS = ("learned", "sincos", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """The parts of a ViT flavour. Everything has the original paper's value by default."""
+
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    mlp: str = "mlp"  #: ``mlp`` or ``swiglu_packed`` (gate and value share ``mlp_ratio``)
+    act: str = "gelu"
+    eps: float = 1e-6  #: of every norm
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    layer_scale: float | None = None  #: initial value; None for no layer scale
+    class_token: bool = True
+    distill_token: bool = False
+    registers: int = 0
+    position: str = "learned"
+    prefix_positions: bool = True  #: the position table has entries for the prefix tokens too
+    pool: str = "token"
+    pool_norm: bool | None = None  #: norm after pooling, not before; None means: with average pooling only
+    pre_norm: bool = False  #: a norm before the first block, and no bias in the patch embedding (CLIP)
+    partial_patches: str = "pad"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("pool", POOLS), ("position", POSITIONS), ("mlp", ("mlp", "swiglu_packed"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"ViTConfig.{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim={self.embed_dim} must be a multiple of num_heads={self.num_heads}")
+        if self.pool == "token" and not self.class_token:
+            raise ValueError("pool='token' reads the class token; set class_token=True or choose pool='avg'")
+        if self.pool == "distill" and not (self.class_token and self.distill_token):
+            raise ValueError("pool='distill' reads the class and the distillation token; set both")
+
+    @property
+    def norm_after_pool(self) -> bool:
+        return self.pool == "avg" if self.pool_norm is None else self.pool_norm
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return int(self.class_token) + int(self.distill_token) + self.registers
+
+    @property
+    def mlp_hidden(self) -> int:
+        return int(self.embed_dim * self.mlp_ratio)
+
+
+class VisionTransformer(Backbone):
+    """A ViT of any flavour that :class:`ViTConfig` can say.
+
+    Takes any image of at least one patch: position tables are resampled to its grid, and a size that is no multiple of
+    the patch is padded with zeros at the right and bottom (the reference at such sizes is timm's ViT with
+    ``dynamic_img_size=True, dynamic_img_pad=True``), or cropped where the published weights were trained that way.
+
+    Args:
+        config: the flavour.
+        preprocess: of the published weights; its ``image_size`` is the default one.
+        image_size: (H, W) of the position table; None for the default.
+        in_chans: C.
+        drop_path: stochastic-depth rate of the last block.
+    """
+
+    weights_family = "vit"
+
+    def __init__(
+        self,
+        config: ViTConfig,
+        preprocess: Preprocess,
+        *,
+        image_size: tuple[int, int] | None = None,
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.config = config
+        self.image_size = image_size or preprocess.image_size
+        self.preprocess = replace(preprocess, image_size=self.image_size)
+        self.in_chans = in_chans
+        self.num_features = self.embed_dim = self.head_hidden_size = self.pooled_dim = self.grid_dim = dim
+        self.stride = config.patch_size
+        self.num_prefix_tokens = config.num_prefix_tokens
+        self.capabilities = frozenset({"tokens", "masked_image", "pyramid", "attention_maps", "any_size"})
+        self.pyramid_blocks = sorted({max(config.depth * i // 4 - 1, 0) for i in (1, 2, 3, 4)})
+        self.pyramid_levels = tuple(PyramidLevel(channels=dim, stride=config.patch_size) for _ in self.pyramid_blocks)
+        self.head_prefixes = ("head.", "head_dist.") if config.pool == "distill" else ("head.",)
+        self.grad_checkpointing = False
+
+        self.patch_embed = PatchEmbed(
+            config.patch_size, in_chans, dim, bias=not config.pre_norm, partial=config.partial_patches
+        )
+        self.grid_size = self.patch_embed.grid_size(self.image_size)
+        if min(self.grid_size) < 1:
+            raise ValueError(f"image_size={self.image_size} is smaller than the patch of {config.patch_size} pixels")
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if config.class_token else None
+        self.dist_token = nn.Parameter(torch.empty(1, 1, dim)) if config.distill_token else None
+        self.reg_token = nn.Parameter(torch.empty(1, config.registers, dim)) if config.registers else None
+        self._build_positions()
+        self.norm_pre = nn.LayerNorm(dim, eps=config.eps) if config.pre_norm else nn.Identity()
+        self.blocks = nn.Sequential(
+            *(self._build_block(i, rate) for i, rate in enumerate(drop_path_schedule(drop_path, config.depth)))
+        )
+        self.norm = nn.Identity() if config.norm_after_pool else nn.LayerNorm(dim, eps=config.eps)
+        self.attn_pool = (
+            AttentionPool(dim, config.num_heads, config.mlp_hidden, act=config.act, eps=config.eps)
+            if config.pool == "map"
+            else None
+        )
+        self.fc_norm = nn.LayerNorm(dim, eps=config.eps) if config.norm_after_pool else nn.Identity()
+        self.head_drop = nn.Dropout(0.0)
+        self.head: nn.Module = nn.Identity()
+        if config.pool == "distill":
+            self.head_dist: nn.Module = nn.Identity()
+        self._init_weights()
+
+    def _build_positions(self) -> None:
+        cfg = self.config
+        self.pos_embed: nn.Parameter | None = None
+        if cfg.position == "none":
+            return
+        prefix = self.num_prefix_positions
+        if cfg.position == "sincos":
+            table = sincos_2d(self.grid_size, cfg.embed_dim, prefix_tokens=prefix)
+            self.pos_embed = nn.Parameter(table.to(self.patch_embed.proj.weight.device), requires_grad=False)
+        else:
+            self.pos_embed = nn.Parameter(
+                torch.empty(1, prefix + self.grid_size[0] * self.grid_size[1], cfg.embed_dim)
+            )
+
+    def _build_block(self, index: int, drop_path: float) -> Block:
+        del index  # flavours whose blocks differ override this
+        cfg = self.config
+        attn = Attention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, qk_norm=cfg.qk_norm, eps=cfg.eps)
+        mlp = (
+            Mlp(cfg.embed_dim, cfg.mlp_hidden, cfg.act)
+            if cfg.mlp == "mlp"
+            else SwiGLUPacked(cfg.embed_dim, cfg.mlp_hidden)
+        )
+        return Block(cfg.embed_dim, attn, mlp, layer_scale=cfg.layer_scale, drop_path=drop_path, eps=cfg.eps)
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.config.position == "learned" and self.pos_embed is not None:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for token in (self.cls_token, self.dist_token, self.reg_token):
+            if token is not None:
+                nn.init.normal_(token, std=1e-6)
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """How many of the position table's entries belong to prefix tokens."""
+        return self.num_prefix_tokens if self.config.prefix_positions else 0
+
+    # The two halves: tokens, then blocks.
+
+    def embed(
+        self,
+        images: Tensor,
+        keep: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> Tokens:
+        """(B, C, H, W) -> tokens with their positions added.
+
+        Args:
+            images: normalised.
+            keep: (B, n) int64 raster indices of visible patches (MAE, FLIP); the others are never embedded.
+            mask: (B, h, w) bool; patches whose embedding is replaced by ``mask_token`` (1, 1, D) before positions
+                are added (SimMIM, BEiT).
+        """
+        grid_size = self.patch_embed.grid_size((images.shape[2], images.shape[3]))
+        x = self.patch_embed(images, keep)
+        if mask is not None:
+            assert mask_token is not None, "a mask needs its token"
+            assert keep is None, "dropping and masking patches at once has no meaning"
+            x = torch.where(mask.flatten(1).unsqueeze(-1), mask_token.to(x.dtype), x)
+        tokens = [t for t in (self.cls_token, self.dist_token, self.reg_token) if t is not None]
+        prefix = torch.cat(tokens, dim=1) if tokens else x.new_zeros(1, 0, x.shape[-1])
+        if self.pos_embed is not None:
+            n = self.num_prefix_positions
+            table = resample_positions(self.pos_embed, grid_size, old_grid=self.grid_size, prefix_tokens=n)
+            patch_table = table[:, n:]
+            if keep is not None:
+                patch_table = patch_table.expand(x.shape[0], -1, -1)
+                patch_table = patch_table.gather(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+            x = x + patch_table
+            if n:
+                prefix = prefix + table[:, :n]
+        return Tokens(x, prefix.to(x.dtype).expand(x.shape[0], -1, -1), grid_size, keep)
+
+    def encode(self, tokens: Tokens) -> Tokens:
+        """Tokens -> the same tokens after all blocks and the final norm (which average pooling applies later)."""
+        x = self.norm(self._blocks(tokens, []))
+        return self._split_tokens(x, tokens)
+
+    def _split_tokens(self, x: Tensor, tokens: Tokens) -> Tokens:
+        p = self.num_prefix_tokens
+        return Tokens(x[:, p:], x[:, :p], tokens.grid_size, tokens.keep)
+
+    def block_args(self, tokens: Tokens) -> dict[str, Tensor | None]:
+        """Keyword arguments of every block for these tokens: position information that is not in the tokens."""
+        del tokens
+        return {}
+
+    def _blocks(self, tokens: Tokens, collect: list[int]) -> Any:
+        """The sequence (B, P + N, D) after the last block; with ``collect``, the sequences after those blocks as well."""
+        x = self.norm_pre(torch.cat((tokens.prefix, tokens.x), dim=1) if tokens.prefix.shape[1] else tokens.x)
+        args = self.block_args(tokens)
+        kept = []
+        for i, block in enumerate(self.blocks):
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, **args)
+            else:
+                x = block(x, **args)
+            if i in collect:
+                kept.append(x)
+        return (x, kept) if collect else x
+
+    # The contract.
+
+    def forward_features(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, P + N, D), prefix tokens first, after the final norm."""
+        return self.norm(self._blocks(self.embed(images, mask=mask, mask_token=mask_token), []))
+
+    def split(self, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        p = self.num_prefix_tokens
+        return self._grid(x[:, p:], self.patch_embed.grid_size(image_size)), x[:, :p]
+
+    @staticmethod
+    def _grid(x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid_size)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, P + N, D) -> (B, D), or (B, num_classes) with a head. Distilled models average their two heads."""
+        pool = self.config.pool
+        if pool == "distill":
+            pooled, distilled = self.head_drop(x[:, 0]), self.head_drop(x[:, 1])
+            if pre_logits or self.num_classes == 0:
+                return (pooled + distilled) / 2
+            return (self.head(pooled) + self.head_dist(distilled)) / 2
+        if self.attn_pool is not None:
+            pooled = self.attn_pool(x[:, self.num_prefix_tokens :])
+        else:
+            pooled = x[:, 0] if pool == "token" else x[:, self.num_prefix_tokens :].mean(dim=1)
+        pooled = self.head_drop(self.fc_norm(pooled))
+        return pooled if pre_logits else self.head(pooled)
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> maps (B, D, h, w) after each quarter of the depth, without the final norm; strides repeat."""
+        tokens = self.embed(images)
+        _, kept = self._blocks(tokens, self.pyramid_blocks)
+        return [self._grid(x[:, self.num_prefix_tokens :], tokens.grid_size) for x in kept]
+
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> for each block (B, heads, P + N, P + N): row i says what token i attends to, and sums to one."""
+        tokens = self.embed(images)
+        args = self.block_args(tokens)
+        x = self.norm_pre(torch.cat((tokens.prefix, tokens.x), dim=1))
+        maps = []
+        for block in self.blocks:
+            maps.append(block.attn.weights(block.norm1(x), **args))
+            x = block(x, **args)
+        return maps
+
+    # What training needs to know.
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        if global_pool not in (None, self.config.pool):
+            self.config = self._repooled(str(global_pool))
+        self.num_classes = num_classes
+        self.head = self._linear(num_classes)
+        if self.config.pool == "distill":
+            self.head_dist = self._linear(num_classes)
+
+    def _repooled(self, pool: str) -> ViTConfig:
+        if "map" in (pool, self.config.pool) or "distill" in (pool, self.config.pool):
+            raise ValueError(
+                f"cannot change the pooling of {getattr(self, 'name', 'this model')} from {self.config.pool!r} to "
+                f"{pool!r}: its weights differ; choose 'token' or 'avg' on a model with one of these"
+            )
+        # The norm stays where the weights have it, as timm keeps it.
+        return replace(self.config, pool=pool, pool_norm=self.config.norm_after_pool)
+
+    def _linear(self, num_classes: int) -> nn.Module:
+        if num_classes == 0:
+            return nn.Identity()
+        weight = self.patch_embed.proj.weight
+        head = nn.Linear(self.embed_dim, num_classes, device=weight.device, dtype=weight.dtype)
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        del coarse
+        return {
+            "stem": r"^cls_token|dist_token|reg_token|pos_embed|patch_embed|norm_pre",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+        }
+
+    def no_weight_decay(self) -> set[str]:
+        return {"pos_embed", "cls_token", "reg_token", "dist_token"}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Resample ``pos_embed`` to this model's grid; the stored grid is taken to be square."""
+        out, notes = dict(state_dict), []
+        stored = out.get("pos_embed")
+        if stored is not None and self.pos_embed is not None and stored.shape != self.pos_embed.shape:
+            n = self.num_prefix_positions
+            if stored.ndim == 3 and stored.shape[2] == self.embed_dim and stored.shape[1] > n:
+                old = square_grid(stored.shape[1] - n)
+                out["pos_embed"] = resample_positions(stored, self.grid_size, old_grid=old, prefix_tokens=n)
+                notes.append(
+                    f"pos_embed resampled from {old[0]}x{old[1]} to {self.grid_size[0]}x{self.grid_size[1]} tokens"
+                )
+        return out, notes

@@ -1,0 +1,42 @@
+"""Pixels to a model's input, on the device the pixels are on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from visionzoo.types import Preprocess
+
+
+class Normalize(nn.Module):
+    """(B, C, H, W) uint8 in 0..255 -> float: ``(x / value_scale - mean) / std``, in one multiply and one add.
+
+    Mean and standard deviation are repeated for models with more channels than the spec names. The constants are not part
+    of the state dict: they belong to :class:`Preprocess`, which is saved beside the weights.
+
+    Args:
+        preprocess: the spec.
+        in_chans: channels of the images; None for as many as the spec has.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocess: Preprocess, in_chans: int | None = None) -> None:
+        super().__init__()
+        channels = in_chans or len(preprocess.mean)
+        repeats = -(-channels // len(preprocess.mean))
+        mean = torch.tensor(preprocess.mean, dtype=torch.float64).repeat(repeats)[:channels]
+        std = torch.tensor(preprocess.std, dtype=torch.float64).repeat(repeats)[:channels]
+        scale = 1.0 / (std * preprocess.value_scale)
+        self.register_buffer("scale", scale.float().view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            raise ValueError(f"Normalize takes uint8 pixels in 0..255, got {images.dtype}; pass images as they are decoded")
+        return images.to(self.scale.dtype) * self.scale + self.shift
+
+    def invert(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) normalised -> uint8 in 0..255, rounded and clipped."""
+        return ((x - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)
