@@ -1,0 +1,115 @@
+"""A model on disk: its weights and what is needed to build and feed it, side by side in one folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from visionzoo.files import write_json
+from visionzoo.types import Preprocess
+from visionzoo.weights import SCHEMA_VERSION, load_weights, write_safetensors
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+#: task -> (module, function) that rebuilds the network from ``ModelConfig.architecture``.
+BUILDERS = {"classify": ("visionzoo.models.classifier", "create_classifier")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything about a model that its weights do not say."""
+
+    task: str  #: a key of ``BUILDERS``
+    architecture: dict[str, Any]  #: keyword arguments of the builder, JSON types
+    preprocess: Preprocess
+    labels: tuple[str, ...] = ()  #: class names in the order of the logits
+    multi_label: bool = False
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        values = asdict(self)
+        return {**values, "preprocess": self.preprocess.to_dict(), "labels": list(self.labels)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], origin: str = "the configuration") -> ModelConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: for a file that is none of ours, or of a newer version of visionzoo.
+        """
+        known = {f.name for f in fields(cls)}
+        missing = {"task", "architecture", "preprocess"} - set(values)
+        if missing:
+            raise ValueError(f"{origin} is not a visionzoo model configuration: it lacks {', '.join(sorted(missing))}")
+        version = values.get("schema_version", SCHEMA_VERSION)
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"{origin} has schema_version {version}, this visionzoo reads up to {SCHEMA_VERSION}; update visionzoo"
+            )
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"{origin} has unknown keys {', '.join(unknown)}")
+        if values["task"] not in BUILDERS:
+            raise ValueError(f"{origin} is of task {values['task']!r}; known tasks are {', '.join(BUILDERS)}")
+        preprocess = Preprocess.from_dict(values["preprocess"])
+        return cls(**{**values, "preprocess": preprocess, "labels": tuple(values.get("labels", ()))})
+
+
+def save_bundle(model: nn.Module, config: ModelConfig, folder: str | Path) -> None:
+    """Write ``model.safetensors`` and ``config.json`` into ``folder``, each all or nothing.
+
+    Raises:
+        OSError: for a full disk or a folder that cannot be written; files that were there stay as they were.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(model.state_dict(), folder / WEIGHTS_FILE)
+    write_json(folder / CONFIG_FILE, config.to_dict())
+
+
+def read_config(source: str | Path) -> ModelConfig:
+    """The configuration of the model in a folder.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no exported model in it.
+        ValueError: for a damaged or foreign file.
+    """
+    folder = Path(source)
+    path = folder / CONFIG_FILE
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; give a run folder or a folder with {CONFIG_FILE}")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {CONFIG_FILE}: the run has not exported a model yet, or this is another kind of folder"
+        )
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); export the model again") from error
+    return ModelConfig.from_dict(values, origin=str(path))
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """The network of a configuration, with random weights."""
+    module, function = BUILDERS[config.task]
+    model = getattr(importlib.import_module(module), function)(**config.architecture)
+    model.preprocess = config.preprocess
+    return model
+
+
+def load_bundle(source: str | Path, device: str | torch.device | None = None) -> tuple[nn.Module, ModelConfig]:
+    """Rebuild a model from a run folder, or any folder with ``model.safetensors`` and ``config.json``, in eval mode.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_config` and :func:`visionzoo.load_weights` say.
+    """
+    config = read_config(source)
+    model = build_model(config)
+    load_weights(model, Path(source) / WEIGHTS_FILE)
+    return model.eval().to(device or "cpu"), config
