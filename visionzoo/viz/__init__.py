@@ -1,1 +1,16 @@
+"""Pictures and tables of results: arrays in, a file out. matplotlib is imported when something is drawn."""
 
+from visionzoo.viz.confusion import confusion_matrix
+from visionzoo.viz.curves import learning_curves
+from visionzoo.viz.sheets import Line, MistakeItem, contact_sheet, mistakes_sheet
+from visionzoo.viz.tables import per_class_csv
+
+__all__ = [
+    "Line",
+    "MistakeItem",
+    "confusion_matrix",
+    "contact_sheet",
+    "learning_curves",
+    "mistakes_sheet",
+    "per_class_csv",
+]
