@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from visionzoo.runs import RunFolder, describe_run, fingerprint_path, git_state, read_record, write_record
+from visionzoo.runs import RunFolder, describe_run, git_state, read_record, write_record
 
 
 def git(folder: Path, *command: str) -> str:
@@ -36,9 +36,12 @@ def test_git_state_follows_the_tree(tmp_path: Path) -> None:
 def test_record_keeps_one_entry_for_each_start(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for seed in (1, 2):
-        write_record(run, describe_run(seed=seed, argv=["/home/me/bin/visionzoo", "train", "--x", "a b"]))
+        data = {"path": "digits", "fingerprint": "ab12"}
+        argv = ["/home/me/bin/visionzoo", "train", "--x", "a b"]
+        write_record(run, describe_run(seed=seed, data=data, argv=argv))
     first, second = read_record(run)
     assert (first["seed"], second["seed"]) == (1, 2)
+    assert first["data"] == {"path": "digits", "fingerprint": "ab12"}
     assert first["command"] == "visionzoo train --x 'a b'"
     assert {"python", "torch", "pytorch-lightning", "timm", "visionzoo"} <= set(first["versions"])
 
@@ -56,44 +59,3 @@ def test_a_foreign_run_json_is_not_overwritten(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="move it away"):
             write_record(run, describe_run(seed=0))
         assert run.record.read_text() == text
-
-
-def tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
-
-def test_fingerprint_says_what_and_not_where(tmp_path: Path) -> None:
-    a = fingerprint_path(tree(tmp_path / "a", {"x/1.png": "11", "y/2.png": "222"}))
-    b = fingerprint_path(tree(tmp_path / "b", {"y/2.png": "333", "x/1.png": "44"}))
-    assert a["sha256"] == b["sha256"]
-    assert (a["files"], a["bytes"]) == (2, 5)
-    renamed = fingerprint_path(tree(tmp_path / "c", {"x/1.png": "11", "x/2.png": "222"}))
-    grown = fingerprint_path(tree(tmp_path / "d", {"x/1.png": "11", "y/2.png": "2222"}))
-    assert len({a["sha256"], renamed["sha256"], grown["sha256"]}) == 3
-
-
-def test_fingerprint_of_a_file_and_of_a_named_set(tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_text("abc")
-    assert fingerprint_path(tmp_path / "a.parquet")["bytes"] == 3
-    digits, shapes = fingerprint_path("digits"), fingerprint_path("shapes")
-    assert digits["files"] == 0
-    assert digits["sha256"] != shapes["sha256"]
-
-
-def test_fingerprint_ends_on_a_loop_and_follows_links(tmp_path: Path) -> None:
-    real = tree(tmp_path / "real", {"1.png": "1"})
-    data = tree(tmp_path / "data", {"x/2.png": "22"})
-    (data / "linked").symlink_to(real)
-    (data / "x" / "up").symlink_to(data)
-    (data / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    found = fingerprint_path(data)
-    assert (found["files"], found["bytes"]) == (2, 3)
-
-
-def test_fingerprint_of_names_that_are_not_utf8(tmp_path: Path) -> None:
-    with open(bytes(tmp_path) + b"/caf\xe9.png", "wb") as file:
-        file.write(b"1")
-    assert fingerprint_path(tmp_path)["files"] == 1

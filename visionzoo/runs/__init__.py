@@ -1,6 +1,6 @@
 """The run folder and the record of what was run."""
 
 from visionzoo.runs.folder import RunFolder
-from visionzoo.runs.record import describe_run, fingerprint_path, git_state, read_record, versions, write_record
+from visionzoo.runs.record import describe_run, git_state, read_record, versions, write_record
 
-__all__ = ["RunFolder", "describe_run", "fingerprint_path", "git_state", "read_record", "versions", "write_record"]
+__all__ = ["RunFolder", "describe_run", "git_state", "read_record", "versions", "write_record"]

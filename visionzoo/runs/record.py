@@ -5,7 +5,6 @@ Nothing in the record names the machine, its user or its folders beyond what the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -44,7 +43,8 @@ def describe_run(
 
     Args:
         seed: the seed of the run, or None when it was not seeded.
-        data: what identifies the data, usually :func:`fingerprint_path` of ``--data.path``.
+        data: what identifies the data, such as ``{"path": "digits", "fingerprint": fingerprint(splits)}`` with
+            :func:`visionzoo.data.sources.base.fingerprint`.
         argv: the command line; None for ``sys.argv``. Of its first item only the last path part is kept.
     """
     command = list(sys.argv if argv is None else argv)
@@ -113,49 +113,6 @@ def git_state(folder: str | Path | None = None) -> dict[str, Any] | None:
     if not commit:
         return None
     return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
-
-
-def fingerprint_path(path: str | Path) -> dict[str, Any]:
-    """A digest of a data set that is cheap: names and sizes of all files, contents unread.
-
-    The digest does not depend on where the data lie, nor on times. A path that does not exist is a built-in or named
-    set, for which the name itself is the digest's source.
-
-    Returns:
-        ``{"path", "files", "bytes", "sha256"}``
-    """
-    root = Path(path)
-    digest = hashlib.sha256()
-    files = size = 0
-    if root.is_dir():
-        listing = sorted(_walk(root))
-    elif root.is_file():
-        listing = [(root.name, root.stat().st_size)]
-    else:
-        listing = []
-        digest.update(str(path).encode())
-    for name, length in listing:
-        digest.update(f"{name}\0{length}\n".encode(errors="surrogateescape"))
-        files, size = files + 1, size + length
-    return {"path": str(path), "files": files, "bytes": size, "sha256": digest.hexdigest()}
-
-
-def _walk(root: Path) -> list[tuple[str, int]]:
-    """(relative POSIX path, size in bytes) of every file; linked folders are entered once, so that loops end."""
-    seen: set[tuple[int, int]] = set()
-    found = []
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        here = os.stat(folder)
-        if (here.st_dev, here.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        subfolders.sort()  # which of two links to one folder is entered must not depend on the file system
-        for name in names:
-            file = os.path.join(folder, name)
-            if os.path.isfile(file):  # false for a dangling link
-                found.append((Path(file).relative_to(root).as_posix(), os.path.getsize(file)))
-    return found
 
 
 def _machine() -> dict[str, Any]:
