@@ -11,6 +11,7 @@ import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """What must be said to register a backbone. The rest of :class:`BackboneInfo` is read off a copy on the meta device."""
+    """What must be said to register a backbone; the rest of :class:`BackboneInfo` is read off a meta-device copy."""
 
     name: str
     family: str
@@ -35,7 +36,7 @@ class BackboneSpec:
 
 
 _SPECS: dict[str, BackboneSpec] = {}
-_RESOLVERS: dict[str, Callable[[str], BackboneSpec]] = {}
+_RESOLVERS: dict[str, tuple[Callable[[str], BackboneSpec], Callable[[str], list[str]]]] = {}
 
 
 def register_backbone(spec: BackboneSpec) -> None:
@@ -45,21 +46,27 @@ def register_backbone(spec: BackboneSpec) -> None:
     _SPECS[spec.name] = spec
 
 
-def register_resolver(prefix: str, resolve: Callable[[str], BackboneSpec]) -> None:
+def register_resolver(prefix: str, resolve: Callable[[str], BackboneSpec], names: Callable[[str], list[str]]) -> None:
     """Names that start with ``prefix`` (``"timm/"``) are described by ``resolve(name)`` and are not listed by default.
 
-    ``resolve`` raises ValueError for a name that it does not know.
+    Args:
+        prefix: what the names start with.
+        resolve: raises ValueError for a name that it does not know.
+        names: the names that match an fnmatch pattern; asked only for patterns that start with ``prefix``.
+
+    Raises:
+        ValueError: if the prefix is taken.
     """
     if prefix in _RESOLVERS:
         raise ValueError(f"the prefix {prefix!r} is registered already; choose another one")
-    _RESOLVERS[prefix] = resolve
+    _RESOLVERS[prefix] = resolve, names
 
 
 def list_backbones(pattern: str = "*", *, capability: str | None = None) -> list[str]:
     """Names of registered backbones that match an fnmatch ``pattern``, sorted.
 
     Args:
-        pattern: for example ``"vit_*"``. Names behind a resolver, such as ``"timm/resnet50"``, work but are not listed.
+        pattern: for example ``"vit_*"``. Names behind a resolver are listed only if asked for: ``"timm/resnet*"``.
         capability: keep only backbones that declare it.
 
     Raises:
@@ -68,6 +75,9 @@ def list_backbones(pattern: str = "*", *, capability: str | None = None) -> list
     if capability is not None and capability not in CAPABILITIES:
         raise ValueError(f"unknown capability {capability!r}; known are {', '.join(CAPABILITIES)}")
     names = sorted(n for n in _SPECS if fnmatch.fnmatchcase(n, pattern))
+    for prefix, (_, list_names) in _RESOLVERS.items():
+        if pattern.startswith(prefix):
+            names += list_names(pattern)
     if capability is None:
         return names
     return [n for n in names if capability in _meta_copy(n, None, 3).capabilities]
@@ -76,10 +86,10 @@ def list_backbones(pattern: str = "*", *, capability: str | None = None) -> list
 def _spec(name: str) -> BackboneSpec:
     if name in _SPECS:
         return _SPECS[name]
-    for prefix, resolve in _RESOLVERS.items():
+    for prefix, (resolve, _) in _RESOLVERS.items():
         if name.startswith(prefix):
             return resolve(name)
-    near = difflib.get_close_matches(name, _SPECS, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), _SPECS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`visionzoo models` lists them."
     raise ValueError(f"unknown backbone {name!r}; {hint} (any timm model is 'timm/<name>')")
 
@@ -87,16 +97,17 @@ def _spec(name: str) -> BackboneSpec:
 def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if image_size is None:
         return None
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"image_size={image_size} must be a positive number or a pair (height, width)")
-    return size[0], size[1]
+    size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(size) != 2 or not all(isinstance(s, Integral) and s > 0 for s in size):
+        raise ValueError(f"image_size={image_size!r} must be a whole number above 0 or a pair (height, width) of them")
+    return int(size[0]), int(size[1])
 
 
 @cache
 def _meta_copy(name: str, image_size: tuple[int, int] | None, in_chans: int) -> Backbone:
     with torch.device("meta"):
-        return _spec(name).build(image_size=image_size, in_chans=in_chans, drop_path=0.0).eval()
+        model = _spec(name).build(image_size=image_size, in_chans=in_chans, drop_path=0.0)
+    return model.eval().requires_grad_(False)  # the multiply-add counter's hooks refuse views of trainable leaves
 
 
 @cache
@@ -158,8 +169,8 @@ def create_backbone(
         ValueError: for an unknown name, a size or channel count that the backbone cannot take, or unfitting weights.
     """
     spec = _spec(name)
-    if in_chans < 1:
-        raise ValueError(f"in_chans={in_chans} must be at least 1")
+    if not isinstance(in_chans, Integral) or in_chans < 1:
+        raise ValueError(f"in_chans={in_chans!r} must be a whole number, at least 1")
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path={drop_path} must be in [0, 1)")
     size = _size(image_size)

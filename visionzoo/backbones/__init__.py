@@ -1,5 +1,6 @@
-"""All backbones. Importing this package fills the registry; timm itself is imported only when a ``timm/`` name is used."""
+"""All backbones. Importing this package fills the registry; timm is imported only when a ``timm/`` name is used."""
 
+import visionzoo.backbones.swin_variants  # noqa: F401  registers the native Swins
 import visionzoo.backbones.vit_variants  # noqa: F401  registers the native ViTs
 from visionzoo.pool import shared_backbone
 from visionzoo.registry import (
@@ -22,3 +23,18 @@ __all__ = [
     "require_capability",
     "shared_backbone",
 ]
+
+
+def _timm_spec(name: str) -> BackboneSpec:
+    from visionzoo.backbones.timm_adapter import timm_spec
+
+    return timm_spec(name)
+
+
+def _timm_names(pattern: str) -> list[str]:
+    from visionzoo.backbones.timm_adapter import timm_names
+
+    return timm_names(pattern)
+
+
+register_resolver("timm/", _timm_spec, _timm_names)
