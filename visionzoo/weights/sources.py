@@ -1,0 +1,162 @@
+"""From what a user names to a weights file on this machine."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+#: Names that weights have in folders and hub repositories, best first.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
+)
+HUB_PREFIX, TIMM_PREFIX = "hf-hub:", "timm:"
+
+
+def resolve_source(source: str | Path) -> Path:
+    """The weights file that ``source`` names.
+
+    Args:
+        source: a file; a folder (a run folder, or one in the layout of the model hubs); ``hf-hub:org/name`` or
+            ``hf-hub:org/name@revision``; ``timm:<name>`` or ``timm:<name>.<tag>``. Of a hub name, a copy in the local
+            cache is used as it is, without asking the network.
+
+    Raises:
+        FileNotFoundError: when there is no such file, folder, repository or weights file in it, or the hub cannot be
+            reached.
+        ValueError: for a malformed name.
+    """
+    text = str(source)
+    if text.startswith(HUB_PREFIX):
+        return _from_hub(text.removeprefix(HUB_PREFIX))
+    if text.startswith(TIMM_PREFIX):
+        return _from_hub(_timm_repository(text.removeprefix(TIMM_PREFIX)))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file():
+        return path
+    raise FileNotFoundError(f"there are no weights at {text!r}; {_near(path)}")
+
+
+def _near(path: Path) -> str:
+    """What to try instead of a path that is not there."""
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        path, folder = folder, folder.parent
+    here = {p.name: p for p in folder.iterdir()}
+    near = difflib.get_close_matches(path.name, here, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(str(here[n]) for n in near)}?"
+    shown = ", ".join(sorted(n for n in here if not n.startswith("."))[:6]) or "nothing"
+    return (
+        f"the folder {folder} holds {shown}. Give a file, a folder, 'hf-hub:org/name' or 'timm:name' "
+        "('timm/name' is the name of a backbone, not of weights)"
+    )
+
+
+def _in_folder(folder: Path) -> Path:
+    names = {p.name for p in folder.iterdir()}
+    for name in WEIGHT_FILES:
+        if name in names:
+            return folder / name
+    clip = sorted(n for n in names if n.startswith("open_clip_") and n.endswith((".safetensors", ".bin")))
+    if len(clip) == 1:
+        return folder / clip[0]
+    if checkpoints := sorted(n for n in names if n.endswith(".ckpt")):
+        raise FileNotFoundError(
+            f"{folder} has no exported weights (model.safetensors), perhaps because its run did not end; "
+            f"name a checkpoint: {' or '.join(str(folder / n) for n in checkpoints)}"
+        )
+    others = sorted(n for n in names if n.endswith((".safetensors", ".pt", ".pth", ".bin", ".npz")))
+    hint = f"name one of {', '.join(others)}" if others else f"expected one of {', '.join(WEIGHT_FILES)}"
+    raise FileNotFoundError(f"{folder} has no weights file under a known name; {hint}")
+
+
+def _timm_repository(name: str) -> str:
+    """``org/name`` of the hub repository that timm keeps for a model name, with or without a tag.
+
+    Raises:
+        ValueError: for a name or tag that timm does not know, or one without published weights.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
+
+    architecture, tag = split_model_name_tag(name)
+    if not is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        raise ValueError(f"timm has no model {architecture!r}; did you mean {' or '.join(near) or 'another name'}?")
+    tags = [n for n in timm.list_pretrained(architecture) if n.split(".")[0] == architecture]
+    if not tags:
+        raise ValueError(f"timm publishes no weights for {architecture!r}")
+    if tag and name not in tags:
+        raise ValueError(f"timm has no weights {name!r}; it has {', '.join(tags)}")
+    config = get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise ValueError(f"timm does not keep {name!r} on the hub; download its file and give the path")
+    repository = config.hf_hub_id
+    full = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
+    return repository + full if repository.endswith("/") else str(repository)
+
+
+def _from_hub(name: str) -> Path:
+    """A weights file of a hub repository, from the local cache or downloaded into it."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository, _, revision = name.partition("@")
+    cache = Path(constants.HF_HUB_CACHE)
+    try:
+        for file in WEIGHT_FILES:
+            found = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision or None)
+            if isinstance(found, str):
+                return _with_shards(Path(found), repository, revision, cache)
+        for file in WEIGHT_FILES:
+            try:
+                path = hf_hub_download(repository, file, cache_dir=cache, revision=revision or None)
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+            return _with_shards(Path(path), repository, revision, cache)
+    except HFValidationError as error:
+        raise ValueError(f"{name!r} is not a hub name; write hf-hub:org/name or hf-hub:org/name@revision") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"the weights of hf-hub:{name} are not in the local cache {cache} and the hub cannot be reached; connect once, "
+            f"or download {WEIGHT_FILES[0]} from https://huggingface.co/{repository} elsewhere and give its path"
+        ) from error
+    except GatedRepoError as error:
+        raise FileNotFoundError(
+            f"hf-hub:{name} is gated; accept its licence at https://huggingface.co/{repository} and run `hf auth login`"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise FileNotFoundError(
+            f"the hub has no {name!r} that you may read; check the name at https://huggingface.co/{repository}"
+        ) from error
+    raise FileNotFoundError(f"hf-hub:{name} has no weights file; expected one of {', '.join(WEIGHT_FILES)}")
+
+
+def _with_shards(path: Path, repository: str, revision: str, cache: Path) -> Path:
+    """Fetch the shards that an index names, so that they lie beside it."""
+    if path.name.endswith(".index.json"):
+        import json
+
+        from huggingface_hub import hf_hub_download
+
+        for shard in sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values())):
+            if not (path.parent / shard).is_file():
+                hf_hub_download(repository, shard, cache_dir=cache, revision=revision or None)
+    return path
