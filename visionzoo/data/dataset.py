@@ -1,0 +1,98 @@
+"""Samples by (epoch, index), and what happens when one cannot be read.
+
+Legend: B batch, C channels, (H, W) pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from visionzoo.data.images import UnreadableImage
+from visionzoo.data.keys import sample_key
+from visionzoo.data.sources.base import Source
+from visionzoo.types import ImageBatch
+
+#: How many other images are tried in place of an unreadable one before the data are given up.
+SUBSTITUTES = 32
+
+#: An RGB image and a key in, (C, H, W) uint8 out.
+Transform = Callable[[Image.Image, int], Tensor]
+
+
+class Sample(NamedTuple):
+    """One image on its way into a batch."""
+
+    image: Tensor | None  #: (C, H, W) uint8; None if it could not be read and nothing takes its place
+    position: int  #: in the source; of the substitute where there is one
+    bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of what could not be read
+
+
+class ImageDataset(Dataset[Sample]):
+    """Map-style data set over a source. Keys are (epoch, index), so that nothing about a view is left to chance."""
+
+    def __init__(self, source: Source, transform: Transform, *, seed: int = 0, substitute: bool = False) -> None:
+        """
+        Args:
+            source: where images come from.
+            transform: called with the image and a key hashed from (seed, epoch, index).
+            seed: of that key.
+            substitute: put another image, chosen by (seed, epoch, index), in the place of an unreadable one, as
+                training needs for its ranks to stay in step. Otherwise the sample is left out.
+        """
+        self.source = source
+        self.transform = transform
+        self.seed = seed
+        self.substitute = substitute
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Raises ValueError if not one of :data:`SUBSTITUTES` others can be read either."""
+        epoch, index = key
+        bad: list[tuple[str, str]] = []
+        candidate = index
+        for attempt in range(SUBSTITUTES + 1):
+            try:
+                image = self.transform(self._read(candidate), sample_key(self.seed, epoch, candidate))
+                return Sample(image, candidate, tuple(bad))
+            except UnreadableImage as error:
+                bad.append((self.source.sample_id(candidate), error.reason))
+            if not self.substitute:
+                return Sample(None, index, tuple(bad))
+            candidate = sample_key(self.seed, epoch, index, attempt) % len(self.source)
+        listed = "; ".join(f"{name}: {reason}" for name, reason in bad[:5])
+        raise ValueError(f"{len(bad)} images in a row could not be read, for example {listed}")
+
+    def _read(self, index: int) -> Image.Image:
+        if self.source.classes and not self.source.has_label(index):
+            raise UnreadableImage("no label")
+        return self.source.read(index)
+
+
+class Collate:
+    """Samples to an :class:`ImageBatch`. Knows the shapes, so that a batch of unreadable images has them too."""
+
+    def __init__(self, source: Source, shape: tuple[int, int, int]) -> None:
+        """
+        Args:
+            source: gives the labels.
+            shape: (C, H, W) of an image.
+        """
+        self.targets = torch.from_numpy(source.targets)
+        self.shape = shape
+
+    def __call__(self, samples: Sequence[Sample]) -> ImageBatch:
+        """Raises nothing: unreadable samples are left out, so B may be 0."""
+        good = [sample for sample in samples if sample.image is not None]
+        index = torch.tensor([sample.position for sample in good], dtype=torch.int64)
+        # default_collate, unlike torch.stack, writes straight into shared memory when it runs in a worker.
+        images = default_collate([s.image for s in good]) if good else torch.empty((0, *self.shape), dtype=torch.uint8)
+        bad = tuple(entry for sample in samples for entry in sample.bad)
+        return ImageBatch(images=images, labels=self.targets[index], index=index, bad=bad)

@@ -1,0 +1,236 @@
+"""One way to open an image, whatever it is: a path, bytes, an open file, an array or a PIL image.
+
+The result is always an upright RGB image of 8 bits per channel. What is lost on the way:
+
+* transparency: the alpha channel is dropped, as PIL's own ``convert("RGB")`` (hence torchvision's and timm's readers)
+  does;
+* depth: 16-bit greys are divided by 257, so that the same value has the same brightness in every image;
+* motion: of an animated or multi-page file the first frame is taken.
+
+PIL's global settings (``MAX_IMAGE_PIXELS``, ``LOAD_TRUNCATED_IMAGES``) are respected and never changed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+#: Everything :func:`open_image` takes.
+ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | Image.Image
+
+#: What PIL's decoders raise on hostile bytes. Beside OSError they leak the errors of the parsing code itself.
+_DECODER_ERRORS = (
+    OSError,  # truncated, unidentified, missing file, symbolic-link loop
+    SyntaxError,  # broken PNG chunks
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # only where warnings are errors
+)
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+#: Registered with PIL, but without a decoder: they can be named and not read.
+_NO_DECODER = {"BUFR", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be decoded. ``reason`` says why in one line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str]]:
+        return type(self), (self.reason,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What an image is before it is converted."""
+
+    width: int  #: pixels, after EXIF orientation
+    height: int
+    mode: str  #: PIL's word: "RGB", "L", "P", "CMYK", "I;16", ...
+    format: str  #: "JPEG", "PNG", ...; "array" for one that never was a file
+
+
+@cache
+def image_extensions() -> frozenset[str]:
+    """File endings that PIL can read, in lower case with the dot."""
+    Image.init()
+    registered = Image.registered_extensions().items()
+    return frozenset(ext for ext, name in registered if name in Image.OPEN and name not in _NO_DECODER)
+
+
+def open_image(source: ImageInput) -> Image.Image:
+    """Decode an image.
+
+    Args:
+        source: a path, the bytes of a file, a binary file object, a PIL image of any mode, or an array: (H, W), (H, W,
+            1), (H, W, 3) or (H, W, 4); uint8 in 0..255, uint16 in 0..65535, bool, or float in 0..1.
+
+    Returns:
+        an upright image of mode "RGB", fully in memory. A PIL image that is one already comes back as it is.
+
+    Raises:
+        UnreadableImage: with the reason. Missing, empty, truncated and corrupt files, decompression bombs, and arrays
+            of another shape or type.
+    """
+    with _decoded(source) as image:
+        return _to_rgb(_upright(image))
+
+
+def image_facts(source: ImageInput) -> ImageFacts:
+    """Decode an image fully, and say what it is. Takes and raises what :func:`open_image` does."""
+    with _decoded(source) as image:
+        kind, mode = image.format or "array", image.mode
+        width, height = _to_rgb(_upright(image)).size
+        return ImageFacts(width=width, height=height, mode=mode, format=kind)
+
+
+@contextmanager
+def _decoded(source: ImageInput) -> Iterator[Image.Image]:
+    """Open ``source`` for the time of the block, and turn every failure inside it into :class:`UnreadableImage`."""
+    try:
+        if isinstance(source, Image.Image):
+            yield source
+        elif isinstance(source, np.ndarray):
+            yield _from_array(source)
+        elif isinstance(source, str | os.PathLike):
+            with _open_regular(source) as file:
+                yield Image.open(file)
+        elif isinstance(source, bytes | bytearray | memoryview):
+            if len(source) == 0:
+                raise UnreadableImage("empty: zero bytes")
+            yield Image.open(io.BytesIO(source))
+        elif hasattr(source, "read"):
+            yield Image.open(source)
+        else:
+            raise UnreadableImage(f"{type(source).__name__} is not a path, bytes, a file, an array or a PIL image")
+    except UnreadableImage:
+        raise
+    except _DECODER_ERRORS as error:
+        raise UnreadableImage(_reason(error)) from error
+
+
+def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file; a pipe or a device would block for ever."""
+    file_stat = os.stat(path)
+    if not stat.S_ISREG(file_stat.st_mode):
+        raise UnreadableImage("a folder, not an image" if stat.S_ISDIR(file_stat.st_mode) else "not a regular file")
+    if file_stat.st_size == 0:
+        raise UnreadableImage("empty: zero bytes")
+    return open(path, "rb")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image: no decoder knows this file"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"decompression bomb: {error}"
+    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except _DECODER_ERRORS:  # broken EXIF is no reason to lose the picture
+        return image
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise UnreadableImage(f"no pixels: {image.size[0]}x{image.size[1]}")
+    image.load()
+    mode = image.mode
+    if mode == "RGB":
+        # A frame of a film still hangs on its file and could move on; everything else goes out without a copy.
+        return image if getattr(image, "fp", None) is None else image.copy()
+    if mode == "P" and "transparency" in image.info:
+        image, mode = image.convert("RGBA"), "RGBA"  # keeps PIL from warning about it
+    if mode.startswith("I") or mode == "F":
+        return Image.fromarray(_grey_to_uint8(np.asarray(image), mode)).convert("RGB")
+    if mode == "LAB":
+        return _lab_to_rgb(image)
+    if mode in ("La", "RGBa"):  # premultiplied alpha has no direct way to RGB
+        image = image.convert("LA" if mode == "La" else "RGBA")
+    return image.convert("RGB")
+
+
+def _grey_to_uint8(values: np.ndarray, mode: str) -> np.ndarray:
+    """Greys of more than 8 bits, (H, W), to 0..255 by the full range of their type.
+
+    32-bit modes do not say their range: the smallest of 1 (floats only), 255, 65535 that holds the largest value is
+    taken, and beyond that the largest value itself.
+    """
+    if mode.startswith("I;16"):
+        top = 65535.0
+    else:
+        values = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        largest = float(values.max())
+        limits = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+        top = next((limit for limit in limits if largest <= limit), largest)
+    scaled = values.astype(np.float64) * (255.0 / top)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    to_srgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+    converted: Any = ImageCms.applyTransform(image, to_srgb)
+    assert converted is not None
+    return converted
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
+        raise UnreadableImage(f"array of shape {array.shape}; need (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype == np.uint16:
+        array = np.rint(array / 257.0).astype(np.uint8)
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise UnreadableImage(f"float array in {array.min()}..{array.max()}; need 0..1, or uint8 in 0..255")
+        array = np.rint(array * 255.0).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise UnreadableImage(f"array of type {array.dtype}; need uint8, uint16, bool or float in 0..1")
+    return Image.fromarray(np.ascontiguousarray(array))

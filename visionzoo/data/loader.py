@@ -1,0 +1,69 @@
+"""Loaders over :class:`ImageDataset`, and how their workers start."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch.utils.data import DataLoader, Sampler
+
+from visionzoo.data.dataset import Collate, ImageDataset
+from visionzoo.data.sampler import Key
+from visionzoo.types import ImageBatch
+
+StartMethod = Literal["fork", "spawn", "forkserver"]
+
+
+def init_worker(_: int) -> None:
+    """Runs in each worker when it starts."""
+    import cv2
+
+    # One core per worker: OpenCV's own threads would compete with the other workers, and do not survive a fork.
+    cv2.setNumThreads(0)
+    # Ctrl-C goes to the whole process group. The main process decides; workers deliver until they are told to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def make_loader(
+    dataset: ImageDataset,
+    collate: Collate,
+    *,
+    batch_sampler: Sampler[Sequence[Key]] | None = None,
+    sampler: Sampler[Key] | None = None,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    start_method: StartMethod | None = None,
+    pin_memory: bool = False,
+) -> DataLoader[ImageBatch]:
+    """A loader of :class:`ImageBatch`.
+
+    Args:
+        dataset: the samples.
+        collate: makes the batches.
+        batch_sampler: yields lists of keys; otherwise ``sampler`` yields keys that are taken ``batch_size`` at a time.
+        sampler: see above.
+        batch_size: see above.
+        num_workers: processes that read images; 0 reads in this one. They live as long as the loader.
+        start_method: how workers start; None for the platform's default.
+        pin_memory: whether batches lie in page-locked memory.
+    """
+    if num_workers < 0:
+        raise ValueError(f"num_workers={num_workers} must be at least 0")
+    if num_workers:
+        dataset.source.preload()
+    order: dict[str, Any] = {"sampler": sampler, "batch_size": batch_size}
+    if batch_sampler is not None:
+        order = {"batch_sampler": batch_sampler}
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=num_workers,
+        multiprocessing_context=multiprocessing.get_context(start_method) if num_workers else None,
+        worker_init_fn=init_worker,
+        # A worker has no memory of epochs (keys carry it), so it need not be restarted for one.
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+        **order,
+    )

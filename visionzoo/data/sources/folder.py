@@ -1,0 +1,94 @@
+"""Class folders: one subfolder per class, images at any depth below it, as torchvision's ImageFolder reads them."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from visionzoo.data.images import image_extensions
+from visionzoo.data.sources.base import FilesSource
+
+
+def list_images(folder: str) -> tuple[list[bytes], int]:
+    """Image files below ``folder``, told by their endings, sorted.
+
+    Hidden files and folders are passed over. Symbolic links are followed, but no folder is entered twice on one way
+    down.
+
+    Returns:
+        names relative to ``folder``, and the number of visible files that are not images.
+    """
+    endings = tuple(os.fsencode(ext) for ext in image_extensions())
+    found: list[bytes] = []
+    ignored = 0
+    todo: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", frozenset())]
+    root = os.fsencode(folder)
+    while todo:
+        below, above = todo.pop()
+        here = os.path.join(root, below) if below else root
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in above:
+            continue  # a link back up
+        above = above | {(status.st_dev, status.st_ino)}
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.name.startswith(b"."):
+                    continue
+                name = os.path.join(below, entry.name)
+                if _is_folder(entry):
+                    todo.append((name, above))
+                elif entry.name.lower().endswith(endings):
+                    found.append(name)
+                else:
+                    ignored += 1
+    return sorted(found), ignored
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; reading it as an image will say so
+        return False
+
+
+def subfolders(folder: str) -> list[str]:
+    """Names of visible subfolders, sorted."""
+    with os.scandir(os.fsencode(folder)) as entries:
+        names = [e.name for e in entries if not e.name.startswith((b".", b"__")) and _is_folder(e)]
+    return sorted(os.fsdecode(name) for name in names)
+
+
+def read_folder(folder: str) -> FilesSource:
+    """A tree of class folders as a source; classes are the subfolders, sorted.
+
+    Raises:
+        ValueError: without subfolders, or with a class that has no image (named).
+    """
+    names = subfolders(folder)
+    if not names:
+        images, _ = list_images(folder)
+        have = f"{len(images)} images but no subfolders" if images else "no images"
+        raise ValueError(
+            f"{folder} has {have}; class folders need one subfolder per class, such as {folder}/cat/1.jpg "
+            "(for images without labels use --data.predict_path)"
+        )
+    files: list[bytes] = []
+    targets: list[int] = []
+    empty: list[str] = []
+    for k, name in enumerate(names):
+        found, ignored = list_images(os.path.join(folder, name))
+        if not found:
+            empty.append(f"{name!r}" + (f" ({ignored} files that are not images)" if ignored else ""))
+        files += [os.path.join(os.fsencode(name), file) for file in found]
+        targets += [k] * len(found)
+    if empty:
+        if len(empty) == len(names):
+            raise ValueError(
+                f"no images in {folder}: its subfolders {', '.join(empty[:5])} hold none that PIL can read"
+            )
+        raise ValueError(
+            f"{folder} has {len(empty)} class folders without images: {', '.join(empty[:10])}; remove or fill them"
+        )
+    classes = tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
+    return FilesSource(folder, files, np.array(targets, dtype=np.int64), classes)

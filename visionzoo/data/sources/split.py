@@ -1,0 +1,81 @@
+"""Seeded, stratified choices among samples. Pure functions of targets and seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def _per_class(targets: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Shuffled positions of each class, classes in order. Samples without a label are in none."""
+    rng = np.random.default_rng(seed)
+    if targets.ndim == 2:  # several labels each: no class owns a sample, so the whole set is one stratum
+        return [rng.permutation(len(targets))]
+    present = np.unique(targets[targets >= 0])
+    return [rng.permutation(np.flatnonzero(targets == k)) for k in present]
+
+
+def stratified_split(targets: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out a share of every class.
+
+    Args:
+        targets: (N,) int64 class indices, or (N, K) for multi-label data, which are split without strata.
+        fraction: share to hold out, in [0, 1]. Strictly between, every class of two samples or more keeps at least one
+            on either side; the only sample of a class stays in training.
+        seed: of the choice.
+
+    Returns:
+        positions kept and positions held out, each sorted.
+
+    Raises:
+        ValueError: for a fraction outside [0, 1].
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"val_fraction={fraction} must be in [0, 1]")
+    held = np.zeros(len(targets), dtype=bool)
+    for members in _per_class(targets, seed):
+        count = round(len(members) * fraction)
+        if 0 < fraction < 1:
+            count = min(max(count, 1), len(members) - 1)
+        held[members[:count]] = True
+    if fraction == 1:
+        held[:] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def stratified_limit(targets: np.ndarray, limit: int | float, seed: int) -> np.ndarray:
+    """A label budget: choose ``limit`` samples, every class by its share (largest remainders get the rest).
+
+    A smaller budget with the same seed takes, within each class, a prefix of what a larger one takes.
+
+    Args:
+        targets: (N,) or (N, K), as in :func:`stratified_split`.
+        limit: a whole number of samples, or a float in (0, 1], a share of them.
+        seed: of the choice.
+
+    Returns:
+        sorted positions. Every class keeps at least one sample if the budget has room for all classes.
+
+    Raises:
+        ValueError: for a limit that is neither, or above the number of samples.
+    """
+    strata = _per_class(targets, seed)
+    total = sum(len(members) for members in strata)
+    if isinstance(limit, float):
+        if not 0 < limit <= 1:
+            raise ValueError(f"train_limit={limit} as a share must be in (0, 1]; a count is a whole number")
+        limit = max(1, round(limit * total))
+    if not 1 <= limit <= total:
+        raise ValueError(f"train_limit={limit} must be in 1..{total}, the number of labelled training images")
+    sizes = np.array([len(members) for members in strata])
+    exact = sizes * (limit / total)
+    counts = np.floor(exact).astype(int)
+    if limit >= len(strata):
+        counts = np.maximum(counts, 1)
+    # What is missing goes to the largest remainders; if the minimum of one gave too much, the largest counts give.
+    for k in np.argsort(counts - exact, kind="stable"):
+        if counts.sum() >= limit:
+            break
+        counts[k] = min(counts[k] + 1, sizes[k])
+    while counts.sum() > limit:
+        counts[np.argmax(counts)] -= 1
+    return np.sort(np.concatenate([members[:n] for members, n in zip(strata, counts, strict=True)]))

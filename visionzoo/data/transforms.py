@@ -1,0 +1,171 @@
+"""From a PIL image to the uint8 tensor that travels to the device. Normalisation happens there.
+
+:class:`EvalTransform` gives timm's pixels exactly, since it makes the same PIL calls. :class:`TrainTransform` draws
+geometry and colour with albumentations; the crop's box is albumentations' too, but its pixels are resampled by PIL:
+OpenCV's cubic is not antialiased and differs from what the model sees in evaluation by up to 78 levels.
+
+Legend: C channels, (H, W) the model's input.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from visionzoo.data.augment import AugmentOptions, build_augment
+from visionzoo.types import Preprocess
+
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+#: A resized image of more pixels than this is cropped before it is resized: a 1 x 60,000 image would grow to gigabytes.
+_LARGEST_RESIZED = 64 * 2**20
+
+
+def to_tensor(image: Image.Image | np.ndarray, channels: int) -> Tensor:
+    """(C, H, W) uint8 of an RGB image; with one channel, its luma (ITU-R 601, as PIL's "L")."""
+    if channels == 1:
+        grey = (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("L")
+        return torch.from_numpy(np.array(grey))[None]
+    # np.array copies: the tensor must own its memory, and be writable.
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _channels(preprocess: Preprocess) -> int:
+    channels = len(preprocess.mean)
+    if channels not in (1, 3):
+        raise ValueError(f"images have 3 channels (or 1, grey), but Preprocess.mean has {channels} values")
+    return channels
+
+
+class EvalTransform:
+    """What a model sees in evaluation: resize, then crop or pad. Equal to timm's evaluation transform."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        """
+        Args:
+            preprocess: the model's own; ``mean`` of one value means grey images.
+
+        Raises:
+            ValueError: for a number of channels other than 1 or 3.
+        """
+        self.preprocess = preprocess
+        self.channels = _channels(preprocess)
+        self.resample = RESAMPLING[preprocess.interpolation]
+
+    def __call__(self, image: Image.Image, key: int = 0) -> Tensor:  # noqa: ARG002
+        """(C, H, W) uint8 of an RGB image. ``key`` is for training transforms and changes nothing here."""
+        return to_tensor(self.fit(image), self.channels)
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The image brought to (H, W), as PIL."""
+        spec = self.preprocess
+        height, width = spec.image_size
+        # timm resizes to the input size divided by the crop share, rounded down.
+        edges = math.floor(height / spec.crop_pct), math.floor(width / spec.crop_pct)
+        if spec.resize_mode == "squash":
+            new_height, new_width = edges
+        elif spec.resize_mode == "shortest" and edges[0] == edges[1]:
+            # torchvision's rule for one number: the longer edge is truncated, not rounded.
+            short, long = sorted(image.size)
+            longer = int(edges[0] * long / short)
+            new_width, new_height = (edges[0], longer) if image.width <= image.height else (longer, edges[0])
+        else:
+            ratios = image.height / edges[0], image.width / edges[1]
+            ratio = max(ratios) if spec.resize_mode == "longest" else min(ratios)
+            # Meta rounds halves up, timm (Python) to even.
+            to_int = (lambda x: int(x + 0.5)) if spec.pad_anchor == "top_left" else round
+            new_height, new_width = to_int(image.height / ratio), to_int(image.width / ratio)
+        new_height, new_width = max(new_height, 1), max(new_width, 1)
+        if new_height * new_width > _LARGEST_RESIZED:
+            return self._crop_first(image, new_height, new_width)
+        return self._crop_or_pad(self._resize(image, (new_width, new_height)))
+
+    def _resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        return image if image.size == size else image.resize(size, self.resample)
+
+    def _crop_or_pad(self, image: Image.Image) -> Image.Image:
+        """Centre crop; an edge that is too short is padded first."""
+        height, width = self.preprocess.image_size
+        missing = max(width - image.width, 0), max(height - image.height, 0)
+        if any(missing):
+            at = (0, 0) if self.preprocess.pad_anchor == "top_left" else (missing[0] // 2, missing[1] // 2)
+            fill: Any = self.preprocess.pad_value
+            canvas = Image.new("RGB", (image.width + missing[0], image.height + missing[1]), _rgb(fill))
+            canvas.paste(image, at)
+            image = canvas
+        left, top = round((image.width - width) / 2.0), round((image.height - height) / 2.0)
+        if (left, top) == (0, 0) and image.size == (width, height):
+            return image
+        return image.crop((left, top, left + width, top + height))
+
+    def _crop_first(self, image: Image.Image, new_height: int, new_width: int) -> Image.Image:
+        """The same centre crop from the source's own pixels, without the resized image in between."""
+        height, width = self.preprocess.image_size
+        share_x, share_y = min(width / new_width, 1.0), min(height / new_height, 1.0)
+        crop_w, crop_h = image.width * share_x, image.height * share_y
+        left, top = (image.width - crop_w) / 2, (image.height - crop_h) / 2
+        size = min(width, new_width), min(height, new_height)
+        return self._crop_or_pad(image.resize(size, self.resample, box=(left, top, left + crop_w, top + crop_h)))
+
+
+def _rgb(value: int | tuple[int, ...]) -> tuple[int, int, int]:
+    if isinstance(value, int):
+        return value, value, value
+    return (value * 3)[:3] if len(value) == 1 else (value[0], value[1], value[2])
+
+
+class TrainTransform:
+    """A random view of an image for training, (C, H, W) uint8.
+
+    All randomness comes from the ``key`` of the call. The same key gives the same view of the same image in any
+    process.
+    """
+
+    def __init__(self, preprocess: Preprocess, options: AugmentOptions | None = None) -> None:
+        """
+        Args:
+            preprocess: the model's own; gives the size, the interpolation, the grey level of filled corners.
+            options: what to vary; None for the defaults.
+
+        Raises:
+            ValueError: for an option out of range, or a number of channels other than 1 or 3.
+        """
+        self.preprocess = preprocess
+        self.options = options or AugmentOptions()
+        self.channels = _channels(preprocess)
+        self.resample = RESAMPLING[preprocess.interpolation]
+        self._eval = EvalTransform(preprocess)
+        self._crop, self._augment = build_augment(self.options, preprocess)
+
+    def __call__(self, image: Image.Image, key: int) -> Tensor:
+        """A view of an RGB image, chosen by ``key`` (see :func:`visionzoo.data.keys.sample_key`)."""
+        # Both kinds of generator are needed: albumentations draws from NumPy's and from Python's. They are shared by
+        # all its transforms; a seed would give every transform the same stream, hence correlated choices.
+        numbers, choices = np.random.default_rng(key), random.Random(key)
+        if self._crop is not None:
+            self._crop.set_random_state(numbers, choices)
+            params = self._crop.get_params_dependent_on_data({"shape": (image.height, image.width, 3)}, {})
+            left, top, right, bottom = (int(edge) for edge in params["crop_coords"])
+            height, width = self.preprocess.image_size
+            # Cropped first, as torchvision does: resizing with a box would blend in pixels from outside it.
+            image = image.crop((left, top, right, bottom)).resize((width, height), self.resample)
+        else:
+            image = self._eval.fit(image)
+        pixels = np.array(image)
+        if self._augment is not None:
+            self._augment.set_random_state(numbers, choices)
+            pixels = self._augment(image=pixels)["image"]
+        return to_tensor(pixels, self.channels)
