@@ -89,6 +89,8 @@ def _spec(name: str) -> BackboneSpec:
     for prefix, (resolve, _) in _RESOLVERS.items():
         if name.startswith(prefix):
             return resolve(name)
+    if not _SPECS:
+        raise ValueError(f"cannot find backbone {name!r}: none is registered; import visionzoo.backbones first")
     near = difflib.get_close_matches(name.lower(), _SPECS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`visionzoo models` lists them."
     raise ValueError(f"unknown backbone {name!r}; {hint} (any timm model is 'timm/<name>')")

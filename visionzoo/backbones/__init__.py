@@ -1,8 +1,8 @@
 """All backbones. Importing this package fills the registry; timm is imported only when a ``timm/`` name is used."""
 
-import visionzoo.backbones.swin_variants  # noqa: F401  registers the native Swins
+import visionzoo.backbones.swin_variants  # registers the native Swins
 import visionzoo.backbones.vit_variants  # noqa: F401  registers the native ViTs
-from visionzoo.pool import shared_backbone
+from visionzoo.pool import SharedBackbone, pool_report, shared_backbone
 from visionzoo.registry import (
     BackboneSpec,
     backbone_info,
@@ -15,9 +15,11 @@ from visionzoo.registry import (
 
 __all__ = [
     "BackboneSpec",
+    "SharedBackbone",
     "backbone_info",
     "create_backbone",
     "list_backbones",
+    "pool_report",
     "register_backbone",
     "register_resolver",
     "require_capability",
