@@ -1,1 +1,1 @@
-
+"""Load what was trained and ask it questions. Needs neither Lightning nor a task."""

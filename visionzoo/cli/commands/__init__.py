@@ -1,0 +1,15 @@
+"""The small commands. Each module has ``add_parser(subparsers)`` and ``run(args) -> exit status``.
+
+Importing one is cheap: whatever needs torch is imported inside ``run``. Errors of the user leave ``run`` as
+``ValueError`` or ``FileNotFoundError``; :mod:`visionzoo.cli.main` turns them into one line and exit status 2.
+"""
+
+from __future__ import annotations
+
+#: command -> the module that has it
+COMMANDS: dict[str, str] = {
+    "models": "visionzoo.cli.commands.models",
+    "predict": "visionzoo.cli.commands.predict",
+    "embed": "visionzoo.cli.commands.embed",
+    "data": "visionzoo.cli.commands.data",
+}

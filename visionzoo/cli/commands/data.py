@@ -1,0 +1,31 @@
+"""``visionzoo data check PATH``"""
+
+from __future__ import annotations
+
+import argparse
+
+from visionzoo.cli.commands.output import emit_json
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("data", help="look at a data set", description="Look at a data set.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="read a data set and say what is in it",
+        description="Read every image of a data set and print counts per class, sizes, modes, unreadable files and "
+        "duplicates across splits.",
+    )
+    check.add_argument("path", metavar="PATH", help="anything that --data.path takes")
+    check.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from visionzoo.data.check import check_data
+
+    report = check_data(args.path)
+    if args.json:
+        emit_json(report.to_dict(), "-")
+    else:
+        print(report.to_text())
+    return 0

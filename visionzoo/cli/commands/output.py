@@ -1,0 +1,43 @@
+"""Results for people on a terminal, and for programs elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from visionzoo.files import write_csv, write_json
+
+
+def check_target(option: str, value: str | None, ending: str) -> None:
+    """Refuse a target that is not named like a table: ``predict RUN --json photo.jpg`` would overwrite the photo.
+
+    Raises:
+        ValueError: if ``value`` is a file name without ``ending``.
+    """
+    if value not in (None, "-") and Path(str(value)).suffix.lower() != ending:
+        raise ValueError(
+            f"{option} {value}: the file must end in {ending}; to print instead, put {option} last or use {option} -"
+        )
+
+
+def emit_json(value: Any, target: str) -> None:
+    """Write JSON to a file, or to stdout for ``-``."""
+    if target == "-":
+        json.dump(value, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        write_json(target, value)
+
+
+def emit_csv(header: Sequence[str], rows: Sequence[Sequence[Any]], target: str) -> None:
+    """Write CSV to a file, or to stdout for ``-``."""
+    if target == "-":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    else:
+        write_csv(target, header, rows)

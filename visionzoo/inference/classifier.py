@@ -1,0 +1,253 @@
+"""Name what is in images, with a classifier that was trained before.
+
+Legend: N images, K classes, D width of what the head reads.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from visionzoo.data.images import ImageInput, open_image
+from visionzoo.data.sources.base import printable
+from visionzoo.data.sources.folder import list_images
+from visionzoo.inference.device import resolve_device
+from visionzoo.inference.stream import Output, Stream, Unreadable
+from visionzoo.models.bundle import load_bundle
+from visionzoo.runs.folder import RunFolder
+from visionzoo.types import Preprocess
+
+#: One image, a folder of images (searched at any depth), or several of either.
+Images = ImageInput | Iterable[ImageInput]
+Prediction = list[tuple[str, float]]
+
+
+class Report(NamedTuple):
+    """Everything that came of a call for predictions; the first two have one entry for each image."""
+
+    names: list[str]  #: paths, or "image 3" for what has none
+    predictions: list[Prediction | None]  #: None for an unreadable image
+    unreadable: list[Unreadable]
+
+
+class ImageClassifier:
+    """A trained classifier that takes images in any form and answers with labels and probabilities.
+
+    Made by :meth:`load` or :meth:`from_model`. An image is whatever PIL can open (a path, bytes, an open file), a PIL
+    image, or an array as :func:`visionzoo.data.images.open_image` takes it; a path to a folder stands for the images in
+    it, sorted. The model is put in eval mode; evaluation geometry and normalisation are the ones saved with it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        labels: Sequence[str],
+        preprocess: Preprocess,
+        *,
+        multi_label: bool = False,
+        device: str | torch.device | None = None,
+        name: str = "classifier",
+    ) -> None:
+        """
+        Args:
+            model: a classifier of ``create_classifier``'s kind.
+            labels: K class names, in the order of the logits.
+            preprocess: how pixels become the model's input.
+            multi_label: whether each class is scored for itself (sigmoid) rather than against the others (softmax).
+            device: where the model goes; None leaves it where it is.
+            name: what it is called in messages and tables.
+
+        Raises:
+            ValueError: for another number of labels than the model has classes, or another number of channels.
+        """
+        classes = int(model.num_classes)  # type: ignore[arg-type]
+        if len(labels) != classes:
+            raise ValueError(f"{len(labels)} labels do not fit a model with {classes} classes")
+        channels = int(model.in_chans)  # type: ignore[arg-type]
+        if channels != len(preprocess.mean):
+            raise ValueError(
+                f"the model takes {channels} channels, its preprocessing gives {len(preprocess.mean)}: RGB for a mean "
+                "of 3 values, grey for a mean of 1"
+            )
+        self.model = model.eval() if device is None else model.eval().to(resolve_device(device))
+        self.labels = tuple(str(label) for label in labels)
+        self.preprocess = preprocess
+        self.multi_label = multi_label
+        self.name = name
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(cls, source: str | Path | os.PathLike[str], device: str | torch.device | None = None) -> ImageClassifier:
+        """The classifier in a run folder, or of timm's pretrained ones.
+
+        Args:
+            source: a run folder, any folder with ``model.safetensors`` and ``config.json``, or ``"timm:<name>.<tag>"``,
+                whose weights timm keeps or downloads.
+            device: None for a GPU where there is one, otherwise the CPU.
+
+        Raises:
+            FileNotFoundError: if there is no such folder, or no exported model in it.
+            ValueError: for a model of another task, or a damaged file.
+        """
+        device = resolve_device(device)
+        if isinstance(source, str) and source.startswith("timm:"):
+            from visionzoo.inference.pretrained import load_timm
+
+            model, labels = load_timm(source)
+            return cls.from_model(model, labels, device=device, name=source)
+        folder = RunFolder.open(source)
+        model, config = load_bundle(folder.path, device=device)
+        if config.task != "classify":
+            raise ValueError(f"{source} holds a model of task {config.task!r}, not a classifier")
+        labels = config.labels or tuple(str(k) for k in range(int(model.num_classes)))  # type: ignore[arg-type]
+        return cls(model, labels, config.preprocess, multi_label=config.multi_label, name=folder.path.resolve().name)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        labels: Sequence[str],
+        *,
+        multi_label: bool = False,
+        device: str | torch.device | None = None,
+        name: str = "classifier",
+    ) -> ImageClassifier:
+        """A classifier in memory, with the preprocessing that it carries; arguments as in :meth:`__init__`."""
+        preprocess = model.preprocess
+        assert isinstance(preprocess, Preprocess)
+        return cls(model, labels, preprocess, multi_label=multi_label, device=device, name=name)
+
+    def predict(
+        self,
+        images: Images,
+        top_k: int = 5,
+        batch_size: int = 32,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> list[Any]:
+        """Name the images.
+
+        Args:
+            images: one image, a folder, or a list of either.
+            top_k: answers for each image; fewer where there are fewer classes.
+            batch_size: images sent through the model at a time.
+            on_error: what an unreadable image does: ``raise``, or ``skip``, which gives None in its place and warns.
+
+        Returns:
+            for each image a list of (label, probability in [0, 1]), highest first. The scores of a multi-label model do
+            not sum to 1.
+
+        Raises:
+            ValueError: naming an image that cannot be read, and why; or for ``top_k`` below 1.
+            FileNotFoundError: for a path that does not exist, also with ``skip``.
+        """
+        done = self.report(images, top_k, batch_size, on_error)
+        if done.unreadable:
+            warnings.warn(describe_unreadable(done.unreadable, len(done.names)), stacklevel=2)
+        return done.predictions
+
+    def report(
+        self,
+        images: Images,
+        top_k: int = 5,
+        batch_size: int = 32,
+        on_error: Literal["raise", "skip"] = "skip",
+    ) -> Report:
+        """What :meth:`predict` says, together with what each image is called and which ones were unreadable."""
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k} must be at least 1")
+        items = expand(images)
+        predictions: list[Prediction | None] = [None] * len(items)
+        unreadable: list[Unreadable] = []
+        for output in self._run(self._scores, items, batch_size, on_error):
+            unreadable += output.unreadable
+            if output.index:
+                values, classes = output.values.topk(min(top_k, len(self.labels)))
+                for i, row, ks in zip(output.index, values.tolist(), classes.tolist(), strict=True):
+                    predictions[i] = [(self.labels[k], p) for k, p in zip(ks, row, strict=True)]
+        return Report([name_of(item, i) for i, item in enumerate(items)], predictions, unreadable)
+
+    def probabilities(self, images: Images, batch_size: int = 32) -> Tensor:
+        """(N, K) float32 on the CPU: softmax over the classes, or a sigmoid for each class of a multi-label model.
+
+        Raises:
+            ValueError, FileNotFoundError: as :meth:`predict`.
+        """
+        return self._collect(self._scores, images, batch_size, len(self.labels))
+
+    def embed(self, images: Images, batch_size: int = 32) -> Tensor:
+        """(N, D) float32 on the CPU: what the head reads of each image.
+
+        Raises:
+            ValueError, FileNotFoundError: as :meth:`predict`.
+        """
+        return self._collect(self.model.embed_images, images, batch_size, int(self.model.pooled_dim))  # type: ignore[arg-type]
+
+    def _scores(self, images: Tensor) -> Tensor:
+        logits = self.model(images).float()
+        return logits.sigmoid() if self.multi_label else logits.softmax(1)
+
+    def _collect(self, forward: Callable[[Tensor], Tensor], images: Images, batch_size: int, width: int) -> Tensor:
+        values = [output.values for output in self._run(forward, expand(images), batch_size, "raise")]
+        return torch.cat(values) if values else torch.empty(0, width)
+
+    def _run(
+        self, forward: Callable[[Tensor], Tensor], items: list[ImageInput], batch_size: int, on_error: str
+    ) -> Iterable[Output]:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
+        stream = Stream(forward, self.preprocess, self.device)
+        outputs = stream.run(len(items), lambda i: open_image(items[i]), lambda i: name_of(items[i], i), batch_size)
+        for output in outputs:
+            if output.unreadable and on_error == "raise":
+                raise ValueError(
+                    f"{describe_unreadable(output.unreadable, len(items))}; on_error='skip' goes on without"
+                )
+            yield output
+
+
+def expand(images: Images) -> list[ImageInput]:
+    """One image or several as a list, folders replaced by the images in them.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist.
+        ValueError: for a folder without images.
+    """
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        return list(images)
+    single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image)
+    several: Iterable[Any] = [images] if single or hasattr(images, "read") else images  # type: ignore[list-item, assignment]
+    items: list[ImageInput] = []
+    for item in several:
+        if not isinstance(item, str | os.PathLike):
+            items.append(item)
+        elif os.path.isdir(item):
+            folder = os.fspath(item)
+            names, _ = list_images(folder)
+            if not names:
+                raise ValueError(f"no images in {folder}: no file in it has an ending that PIL can read")
+            items += [os.path.join(folder, os.fsdecode(name)) for name in names]
+        elif not os.path.lexists(item):
+            raise FileNotFoundError(f"there is no image or folder {os.fspath(item)}")
+        else:
+            items.append(item)
+    return items
+
+
+def name_of(item: ImageInput, index: int) -> str:
+    """What to call an image in messages and tables: its path, or its position."""
+    return printable(os.fspath(item)) if isinstance(item, str | os.PathLike) else f"image {index}"
+
+
+def describe_unreadable(unreadable: Sequence[Unreadable], total: int) -> str:
+    """One line that says how many images could not be read, and which and why for the first five."""
+    listed = "; ".join(f"{u.name}: {u.reason}" for u in unreadable[:5])
+    more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+    return f"{len(unreadable)} of {total} images cannot be read: {listed}{more}"
