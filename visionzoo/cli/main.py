@@ -1,0 +1,75 @@
+"""The command ``visionzoo``. Nothing heavy is imported before it is known what to run."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import visionzoo
+from visionzoo.cli.commands import COMMANDS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``visionzoo COMMAND ...``. Exit code: 0 well, 1 failed, 2 the user's error, 130 Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if args and args[0] == "train":
+            from visionzoo.cli.train import run
+
+            return run(args[1:], program="visionzoo train")
+        return _command(args)
+    except KeyboardInterrupt:
+        return 130
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """``python train.py ...``, the same as ``visionzoo train ...``."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        from visionzoo.cli.train import run
+
+        return run(args, program="python train.py")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _command(args: list[str]) -> int:
+    name = next((a for a in args if not a.startswith("-")), None)
+    known = ["train", *COMMANDS]
+    if name is not None and name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(known)}"
+        print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    parsed = _parser(only=name).parse_args(args)
+    if parsed.command is None:
+        _parser(only=None).print_help()
+        return 0
+    try:
+        return importlib.import_module(COMMANDS[parsed.command]).run(parsed)
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("VISIONZOO_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser(only: str | None) -> argparse.ArgumentParser:
+    """The parser with the options of one command, or with the names of all."""
+    parser = argparse.ArgumentParser(prog="visionzoo", description="Vision Transformers: train, look, use.")
+    parser.add_argument("--version", action="version", version=f"visionzoo {visionzoo.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    if only is None:
+        subparsers.add_parser("train", help="train and evaluate; the same as python train.py")
+    for name, module in COMMANDS.items():
+        if only in (None, name):
+            importlib.import_module(module).add_parser(subparsers)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

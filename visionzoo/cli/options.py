@@ -1,0 +1,112 @@
+"""Wrong options, said in one line: which one, and which right one is nearest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from pytorch_lightning.cli import LightningArgumentParser
+
+
+class UsageError(ValueError):
+    """The command line or a configuration file is wrong. The message is one line for the user."""
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are exceptions with one line, instead of a page of usage and an exit."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(" ".join(message.split())) from ex
+
+
+def check_options(args: Sequence[str], known: Iterable[str]) -> None:
+    """Check option names on the command line and in the configuration files that it names.
+
+    Args:
+        args: what follows the task and the subcommand.
+        known: dotted names such as ``model.lr``, groups included.
+
+    Raises:
+        UsageError: for the first name that is not known.
+        FileNotFoundError: for a configuration file that is not there.
+    """
+    names = set(known)
+    for option, value in _options(args):
+        if option in ("config", "c") and value is not None:
+            _check_config(value, names)
+        else:
+            _check_name(option, names, f"--{option}")
+
+
+def _options(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """(name, value) of each option; the value is None where none follows."""
+    for i, arg in enumerate(args):
+        if not arg.startswith("-") or _is_number(arg):
+            continue
+        name, equals, value = arg.lstrip("-").partition("=")
+        following = args[i + 1] if i + 1 < len(args) else None
+        yield name.removesuffix("+"), value if equals else following
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_config(file: str, names: set[str]) -> None:
+    path = Path(file)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise FileNotFoundError(f"there is no configuration file {file}{hint}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return
+    if not isinstance(values, dict):
+        raise UsageError(f"{file} must hold options such as 'model:' and 'data:', not a {type(values).__name__}")
+    for key in _flat(values, names):
+        _check_name(key, names, f"{key} in {file}")
+
+
+def _flat(values: dict[str, Any], names: set[str], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of a nested mapping, down to options; what is inside an option's value is not looked into."""
+    groups = _groups(names)
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name in groups:
+            yield from _flat(value, names, f"{name}.")
+        else:
+            yield name
+
+
+def _groups(names: set[str]) -> set[str]:
+    """Names that only gather others: ``model`` of ``model.lr``."""
+    return {name.rsplit(".", i)[0] for name in names for i in range(1, name.count(".") + 1)}
+
+
+def _check_name(name: str, names: set[str], shown: str) -> None:
+    groups = _groups(names)
+    # --trainer.logger.init_args.x reaches into the value of an option, which is not ours to check
+    prefixes = {name.rsplit(".", i)[0] for i in range(name.count(".") + 1)}
+    if name in groups or prefixes & (names - groups):
+        return
+    dashed = "--" if shown.startswith("--") else ""
+    raise UsageError(f"unknown option {shown}; {_hint(name, names - groups, dashed)}")
+
+
+def _hint(name: str, names: set[str], dashed: str) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not near:  # the right word in the wrong group, such as --lr or --data.lr
+        word = name.rsplit(".", 1)[-1]
+        words = {n.rsplit(".", 1)[-1]: n for n in sorted(names, reverse=True)}
+        near = [words[w] for w in difflib.get_close_matches(word, words, n=1, cutoff=0.6)]
+    return f"did you mean {dashed}{near[0]}?" if near else "--help lists the options"

@@ -1,0 +1,340 @@
+"""``train.py TASK fit|validate|test|predict``: one LightningCLI for every task."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from visionzoo.cli.options import OneLineParser, UsageError, check_options
+from visionzoo.runs import RunFolder
+from visionzoo.tasks import optim
+from visionzoo.tasks.base import VisionTask, summarize_parameters
+from visionzoo.tasks.engine.bad_samples import BadSamples
+from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
+from visionzoo.tasks.engine.ema import EMA
+from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
+from visionzoo.tasks.engine.loggers import Events, MetricsFile
+from visionzoo.tasks.engine.progress import EpochLines, ProgressBar
+from visionzoo.tasks.engine.results import Results
+from visionzoo.tasks.engine.run_files import RunFiles
+from visionzoo.tasks.engine.seeding import SeedBatches
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+#: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
+NOT_IN_CONFIG = ("config", "run_dir", "ckpt_path", "print_groups")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEntry:
+    """A task of the command line. Classes are named, not imported, so that choosing one task loads no other."""
+
+    task: str  #: ``module:class`` of a VisionTask
+    data: str  #: ``module:class`` of a LightningDataModule
+    #: attributes of the data -> options of the task, with a function on the way or None
+    links: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = field(default=())
+
+    def load(self) -> tuple[type[VisionTask], type[LightningDataModule]]:
+        return _import(self.task), _import(self.data)
+
+
+TASKS: dict[str, TaskEntry] = {
+    "classify": TaskEntry(
+        task="visionzoo.tasks.classify:Classify",
+        data="visionzoo.data.classification:ClassificationData",
+        links=(
+            ("num_classes", "num_classes", None),
+            ("classes", "classes", list),
+            ("multi_label", "multi_label", None),
+            ("class_counts", "class_counts", lambda counts: [int(c) for c in counts]),
+        ),
+    ),
+}
+
+
+def _import(name: str) -> Any:
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI over one task, with a run folder, our callbacks and one-line errors.
+
+    Args:
+        name: key of :data:`TASKS`.
+        subcommand: one of :data:`SUBCOMMANDS`; only its parser is built, which saves seconds.
+        args: what follows on the command line.
+        program: how the user called us, for the resume command.
+    """
+
+    def __init__(self, name: str, subcommand: str, args: Sequence[str], program: str) -> None:
+        self.entry, self.task_name, self.program = TASKS[name], name, program
+        self._only = subcommand
+        self._folder: RunFolder | None = None
+        self._checkpoint_io = AtomicCheckpointIO()
+        task, data = self.entry.load()
+        super().__init__(
+            task,
+            data,
+            save_config_callback=None,
+            trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 10, "use_distributed_sampler": False},
+            seed_everything_default=0,
+            parser_class=OneLineParser,
+            parser_kwargs={"prog": f"{program} {name}"},
+            args=[subcommand, *args],
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # ---- the parser -----------------------------------------------------------------------------------------------
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        return {self._only: LightningCLI.subcommands()[self._only] | {"weights_only"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None,
+            help="Folder of the run; runs/<task>-<data>-<backbone> with a suffix where that is taken.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--print_groups", type=bool, default=False, help="Print lr and weight decay per group, and end."
+        )
+        parser.add_argument(
+            "--save_every_n_steps", type=int, default=0,
+            help="Optimizer steps between saves of last.ckpt inside an epoch; 0 saves at the end of epochs.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--early_stopping", type=int, default=0,
+            help="Stop after this many validations without a better score; 0 never stops early.",
+        )  # fmt: skip
+        for source, target, through in self.entry.links:
+            parser.link_arguments(f"data.{source}", f"model.{target}", compute_fn=through, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        options = self._parser(self._only)._actions
+        known = [s.lstrip("-") for action in options for s in action.option_strings]
+        check_options(args[1:], known)
+        self.config = parser.parse_args(args)
+
+    # ---- the trainer ----------------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        # Lightning's own worker seeding would import Lightning into every worker; our data seed each sample themselves
+        os.environ["PL_SEED_WORKERS"] = "0"
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self._get(self.config_init, "trainer")
+        if rank_zero_only.rank == 0 and not self._get(self.config, "print_groups"):
+            self._folder = self._make_folder()
+        if options.get("logger") in (None, True):
+            kwargs["logger"] = self._loggers()
+        plugins = options.get("plugins") or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self._checkpoint_io]
+        bar = sys.stdout.isatty() and options.get("enable_progress_bar") is not False
+        kwargs["enable_progress_bar"] = bar
+        kwargs["enable_model_summary"] = False
+        self.trainer_defaults["callbacks"] = self._callbacks(bar)
+        return super().instantiate_trainer(**kwargs)
+
+    def _make_folder(self) -> RunFolder:
+        if given := self._get(self.config, "run_dir"):
+            folder = RunFolder(given)
+            if folder.is_run() and not self._get(self.config, "ckpt_path") and self._only == "fit":
+                raise UsageError(f"{given} holds a run; go on with it by --resume {given}, or give another --run_dir")
+            folder.path.mkdir(parents=True, exist_ok=True)
+            return folder
+        return RunFolder.create("runs", self._run_name())
+
+    def _run_name(self) -> str:
+        path = str(getattr(self.datamodule, "path", None) or self._get(self.config, "data").get("path") or "data")
+        data = re.split(r"[\\/]", path.rstrip("\\/"))[-1].split(".")[0] or "data"
+        backbone = getattr(self.model, "backbone_name", "model").removeprefix("timm/")
+        suffix = "" if self._only == "fit" else f"-{self._only}"
+        return f"{self.task_name}-{data}-{backbone}{suffix}"
+
+    def _loggers(self) -> list[Logger]:
+        """``metrics.csv`` always; TensorBoard's events for training, where they are read while it runs."""
+        if self._folder is None:
+            return [MetricsFile(None)]
+        loggers: list[Logger] = [MetricsFile(self._folder.metrics_csv if self._only == "fit" else None)]
+        if self._only == "fit":
+            loggers.append(Events(self._folder.path))
+        return loggers
+
+    def _callbacks(self, bar: bool) -> list[Callback]:
+        seed = self._get(self.config, "seed_everything")
+        config = self._config_text() if self._only == "fit" else None
+        found: list[Callback] = [
+            RunFiles(self._folder, config, seed=None if seed is False else int(seed)),
+            SeedBatches(int(seed)),
+            BadSamples(getattr(self.datamodule, "max_bad_share", 1.0)),
+            Results(),
+        ]
+        if self._only != "fit":
+            return found
+        task: VisionTask = self.model
+        if task.ema_decay:
+            found.append(EMA(task.ema_decay))
+        if patience := self._get(self.config, "early_stopping"):
+            found.append(
+                EarlyStopping(task.monitor, mode=task.monitor_mode, patience=patience, check_on_train_epoch_end=False)
+            )
+        if bar:
+            found.append(ProgressBar())
+        return [
+            *found,
+            EpochLines(),
+            Interrupt(self.resume_command()),
+            Checkpoints(self._get(self.config, "save_every_n_steps")),
+        ]
+
+    def _config_text(self) -> str:
+        config = self.config[self._only].clone()
+        for key in NOT_IN_CONFIG:
+            config.pop(key, None)
+        text = self._parser(self._only).dump(config, skip_none=False, skip_validation=True)
+        body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+        return f"# Runs this again: {self.program} {self.task_name} fit --config {self._path()}/config.yaml\n{body}\n"
+
+    # ---- running --------------------------------------------------------------------------------------------------
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self._get(self.config, "print_groups"):
+            lr = self.model.peak_lr(self.trainer, self.datamodule)
+            print(optim.group_table(self.model.param_groups(lr)))
+            return
+        super()._run_subcommand(subcommand)
+
+    def before_fit(self) -> None:
+        self._say(f"{summarize_parameters(self.model.model)}; run folder {self._path()}")
+
+    def after_fit(self) -> None:
+        """Evaluate what was exported, as it is on the disk, so that the printed number is that of the file."""
+        folder = self.model.run_folder
+        has_validation = bool(self.trainer.num_val_batches and sum(self.trainer.num_val_batches))
+        if has_validation and folder.model.is_file():
+            self.model.use_exported(folder)
+            self.trainer.loggers = []  # the score of the best weights is no point of the learning curve
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        self._report()
+
+    def after_validate(self) -> None:
+        self._report()
+
+    def after_test(self) -> None:
+        self._report()
+
+    def _report(self) -> None:
+        results = next(c for c in self.trainer.callbacks if isinstance(c, Results))  # type: ignore[attr-defined]
+        if results.line:
+            self._say(results.line)
+        self._say(f"run folder: {self._path()}")
+        if self._checkpoint_io.failed:
+            raise OSError(f"{self._checkpoint_io.failed} checkpoints could not be saved; see the warnings above")
+
+    def _path(self) -> str:
+        return "" if self._folder is None else str(self._folder.path)
+
+    def _say(self, text: str) -> None:
+        if self.trainer.is_global_zero:
+            print(text, flush=True)
+
+    def resume_command(self) -> str:
+        """What continues this run."""
+        return f"{self.program} {self.task_name} fit --resume {shlex.quote(self._path())}"
+
+
+def resume_arguments(args: Sequence[str]) -> list[str]:
+    """Turn ``--resume DIR`` into that run's configuration, folder and last checkpoint; other options stay and win.
+
+    Raises:
+        FileNotFoundError, ValueError: when the folder is not a run that can go on.
+    """
+    rest, folder = _take_option(args, "resume")
+    if folder is None:
+        return list(args)
+    rest, _ = _take_option(rest, "config")  # the run's own configuration is complete
+    rest, _ = _take_option(rest, "run_dir")
+    run = RunFolder.open(folder)
+    for file in (run.config_yaml, run.last):
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} cannot be resumed: it has no {file.name}")
+    return ["--config", str(run.config_yaml), *rest, "--run_dir", str(run.path), "--ckpt_path", str(run.last)]
+
+
+def _take_option(args: Sequence[str], name: str) -> tuple[list[str], str | None]:
+    """The arguments without every ``--name VALUE`` and ``--name=VALUE``, and the last such value."""
+    rest, value, i = [], None, 0
+    while i < len(args):
+        if args[i] == f"--{name}":
+            if i + 1 == len(args):
+                raise UsageError(f"--{name} needs a value")
+            value, i = args[i + 1], i + 2
+        elif args[i].startswith(f"--{name}="):
+            value, i = args[i].partition("=")[2], i + 1
+        else:
+            rest.append(args[i])
+            i += 1
+    return rest, value
+
+
+def usage(program: str) -> str:
+    """The first page of help."""
+    return "\n".join(
+        [
+            f"usage: {program} {{{','.join(TASKS)}}} {{{','.join(SUBCOMMANDS)}}} [--config FILE] [--model.X v] ...",
+            "",
+            "  --config FILE   options from a YAML file; later options win",
+            "  --run_dir DIR   where results go (default: runs/<task>-<data>-<backbone>)",
+            "  --resume DIR    go on with the run in DIR",
+            "",
+            f"{program} classify fit --help lists every option.",
+        ]
+    )
+
+
+def run(argv: Sequence[str], program: str = "python train.py") -> int:
+    """Run a training command. Returns the exit code: 0 well, 1 failed, 2 the user's error, 130 stopped by Ctrl-C.
+
+    Set VISIONZOO_TRACEBACK=1 to see where an error comes from.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage(program))
+        return 0
+    try:
+        name, subcommand, args = _task_and_subcommand(argv, program)
+        TrainCLI(name, subcommand, resume_arguments(args), program)
+    except RunInterruptedError as stopped:
+        if rank_zero_only.rank == 0:
+            print(stopped, file=sys.stderr)
+        return 130
+    except (ValueError, OSError, MisconfigurationException) as error:
+        if os.environ.get("VISIONZOO_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
+    return 0
+
+
+def _task_and_subcommand(argv: Sequence[str], program: str) -> tuple[str, str, Sequence[str]]:
+    for position, (what, known) in enumerate((("task", tuple(TASKS)), ("subcommand", SUBCOMMANDS))):
+        given = argv[position] if position < len(argv) else None
+        if given not in known:
+            near = difflib.get_close_matches(given or "", known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known)}"
+            problem = f"unknown {what} {given!r}" if given else f"the {what} is missing"
+            raise UsageError(f"{problem}; {hint} ({program} classify fit --config FILE)")
+    return argv[0], argv[1], argv[2:]

@@ -1,0 +1,245 @@
+"""What every task shares: optimizer, schedule, normalisation on the device, logging and checkpoint contents."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+
+from visionzoo.models.bundle import load_bundle
+from visionzoo.models.preprocess import Normalize
+from visionzoo.runs import RunFolder
+from visionzoo.tasks import optim
+from visionzoo.types import Preprocess
+from visionzoo.weights import SCHEMA_VERSION
+
+
+class TrainStep(NamedTuple):
+    """What a task computes from one training batch."""
+
+    loss: Tensor  #: scalar, float32
+    logs: Mapping[str, Tensor]  #: scalars, logged as ``train/<name>``
+    size: int  #: images in the batch
+
+
+class VisionTask(LightningModule):
+    """A task: it computes a loss and an evaluation; this class optimizes, schedules, logs and stores.
+
+    A subclass builds its network, calls :meth:`use_model`, and implements :meth:`train_loss`,
+    :meth:`update_evaluation`, :meth:`finish_evaluation` and :meth:`export_model`.
+
+    Args:
+        lr: peak learning rate of the layer nearest the output.
+        base_lr: peak learning rate for 256 images per optimizer step, scaled linearly to the real number of them (all
+            ranks and accumulated batches); takes the place of lr when given.
+        weight_decay: AdamW's weight decay; norms, biases, tokens and position tables are never decayed.
+        layer_decay: factor on the learning rate for each layer further from the output, in (0, 1]; 0.65 to 0.75 is
+            usual for fine-tuning large ViTs.
+        betas: AdamW's two momenta.
+        warmup_epochs: length of the linear warm-up in epochs, fractions included.
+        warmup_steps: length of the warm-up in optimizer steps; takes the place of warmup_epochs when above 0.
+        min_lr: learning rate at the end of the cosine.
+        ema_decay: decay of the moving average of the weights that is evaluated and exported; 0 turns it off.
+        compile: run the network through torch.compile.
+        grad_checkpointing: recompute activations in the backward pass, to save memory.
+    """
+
+    task_name: ClassVar[str]
+    monitor: str  #: the logged value by which the best weights are chosen
+    monitor_mode: str = "max"
+
+    model: nn.Module
+    preprocess: Preprocess  #: how the data must prepare images for this model
+    run_folder: RunFolder  #: set by the engine before training starts
+
+    def __init__(
+        self,
+        *,
+        lr: float = 5e-4,
+        base_lr: float | None = None,
+        weight_decay: float = 0.05,
+        layer_decay: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        warmup_epochs: float = 0.0,
+        warmup_steps: int = 0,
+        min_lr: float = 0.0,
+        ema_decay: float = 0.0,
+        compile: bool = False,
+        grad_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in (("weight_decay", weight_decay), ("warmup_epochs", warmup_epochs), ("min_lr", min_lr)):
+            if value < 0:
+                raise ValueError(f"{name}={value} must be at least 0")
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay={ema_decay} must be in [0, 1); 0 turns the average off")
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay={layer_decay} must be in (0, 1]; 1 gives every layer the same learning rate")
+        if min(lr, base_lr if base_lr is not None else lr) <= 0:
+            raise ValueError(f"lr={lr} and base_lr={base_lr} must be above 0")
+        self.lr, self.base_lr, self.betas = lr, base_lr, betas
+        self.weight_decay, self.layer_decay = weight_decay, layer_decay
+        self.warmup_epochs, self.warmup_steps, self.min_lr = warmup_epochs, warmup_steps, min_lr
+        self.ema_decay, self.compile_model, self.grad_checkpointing = ema_decay, compile, grad_checkpointing
+
+    # ---- what a task implements -------------------------------------------------------------------------------------
+
+    def train_loss(self, batch: Any) -> TrainStep:
+        """Loss and logs of one training batch."""
+        raise AssertionError(f"{type(self).__name__} must implement train_loss")
+
+    def update_evaluation(self, batch: Any) -> None:
+        """Take one held-out batch into account; the batch may be empty."""
+        raise AssertionError(f"{type(self).__name__} must implement update_evaluation")
+
+    def finish_evaluation(self) -> dict[str, Tensor]:
+        """Scalars over all held-out batches of all ranks, by name without stage; then start afresh."""
+        raise AssertionError(f"{type(self).__name__} must implement finish_evaluation")
+
+    def export_model(self) -> tuple[nn.Module, Any]:
+        """The network to hand on, and its :class:`visionzoo.models.bundle.ModelConfig`. Must not change this task."""
+        raise AssertionError(f"{type(self).__name__} must implement export_model")
+
+    def draw_results(self, folder: RunFolder) -> None:
+        """Draw the last evaluation into the run folder; called on rank 0 only."""
+
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        """One line for the end of a run, from logged values by name without stage."""
+        return ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+
+    # ---- the network ------------------------------------------------------------------------------------------------
+
+    def use_model(self, model: nn.Module, preprocess: Preprocess, in_chans: int | None = None) -> None:
+        """Make ``model`` the network of this task."""
+        if self.grad_checkpointing:
+            model.set_grad_checkpointing(True)  # type: ignore[operator]
+        self.model = model
+        self.preprocess = preprocess
+        self.in_chans = in_chans
+        self.normalize = Normalize(preprocess, in_chans)
+        if self.compile_model:
+            self.model.compile()  # in place, so that the keys stay what they are
+
+    def use_exported(self, folder: RunFolder) -> None:
+        """Take the exported model of a run in place of the trained one, to evaluate what others will load."""
+        model, config = load_bundle(folder.path)
+        self.use_model(model, config.preprocess, self.in_chans)
+
+    # ---- Lightning's hooks ------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        del batch_idx
+        step = self.train_loss(batch)
+        self.log("train/loss", step.loss.detach(), prog_bar=True, batch_size=step.size)
+        for name, value in step.logs.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=True, batch_size=step.size)
+        if self.trainer.optimizers and self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("lr", max(g["lr"] for g in self.trainer.optimizers[0].param_groups), batch_size=step.size)
+        return step.loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        del batch_idx
+        self.update_evaluation(batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        del batch_idx
+        self.update_evaluation(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        for name, value in self.finish_evaluation().items():
+            # finish_evaluation has gathered all ranks already
+            self.log(f"{stage}/{name}", value, prog_bar=name != "loss", batch_size=1, rank_zero_only=False)
+
+    def configure_optimizers(self) -> Any:
+        lr = self.peak_lr(self.trainer)
+        optimizer = optim.make_adamw(self.param_groups(lr), lr=lr, betas=self.betas, fused=self._fused_allowed())
+        total = self._total_steps()
+        factor = functools.partial(
+            optim.warmup_cosine,
+            warmup_steps=self._warmup(total),
+            total_steps=total,
+            floor=min(1.0, self.min_lr / lr),
+        )
+        scheduler = optim.make_schedule(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The optimizer's groups for a peak learning rate, see :func:`visionzoo.tasks.optim.param_groups`."""
+        return optim.param_groups(self.model, lr=lr, weight_decay=self.weight_decay, layer_decay=self.layer_decay)
+
+    def peak_lr(self, trainer: Trainer, datamodule: LightningDataModule | None = None) -> float:
+        """``lr``, or ``base_lr * images per optimizer step / 256`` (linear scaling, arXiv 1706.02677)."""
+        if self.base_lr is None:
+            return self.lr
+        batch_size = getattr(datamodule or trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if not isinstance(batch_size, int):
+            raise ValueError("base_lr needs a datamodule with a batch_size; give lr instead")
+        return self.base_lr * batch_size * trainer.world_size * trainer.accumulate_grad_batches / 256
+
+    def _total_steps(self) -> int:
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise ValueError("the cosine schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
+        return int(total)
+
+    def _warmup(self, total: int) -> int:
+        if self.warmup_steps > 0:
+            steps = self.warmup_steps
+        elif self.warmup_epochs > 0:
+            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+            steps = round(self.warmup_epochs * batches)
+        else:
+            return 0
+        if steps >= total:
+            raise ValueError(f"a warm-up of {steps} steps leaves nothing of the {total} steps of training; shorten it")
+        return steps
+
+    def _fused_allowed(self) -> bool:
+        return self.trainer.precision != "16-mixed"  # Lightning's clipping and a fused step both want to unscale
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["schema_version"] = SCHEMA_VERSION
+        checkpoint["task"] = self.task_name
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        version, task = checkpoint.get("schema_version"), checkpoint.get("task")
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise ValueError(f"the checkpoint has schema {version}; this visionzoo reads up to {SCHEMA_VERSION}")
+        if task != self.task_name:
+            raise ValueError(f"the checkpoint belongs to the task {task!r}, not to {self.task_name!r}")
+
+    def train(self, mode: bool = True) -> VisionTask:
+        """As in torch, but whatever a task keeps frozen stays in eval mode (see :meth:`frozen_modules`)."""
+        super().train(mode)
+        if mode:
+            for module in self.frozen_modules():
+                module.training = False  # not eval(), which would reach trainable children
+        return self
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """Every module, children included, that never trains: no dropout, no running statistics."""
+        return []
+
+
+def summarize_parameters(module: nn.Module) -> str:
+    """``"5.5 M parameters, 2.1 k of them trained"``."""
+    everything, trained = optim.total_parameters(module)
+    return f"{_short(everything)} parameters, " + (
+        "all of them trained" if everything == trained else f"{_short(trained)} of them trained"
+    )
+
+
+def _short(count: int) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)

@@ -1,0 +1,222 @@
+"""Train and evaluate an image classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from visionzoo.losses.classification import balanced_class_weights, binary_cross_entropy, cross_entropy
+from visionzoo.models.bundle import CONFIG_FILE, ModelConfig, read_config
+from visionzoo.models.classifier import Classifier, create_classifier
+from visionzoo.runs import RunFolder
+from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.evaluation import ClassificationEvaluation, EvaluationResults
+from visionzoo.tasks.lora import add_adapters, merged_copy
+from visionzoo.tasks.mixing import Mixer, soft_targets
+from visionzoo.types import ImageBatch
+from visionzoo.weights import load_weights
+
+
+class Classify(VisionTask):
+    """Fine-tune a backbone, or train one from scratch, to name what is in an image.
+
+    Args:
+        num_classes: set from the data.
+        classes: names of the classes, set from the data.
+        multi_label: an image may have several labels, set from the data.
+        class_counts: training images of each class, set from the data.
+        backbone: a name from ``visionzoo models``, or timm/<name>; not needed when weights is a run folder.
+        weights: a local file or folder, a run folder, hf-hub:org/name or timm:tag; none trains from scratch.
+        image_size: height and width of the model's input in pixels, one number or two; none for the backbone's own.
+        in_chans: channels of the images.
+        in_chans_policy: how stored weights become in_chans channels, see visionzoo.load_weights.
+        global_pool: token or avg, where the backbone allows another pooling than its own.
+        drop_path: stochastic-depth rate of the last block; earlier blocks get linearly less.
+        drop_rate: dropout before the head.
+        label_smoothing: share of each target spread over all classes.
+        mixup: Beta parameter of mixup; 0 turns it off.
+        cutmix: Beta parameter of CutMix; 0 turns it off; with both on, each batch draws one.
+        class_weights: none, or balanced, which weighs each class by the inverse of its training images.
+        finetune: full trains everything, head only the classifier on a frozen backbone (a linear probe), lora small
+            adapters beside every linear layer and the head.
+        lora_rank: width of the adapters.
+        lora_alpha: the adapters' output is scaled by lora_alpha / lora_rank.
+    """
+
+    task_name = "classify"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        classes: Sequence[str] = (),
+        multi_label: bool = False,
+        class_counts: Sequence[int] | None = None,
+        backbone: str | None = None,
+        weights: str | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        in_chans: int = 3,
+        in_chans_policy: str | None = None,
+        global_pool: str | None = None,
+        drop_path: float = 0.0,
+        drop_rate: float = 0.0,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        class_weights: Literal["none", "balanced"] = "none",
+        finetune: Literal["full", "head", "lora"] = "full",
+        lora_rank: int = 8,
+        lora_alpha: float = 16.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must be in [0, 1)")
+        if finetune not in ("full", "head", "lora"):
+            raise ValueError(f"finetune={finetune!r} is unknown; use full, head or lora")
+        self.classes = tuple(classes) or tuple(str(i) for i in range(num_classes))
+        if len(self.classes) != num_classes:
+            raise ValueError(f"{len(self.classes)} class names do not fit num_classes={num_classes}")
+        self.num_classes, self.multi_label, self.finetune = num_classes, multi_label, finetune
+        self.label_smoothing = label_smoothing
+        self.monitor = "val/map" if multi_label else "val/accuracy"
+        self.mixer = Mixer(mixup, cutmix)
+        self.register_buffer("class_weights", _class_weights(class_weights, class_counts), persistent=False)
+
+        backbone, image_size = _resolve(backbone, weights, image_size)
+        model = create_classifier(
+            backbone,
+            num_classes,
+            image_size=image_size,
+            in_chans=in_chans,
+            drop_path=drop_path,
+            drop_rate=drop_rate,
+            global_pool=global_pool,
+        )
+        self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
+        if finetune != "full":
+            _freeze_trunk(model)
+        if finetune == "lora":
+            add_adapters(model, rank=lora_rank, alpha=lora_alpha)
+        self.backbone_name = backbone
+        self.use_model(model, model.preprocess, in_chans)
+        self.evaluation = ClassificationEvaluation(num_classes, multi_label)
+        self.results: EvaluationResults | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> (B, K) float32 logits."""
+        return self.model(self.normalize(images)).float()
+
+    def train_loss(self, batch: ImageBatch) -> TrainStep:
+        images, targets = self.normalize(batch.images), batch.labels
+        if self.mixer.active:
+            images, targets = self.mixer(images, soft_targets(targets, self.num_classes))
+        logits = self.model(images)
+        logs = {}
+        if not self.multi_label:
+            # under mixup a prediction counts as right when it names the larger part
+            named = targets if targets.ndim == 1 else targets.argmax(1)
+            logs["accuracy"] = (logits.argmax(1) == named).float().mean()
+        return TrainStep(self._loss(logits, targets, self.label_smoothing), logs, len(images))
+
+    def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        loss = binary_cross_entropy if self.multi_label else cross_entropy
+        weights = self.class_weights
+        assert weights is None or isinstance(weights, Tensor)
+        return loss(logits, targets, label_smoothing=smoothing, class_weights=weights)
+
+    def update_evaluation(self, batch: ImageBatch) -> None:
+        if len(batch.images) == 0:
+            return
+        logits = self(batch.images)
+        self.evaluation.update(logits, batch.labels, self._loss(logits, batch.labels), batch.images, batch.index)
+
+    def finish_evaluation(self) -> dict[str, Tensor]:
+        values, self.results = self.evaluation.compute()
+        return values
+
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """(B,) positions of the samples, and (B, K) probabilities."""
+        del batch_idx
+        logits = self(batch.images)
+        return batch.index, logits.sigmoid() if self.multi_label else logits.softmax(1)
+
+    def setup(self, stage: str) -> None:
+        report = self.load_report
+        if stage != "fit" and report is not None and set(report.reset) & self.model.head_keys():
+            raise ValueError(
+                f"the weights have no head for these {self.num_classes} classes, so a score would mean nothing; "
+                f"give data with the classes of the weights, or fit a head first"
+            )
+
+    def export_model(self) -> tuple[nn.Module, ModelConfig]:
+        model = merged_copy(self.model) if self.finetune == "lora" else self.model
+        assert isinstance(model, Classifier)
+        config = ModelConfig(
+            task=self.task_name,
+            architecture=model.architecture,
+            preprocess=self.preprocess,
+            labels=self.classes,
+            multi_label=self.multi_label,
+        )
+        return model, config
+
+    def draw_results(self, folder: RunFolder) -> None:
+        from visionzoo import viz
+        from visionzoo.metrics.classification import class_scores
+
+        if self.results is None:
+            return
+        viz.per_class_csv(class_scores(self.results.counts), self.classes, folder.per_class)
+        if self.multi_label:
+            return
+        if self.results.matrix is not None:
+            viz.confusion_matrix(self.results.matrix, self.classes, folder.confusion_matrix)
+        items = [
+            (m.image, self.classes[m.label], self.classes[m.predicted], m.confidence) for m in self.results.mistakes
+        ]
+        viz.mistakes_sheet(items, folder.mistakes)
+
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        names = {"accuracy": "top-1 accuracy", "top5": "top-5 accuracy", "map": "mean average precision", "f1": "F1"}
+        parts = [f"{text} {100 * metrics[key]:.2f} %" for key, text in names.items() if key in metrics]
+        images = int(self.results.counts.sum()) if self.results is not None and self.results.matrix is not None else 0
+        return ", ".join(parts) + (f" on {images:,} held-out images" if images else "")
+
+    def frozen_modules(self) -> list[nn.Module]:
+        if self.finetune != "head":
+            return []
+        head = set(self.model.get_classifier().modules())  # type: ignore[operator]
+        return [m for m in self.model.modules() if m not in head]
+
+
+def _resolve(
+    backbone: str | None, weights: str | None, image_size: int | tuple[int, int] | None
+) -> tuple[str, int | tuple[int, int] | None]:
+    """Backbone and input size, read from the run folder in ``weights`` where they are not given."""
+    if weights is not None and (Path(weights) / CONFIG_FILE).is_file() and backbone is None:
+        architecture = read_config(weights).architecture
+        size = architecture.get("image_size") if image_size is None else image_size
+        return architecture["backbone"], tuple(size) if isinstance(size, list) else size
+    if backbone is None:
+        raise ValueError("model.backbone is not given; `visionzoo models` lists names, such as vit_small_patch16_224")
+    return backbone, image_size
+
+
+def _class_weights(policy: str, counts: Sequence[int] | None) -> Tensor | None:
+    if policy == "none":
+        return None
+    if policy != "balanced":
+        raise ValueError(f"class_weights={policy!r} is unknown; use none or balanced")
+    if counts is None:
+        raise ValueError("class_weights=balanced needs class_counts, the training images of each class")
+    return balanced_class_weights(torch.as_tensor([int(c) for c in counts]))
+
+
+def _freeze_trunk(model: Classifier) -> None:
+    for parameter in model.trunk_parameters():
+        parameter.requires_grad_(False)

@@ -1,0 +1,152 @@
+"""Checkpoints that are whole or absent: ``last.ckpt`` and ``best.ckpt`` in the run folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+
+from visionzoo.files import atomic_path
+from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.ema import EMA
+from visionzoo.tasks.engine.export import export_run
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write aside, sync, rename; read tensors and plain types only.
+
+    A disk that is full does not end the run: the earlier checkpoint stays, a warning says so, and ``failed`` counts it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = 0
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        del storage_options
+        try:
+            with atomic_path(path) as temporary:
+                _torch_save(checkpoint, temporary)
+        except OSError as error:
+            # raising on one rank would leave the others waiting at the barrier that follows a save
+            self.failed += 1
+            kept = "the earlier one is untouched" if Path(path).exists() else "there is none yet"
+            rank_zero_warn(f"could not save {path} ({error}); {kept}, training goes on")
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a checkpoint. Objects in it are never unpickled, so ``weights_only`` other than True is refused.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: for a file that is cut off, or that holds anything but tensors and plain types.
+        """
+        if weights_only is False:
+            raise ValueError(f"{path} is only read with weights_only=True; a checkpoint must hold no objects")
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no checkpoint {path}")
+        from pickle import UnpicklingError
+
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except UnpicklingError as error:
+            reason = str(error).split("\n")[0]
+            raise ValueError(
+                f"{path} holds objects, which are not loaded because they can run code ({reason})"
+            ) from error
+        except (RuntimeError, EOFError) as error:
+            raise ValueError(f"{path} is no whole checkpoint: {str(error).splitlines()[0]}") from error
+
+
+def _torch_save(checkpoint: dict[str, Any], path: Path) -> None:
+    """``torch.save``, with a failed write as the OSError it was."""
+    with path.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's archive writer hides the OSError of a failed write
+            cause = error.__context__
+            raise cause if isinstance(cause, OSError) else OSError(str(error).splitlines()[0]) from error
+
+
+class Checkpoints(Checkpoint):
+    """Save ``last.ckpt`` after every epoch, and ``best.ckpt`` and the export whenever a validation improves.
+
+    Saves happen between optimizer steps only, since a checkpoint does not hold half-accumulated gradients.
+
+    Args:
+        every_n_steps: optimizer steps between saves of ``last.ckpt`` inside an epoch; 0 for the end of epochs only.
+    """
+
+    def __init__(self, every_n_steps: int = 0) -> None:
+        if every_n_steps < 0:
+            raise ValueError(f"save_every_n_steps={every_n_steps} must be at least 0")
+        self.every_n_steps = every_n_steps
+        self.best: float | None = None
+        self._last_step = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped = trainer.global_step != self._last_step
+        self._last_step = trainer.global_step
+        due = self.every_n_steps and stepped and trainer.global_step % self.every_n_steps == 0
+        # at the last batch the epoch's own save follows, after validation
+        if due and batch_idx + 1 < trainer.num_training_batches:
+            save_last(trainer, _task(pl_module))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        task = _task(pl_module)
+        value = trainer.callback_metrics.get(task.monitor)
+        if value is None or not self._improves(float(value), task.monitor_mode):
+            return
+        self.best = float(value)
+        trainer.save_checkpoint(task.run_folder.best, weights_only=False)
+        self._export(trainer, task)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        save_last(trainer, _task(pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.best is None:  # without a validation the last weights are the result
+            self._export(trainer, _task(pl_module))
+
+    def _improves(self, value: float, mode: str) -> bool:
+        if math.isnan(value):
+            return False
+        better: Callable[[float, float], bool] = float.__gt__ if mode == "max" else float.__lt__
+        return self.best is None or better(value, self.best)
+
+    def _export(self, trainer: Trainer, task: VisionTask) -> None:
+        ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
+        if ema is None:
+            export_run(trainer, task)
+            return
+        with ema.averaged(task):
+            export_run(trainer, task)
+
+
+def save_last(trainer: Trainer, task: VisionTask) -> None:
+    """Write ``last.ckpt``; call it on every rank."""
+    trainer.save_checkpoint(task.run_folder.last, weights_only=False)
+
+
+def _task(module: LightningModule) -> VisionTask:
+    assert isinstance(module, VisionTask)
+    return module

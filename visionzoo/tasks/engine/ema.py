@@ -1,0 +1,132 @@
+"""A moving average of the weights: what is evaluated, exported and stored first in checkpoints.
+
+Lightning's own ``EMAWeightAveraging`` was tried. It waits for the device twice at every step, averages integer buffers,
+has no warm-up, and an interrupt during validation saves the two copies the wrong way round; hence this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+
+def ema_decay_at(step: int, decay: float) -> float:
+    """``min(decay, (1 + step) / (10 + step))`` after ``step`` optimizer steps, so that a short run averages too."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+class EMA(Callback):
+    """Average trainable parameters and floating-point buffers after every optimizer step.
+
+    ``average = d * average + (1 - d) * weights`` with ``d = ema_decay_at(step, decay)``. The average replaces
+    the weights during validation and when training ends. A checkpoint's ``state_dict`` is the average, and
+    ``ema_trained`` holds the weights under training, which a resumed run goes on with.
+
+    Args:
+        decay: in (0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"ema_decay={decay} must be in (0, 1), or 0 to turn the average off")
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self._last_step = 0
+        self._swapped = False
+        self._restored: dict[str, Tensor] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        averaged = _averaged(pl_module)
+        self.average = {name: tensor.detach().clone() for name, tensor in averaged.items()}
+        self._last_step, self._swapped = trainer.global_step, False
+        if self._restored is not None:  # the module holds the checkpoint's state_dict, which is the average
+            for name, tensor in averaged.items():
+                tensor.data.copy_(self._restored[name])
+            self._restored = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step  # known only once the loops are restored
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._last_step:  # gradients are being accumulated
+            return
+        self._last_step = trainer.global_step
+        self.update(pl_module, trainer.global_step)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move the average towards the weights of ``module`` as they are after ``step`` optimizer steps."""
+        current = _averaged(module)
+        torch._foreach_lerp_(list(self.average.values()), list(current.values()), 1 - ema_decay_at(step, self.decay))
+
+    @contextmanager
+    def averaged(self, module: nn.Module) -> Iterator[None]:
+        """Inside the block ``module`` holds the average; does nothing where it holds it already."""
+        if not self.average or self._swapped:
+            yield
+            return
+        self._swap(module)
+        try:
+            yield
+        finally:
+            self._swap(module)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.average and trainer.state.fn == "fit":
+            self._swap(pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._unswap(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._unswap(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap(pl_module)
+        self.average, self._swapped = {}, False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if not self.average:
+            return
+        assert not self._swapped, "a checkpoint must not be saved while the average stands in for the weights"
+        stored = checkpoint["state_dict"]
+        first = {id(tensor): name for name, tensor in _averaged(pl_module).items()}
+        tensors = pl_module.state_dict(keep_vars=True)  # a tied tensor has several names here and one in the average
+        averages = {n: self.average[first[id(t)]] for n, t in tensors.items() if id(t) in first}
+        checkpoint["ema_trained"] = {name: stored[name] for name in self.average}
+        checkpoint["state_dict"] = {**stored, **averages}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit":
+            names = _averaged(pl_module)
+            trained = checkpoint.get("ema_trained", checkpoint["state_dict"])
+            self._restored = {name: trained[name] for name in names}
+
+    @torch.no_grad()
+    def _swap(self, module: nn.Module) -> None:
+        for name, tensor in _averaged(module).items():
+            kept = tensor.detach().clone()
+            tensor.data.copy_(self.average[name])
+            self.average[name].copy_(kept)
+        self._swapped = not self._swapped
+
+    def _unswap(self, module: nn.Module) -> None:
+        if self._swapped:
+            self._swap(module)
+
+
+def _averaged(module: nn.Module) -> dict[str, Tensor]:
+    """Trainable parameters and the floating-point buffers that a checkpoint stores, each once, by its first name."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        trained = tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+        if trained and tensor.is_floating_point():
+            found.setdefault(id(tensor), (name, tensor))
+    return dict(found.values())

@@ -1,0 +1,89 @@
+"""Ctrl-C between two steps: save, say how to go on, stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.checkpoint import save_last
+
+
+class RunInterruptedError(Exception):
+    """The run was stopped from outside after ``last.ckpt`` was saved. The message says how to go on."""
+
+
+class Interrupt(Callback):
+    """Turn the first Ctrl-C into a save at the next step boundary; a second one stops at once.
+
+    All ranks stop at the same step, whichever of them heard the signal first. During validation, and at the last
+    batch of an epoch, the save waits for the end of the epoch.
+
+    Args:
+        resume_command: what a person types to go on.
+    """
+
+    def __init__(self, resume_command: str = "") -> None:
+        self.resume_command = resume_command
+        self.asked = False
+        self._previous: Any = None
+        self._last_step = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.asked = False
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python does not deliver signals
+            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this step; Ctrl-C again stops at once without saving", file=sys.stderr, flush=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped = trainer.global_step != self._last_step
+        self._last_step = trainer.global_step
+        if stepped and batch_idx + 1 < trainer.num_training_batches and self._agreed(trainer):
+            self._stop(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._agreed(trainer):
+            self._stop(trainer, pl_module)
+
+    def _agreed(self, trainer: Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self.asked
+        return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+
+    def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, VisionTask)
+        save_last(trainer, pl_module)
+        raise RunInterruptedError(
+            f"stopped and saved at step {trainer.global_step}, epoch {trainer.current_epoch}. Go on with:\n"
+            f"  {self.resume_command}"
+        )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            assert isinstance(pl_module, VisionTask)
+            if pl_module.run_folder.last.is_file():
+                print(f"stopped at once. Go on from the last save with:\n  {self.resume_command}", file=sys.stderr)
+
+    def _restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None

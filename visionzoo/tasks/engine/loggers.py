@@ -1,0 +1,92 @@
+"""``metrics.csv``, one flat file with a row per logged step, kept right across resumes; and TensorBoard's events."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from visionzoo.files import write_csv
+
+FIRST_COLUMNS = ("epoch", "step")
+
+
+class MetricsFile(Logger):
+    """Append rows to a CSV file; a new column rewrites it whole.
+
+    Args:
+        path: the file; None on ranks other than 0. Rows that are there are kept: :meth:`forget_after` drops those
+            that a resumed run will write again.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__()
+        self.path = path
+        self._columns: list[str] = list(FIRST_COLUMNS)
+        self._rows: list[dict[str, str]] = []
+        if path is not None and path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                # a killed process may have left half a line
+                self._rows = [row for row in reader if (row.get("step") or "").isdigit()]
+                self._columns = list(reader.fieldnames or FIRST_COLUMNS)
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> MetricsFile:
+        return self
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in ``config.yaml`` already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self.path is None:
+            return
+        row = {k: _text(v) for k, v in metrics.items()} | {"step": str(step)}
+        self._rows.append(row)
+        new = sorted(k for k in row if k not in self._columns)
+        self._columns += new
+        if new or not self.path.exists():
+            self._write()
+            return
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
+
+    @rank_zero_only
+    def forget_after(self, step: int) -> None:
+        """Drop rows of steps that are still to come when a run goes on from optimizer step ``step``."""
+        kept = [row for row in self._rows if int(row["step"]) < step]
+        if len(kept) < len(self._rows):
+            self._rows = kept
+            self._write()
+
+    def _write(self) -> None:
+        assert self.path is not None
+        write_csv(self.path, self._columns, [[row.get(c, "") for c in self._columns] for row in self._rows])
+
+
+def _text(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+
+
+class Events(TensorBoardLogger):
+    """TensorBoard's event files directly in the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(save_dir=str(folder), name="", version="", default_hp_metric=False)
+
+    def save(self) -> None:
+        """Write no ``hparams.yaml``: the configuration is in ``config.yaml``."""

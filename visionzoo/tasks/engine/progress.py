@@ -1,0 +1,124 @@
+"""The progress bar: images per second, loss, scores, bad images, time left of the whole run."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+
+from visionzoo.tasks.engine.bad_samples import BadSamples
+
+
+class Speed:
+    """Images per second over the last batches, pauses such as validation left out."""
+
+    def __init__(self, memory: float = 0.9) -> None:
+        self.memory = memory
+        self.seconds = self.images = 0.0
+        self._started: float | None = None
+
+    def start(self, now: float) -> None:
+        self._started = now
+
+    def stop(self, now: float, images: int) -> None:
+        if self._started is None:
+            return
+        self.seconds = self.memory * self.seconds + now - self._started
+        self.images = self.memory * self.images + images
+        self._started = now  # the next batch begins where this one ends, waiting for data included
+
+    @property
+    def rate(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich bar with what a person wants to know while waiting.
+
+    Values are read a few times a second at most: reading one waits for the device.
+    """
+
+    def __init__(self, refresh_rate: int = 4) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._speed = Speed()
+        self._shown: dict[str, Any] = {}
+        self._read_at = 0.0
+        self._begun: tuple[float, int] = (0.0, 0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._begun = time.monotonic(), trainer.fit_loop.total_batch_idx + 1
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        self._speed.start(time.monotonic())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        images = getattr(batch, "images", None)
+        self._speed.stop(time.monotonic(), 0 if images is None else len(images) * trainer.world_size)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read_at = 0.0  # show new scores at once
+        super().on_validation_end(trainer, pl_module)
+        self._speed.start(time.monotonic())
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        now = time.monotonic()
+        if now - self._read_at < 0.25:
+            return self._shown
+        self._read_at = now
+        values = super().get_metrics(trainer, pl_module)
+        values.pop("v_num", None)
+        shown: dict[str, Any] = {name.removeprefix("train/"): value for name, value in values.items()}
+        shown["images/s"] = f"{self._speed.rate:,.0f}"
+        bad = next((len(c.seen) for c in trainer.callbacks if isinstance(c, BadSamples)), 0)  # type: ignore[attr-defined]
+        if bad:
+            shown["bad"] = str(bad)
+        if (left := self._seconds_left(trainer, now)) is not None:
+            shown["left"] = str(timedelta(seconds=round(left)))
+        self._shown = shown
+        return shown
+
+    def _seconds_left(self, trainer: Trainer, now: float) -> float | None:
+        """From the mean time of a batch since the start, validations included."""
+        started, first = self._begun
+        done = trainer.fit_loop.total_batch_idx + 1
+        total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        if done <= first or total == float("inf"):
+            return None
+        return max(0.0, (total - done) * (now - started) / (done - first))
+
+
+class EpochLines(Callback):
+    """One line per epoch, which stays: also for logs, where a bar is no help."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._images = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started, self._images = time.monotonic(), 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._images += len(getattr(batch, "images", ())) * trainer.world_size
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k != "lr"}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
+        last = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        seconds = time.monotonic() - self._started  # validation included: it is what an epoch costs
+        bad = next((len(c.seen) for c in trainer.callbacks if isinstance(c, BadSamples)), 0)  # type: ignore[attr-defined]
+        tail = f"  unreadable images {bad}" if bad else ""
+        print(
+            f"epoch {trainer.current_epoch + 1}{last}  {text}  {self._images / seconds:,.0f} images/s{tail}", flush=True
+        )

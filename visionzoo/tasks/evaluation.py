@@ -1,0 +1,169 @@
+"""What a held-out set says of a classifier: scores over all ranks, counts per class, and the most confident mistakes.
+
+Legend: B batch, K classes, C channels, (H, W) pixels.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassStatScores,
+    MultilabelAveragePrecision,
+    MultilabelConfusionMatrix,
+    MultilabelF1Score,
+)
+
+#: Above this many classes the K x K matrix (8 K^2 bytes) is not kept, only the four counts of each class.
+MATRIX_LIMIT = 2500
+MISTAKES = 25
+THUMBNAIL = 160  #: longest edge of a kept mistake, in pixels
+
+
+class Mistake(NamedTuple):
+    """One wrongly classified image."""
+
+    confidence: float  #: probability of the predicted class, in [0, 1]
+    index: int  #: position of the sample in its source
+    label: int
+    predicted: int
+    image: np.ndarray  #: (H, W, C) uint8
+
+
+@dataclass(frozen=True)
+class EvaluationResults:
+    """What the pictures of a run are drawn from."""
+
+    counts: Tensor  #: (K, K) confusion counts, or (K, 2, 2) for multi-label data and for very many classes; on the CPU
+    mistakes: list[Mistake] = field(default_factory=list)  #: most confident first
+
+    @property
+    def matrix(self) -> np.ndarray | None:
+        """(K, K) counts, rows true; None where they were not kept."""
+        return self.counts.numpy() if self.counts.ndim == 2 else None
+
+
+class ClassificationEvaluation(nn.Module):
+    """Accumulates batches; memory does not grow with the set, except for the exact mean average precision.
+
+    Args:
+        num_classes: K.
+        multi_label: targets are (B, K) in {0, 1} instead of (B,) class indices.
+    """
+
+    def __init__(self, num_classes: int, multi_label: bool = False) -> None:
+        super().__init__()
+        self.num_classes, self.multi_label = num_classes, multi_label
+        self.loss = MeanMetric()
+        self.scores = nn.ModuleDict(_scores(num_classes, multi_label))
+        self.counts = _counts(num_classes, multi_label)
+        self._mistakes: list[Mistake] = []
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, images: Tensor, index: Tensor) -> None:
+        """Take a batch into account.
+
+        Args:
+            logits: (B, K). B may be 0.
+            labels: (B,) int64 or (B, K).
+            loss: scalar, the mean over the batch.
+            images: (B, C, H, W) uint8.
+            index: (B,) int64, position of each sample in its source.
+        """
+        if len(logits) == 0:
+            return
+        logits = logits.float()
+        self.loss.update(loss, len(logits))
+        targets = labels.long()
+        answers = logits.sigmoid() if self.multi_label else logits
+        for metric in (*self.scores.values(), self.counts):
+            assert isinstance(metric, Metric)
+            metric.update(answers, targets)
+        if not self.multi_label:
+            self._keep_mistakes(logits.softmax(1), labels, images, index)
+
+    def _keep_mistakes(self, probabilities: Tensor, labels: Tensor, images: Tensor, index: Tensor) -> None:
+        confidence, predicted = probabilities.max(1)
+        wrong = (predicted != labels).nonzero().flatten()
+        if len(self._mistakes) == MISTAKES:
+            wrong = wrong[confidence[wrong] > self._mistakes[-1].confidence]
+        wrong = wrong[confidence[wrong].argsort(descending=True)][:MISTAKES]
+        new = [
+            Mistake(float(confidence[i]), int(index[i]), int(labels[i]), int(predicted[i]), thumbnail(images[i]))
+            for i in wrong
+        ]
+        self._mistakes = _most_confident([*self._mistakes, *new])
+
+    def compute(self) -> tuple[dict[str, Tensor], EvaluationResults]:
+        """Scores by name and what pictures need, over all ranks; then start afresh. Call it on every rank."""
+        assert isinstance(self.counts, Metric)
+        values = {"loss": self.loss.compute()}
+        for name, metric in self.scores.items():
+            assert isinstance(metric, Metric)
+            values[name] = metric.compute()
+        results = EvaluationResults(_as_matrix(self.counts.compute()).cpu(), _gather_mistakes(self._mistakes))
+        for metric in (self.loss, *self.scores.values(), self.counts):
+            metric.reset()
+        self._mistakes = []
+        return values, results
+
+
+def _scores(num_classes: int, multi_label: bool) -> dict[str, Metric]:
+    if multi_label:
+        return {
+            "map": MultilabelAveragePrecision(num_classes, average="macro"),
+            "f1": MultilabelF1Score(num_classes, average="macro"),
+        }
+    scores = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+    if num_classes > 5:
+        scores["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+    return scores
+
+
+def _counts(num_classes: int, multi_label: bool) -> Metric:
+    if multi_label:
+        return MultilabelConfusionMatrix(num_classes)
+    if num_classes <= MATRIX_LIMIT:
+        return MulticlassConfusionMatrix(num_classes)
+    return MulticlassStatScores(num_classes, average=None)
+
+
+def _as_matrix(counts: Tensor) -> Tensor:
+    """Stat scores (K, 5) of (tp, fp, tn, fn, support) -> (K, 2, 2) as [[tn, fp], [fn, tp]]; matrices as they are."""
+    if counts.ndim == 2 and counts.shape[1] == 5 != counts.shape[0]:
+        tp, fp, tn, fn, _ = counts.unbind(1)
+        return torch.stack([torch.stack([tn, fp], 1), torch.stack([fn, tp], 1)], 1)
+    return counts
+
+
+def _most_confident(mistakes: list[Mistake]) -> list[Mistake]:
+    # the index decides between equals, so that the order does not depend on batches or ranks
+    return heapq.nsmallest(MISTAKES, mistakes, key=lambda m: (-m.confidence, m.index))
+
+
+def _gather_mistakes(mistakes: list[Mistake]) -> list[Mistake]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return mistakes
+    gathered: list[list[Mistake]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(gathered, mistakes)
+    return _most_confident([m for part in gathered for m in part])
+
+
+def thumbnail(image: Tensor) -> np.ndarray:
+    """(C, H, W) uint8 -> (H, W, C) uint8 on the CPU, C being 1 or 3, the longest edge at most :data:`THUMBNAIL`."""
+    image = image[:3] if len(image) >= 3 else image[:1]
+    scale = THUMBNAIL / max(image.shape[-2:])
+    if scale < 1:
+        size = [max(1, round(edge * scale)) for edge in image.shape[-2:]]
+        small = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True, align_corners=False)
+        image = small[0].round().clamp(0, 255).to(torch.uint8)
+    return image.permute(1, 2, 0).cpu().numpy()

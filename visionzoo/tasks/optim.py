@@ -1,0 +1,115 @@
+"""Parameter groups, optimizer and schedule, the same for every task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+#: Never decayed, whatever a model says itself: tokens, position tables and temperatures are no weights of a layer.
+NO_DECAY_PATTERNS = (
+    "*pos_embed*", "*positional_embedding", "*cls_token", "*reg_token", "*dist_token", "*mask_token",
+    "*relative_position_bias_table", "*rel_pos_h", "*rel_pos_w", "*logit_scale", "*logit_bias",
+)  # fmt: skip
+
+
+def param_groups(model: nn.Module, *, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """AdamW groups of a model's trainable parameters.
+
+    Norms, biases and other vectors, and everything in :data:`NO_DECAY_PATTERNS` or ``model.no_weight_decay()``, are not
+    decayed. With ``layer_decay`` below 1 the learning rate shrinks by it with each layer away from the head
+    (arXiv 2106.08254, as timm groups layers through ``model.group_matcher``).
+
+    Returns:
+        Dicts with ``params``, ``lr``, ``weight_decay``, ``lr_scale``, ``name`` and ``param_names``.
+
+    Raises:
+        ValueError: when nothing is trainable.
+    """
+    from timm.optim import param_groups_layer_decay
+
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay={layer_decay} must be in (0, 1]; 1 gives every layer the same learning rate")
+    names = {id(p): n for n, p in model.named_parameters()}
+    own = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    no_decay = {*own, *NO_DECAY_PATTERNS}
+    if layer_decay < 1:
+        raw = param_groups_layer_decay(
+            model, weight_decay=weight_decay, no_weight_decay_list=no_decay, layer_decay=layer_decay
+        )
+    else:
+        raw = list(_two_groups(model, weight_decay, no_decay))
+    groups = []
+    for group in raw:
+        scale = group.get("lr_scale", 1.0)
+        decayed = "decay" if group["weight_decay"] else "no decay"
+        layer = f"lr x {scale:.4g}, " if layer_decay < 1 else ""
+        groups.append(
+            {
+                "params": group["params"],
+                "lr": lr * scale,
+                "lr_scale": scale,
+                "weight_decay": group["weight_decay"],
+                "name": layer + decayed,
+                "param_names": [names[id(p)] for p in group["params"]],
+            }
+        )
+    if not groups:
+        raise ValueError("nothing to train: every parameter of the model is frozen")
+    return groups
+
+
+def _two_groups(model: nn.Module, weight_decay: float, no_decay: set[str]) -> Iterator[dict[str, Any]]:
+    from timm.optim import param_groups_weight_decay
+
+    yield from param_groups_weight_decay(model, weight_decay=weight_decay, no_weight_decay_list=no_decay)
+
+
+def group_table(groups: list[dict[str, Any]]) -> str:
+    """One line per group: learning rate, weight decay, tensors, parameters and the first and last names."""
+    lines = [f"{'lr':>10}  {'decay':>7}  {'tensors':>7}  {'parameters':>11}  names"]
+    for group in groups:
+        names, count = group["param_names"], sum(p.numel() for p in group["params"])
+        shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+        lines.append(f"{group['lr']:10.3g}  {group['weight_decay']:7.3g}  {len(names):7d}  {count:11,d}  {shown}")
+    return "\n".join(lines)
+
+
+def make_adamw(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], fused: bool = True) -> Optimizer:
+    """AdamW over groups from :func:`param_groups`.
+
+    ``fused`` runs one kernel for all tensors; CPU and CUDA have it. Where it does not hold (16-bit AMP with clipping),
+    pass False and torch takes its foreach form.
+    """
+    first = groups[0]["params"][0]
+    fused = fused and first.device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in groups[0]["params"])
+    # param_names would make torch print and store every name; the table above is their only reader
+    plain = [{k: v for k, v in g.items() if k != "param_names"} for g in groups]
+    return AdamW(plain, lr=lr, betas=betas, fused=fused or None)
+
+
+def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, floor: float = 0.0) -> float:
+    """The factor on the learning rate of optimizer step ``step`` (0-based), a pure function of its arguments.
+
+    Linear from ``1 / warmup_steps`` to 1 over the warm-up, then half a cosine from 1 down to ``floor`` at
+    ``total_steps`` (arXiv 1608.03983 without restarts), where it stays.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def make_schedule(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
+    """Multiply each group's own learning rate by ``factor(step)``; step it once per optimizer step."""
+    return LambdaLR(optimizer, factor)
+
+
+def total_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, trainable) parameters."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trainable in sizes if trainable)
