@@ -8,8 +8,9 @@ Legend: B batch, C channels, (H, W) pixels, (h, w) token grid of a stage, D widt
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -163,9 +164,14 @@ class SwinStage(nn.Module):
         pair = [window_layout(grid, self.window, shift, like) for shift in (0, self.window // 2)]
         return [pair[i % 2] for i in range(len(self.blocks))]
 
+    def steps(self, x: Tensor) -> list[tuple[SwinBlock, WindowLayout]]:
+        """Each block with its layout for tokens ``x`` (B, h, w, D) after the patch merging."""
+        layouts = self.layouts((x.shape[1], x.shape[2]), x)
+        return list(zip(cast("list[SwinBlock]", list(self.blocks)), layouts, strict=True))
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
-        for block, layout in zip(self.blocks, self.layouts((x.shape[1], x.shape[2]), x), strict=True):
+        for block, layout in self.steps(x):
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, layout, use_reentrant=False)
             else:
@@ -268,19 +274,17 @@ class SwinTransformer(Backbone):
             x = torch.where(mask.unsqueeze(-1), mask_token.to(x.dtype), x)
         return x
 
-    def _require_fit(self, *image_size: int) -> None:
-        unit = max(level.stride * stage.window for level, stage in zip(self.pyramid_levels, self.layers, strict=True))
-        grids = [-(-n // self.config.patch_size) for n in image_size]
-        fits = all(n % self.config.patch_size == 0 for n in image_size)
-        for stage in self.layers:
-            fits = fits and all(n % stage.window == 0 for n in grids)
-            fits = fits and (stage is self.layers[-1] or all(n % 2 == 0 for n in grids))
-            grids = [-(-n // 2) for n in grids]
-        if not fits:
+    def _require_fit(self, height: int, width: int) -> None:
+        unit = math.lcm(*(level.stride * s.window for level, s in zip(self.pyramid_levels, self._stages, strict=True)))
+        if height % unit or width % unit:
             raise ValueError(
-                f"an image of {image_size[0]}x{image_size[1]} pixels does not divide into this model's windows; "
+                f"an image of {height}x{width} pixels does not divide into this model's windows; "
                 f"use multiples of {unit} pixels, or set pad_windows=True"
             )
+
+    @property
+    def _stages(self) -> list[SwinStage]:
+        return cast("list[SwinStage]", list(self.layers))
 
     # The contract.
 
@@ -306,7 +310,7 @@ class SwinTransformer(Backbone):
         """(B, C, H, W) -> the output (B, D_i, h_i, w_i) of each stage, finest first, none of them normed, as timm's
         ``forward_intermediates``. The last one, normed, is ``Features.grid``."""
         x, levels = self._embed(images), []
-        for stage in self.layers:
+        for stage in self._stages:
             x = stage(x)
             levels.append(x.permute(0, 3, 1, 2).contiguous())
         return levels
@@ -319,9 +323,9 @@ class SwinTransformer(Backbone):
         index ``order[i * N + j]`` in the padded grid.
         """
         maps, x = [], self._embed(images)
-        for stage in self.layers:
+        for stage in self._stages:
             x = stage.downsample(x)
-            for block, layout in zip(stage.blocks, stage.layouts((x.shape[1], x.shape[2]), x), strict=True):
+            for block, layout in stage.steps(x):
                 weights = block.attn.weights(to_windows(block.attention_input(x), layout), layout.mask)
                 maps.append(weights.view(x.shape[0], layout.num_windows, *weights.shape[1:]))
                 x = block(x, layout)
@@ -333,7 +337,7 @@ class SwinTransformer(Backbone):
         Tensors in it are on the device of ``like``.
         """
         grid, layouts = self.patch_embed.grid_size(image_size), []
-        for stage in self.layers:
+        for stage in self._stages:
             layouts += stage.layouts(grid, like)
             grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
         return layouts
@@ -371,7 +375,7 @@ class SwinTransformer(Backbone):
         return {name for name, _ in self.named_parameters() if any(word in name for word in words)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        for stage in self.layers:
+        for stage in self._stages:
             stage.grad_checkpointing = enable
 
     def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

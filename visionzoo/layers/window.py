@@ -5,8 +5,8 @@ Roll, padding and partition are one gather: a layout names, for each place in th
 What happens at sizes that windows do not divide, axis by axis:
 
 - longer than the window: zeros are added at the end of what the attention reads (after v1's norm), then comes the
-  shift. Tokens see the padding, as in the reference: Microsoft's Swin for detection and ``transformers.SwinModel`` (timm rolls
-  first and pads then).
+  shift. Tokens see the padding, as in the reference: Microsoft's Swin for detection and ``transformers.SwinModel``
+  (timm rolls first and pads then).
 - as long as the window: one window, no shift (timm, and Microsoft's Swin for classification).
 - shorter than the window: padded to one window, no shift, and the padding is masked. The window is never made smaller,
   so each pair of tokens keeps the learned bias of its distance. (timm shrinks the window here, so that v1's bias table

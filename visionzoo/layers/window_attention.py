@@ -125,7 +125,7 @@ class CosineWindowAttention(WindowAttention):
 
     def distances(self) -> Tensor:
         """Log-spaced relative positions, ((2 s - 1)^2, 2), the pretrained window's in [-1.06, 1.06] (equation 4)."""
-        weight = self.cpb_mlp[0].weight
+        weight = next(self.cpb_mlp.parameters())
         steps = torch.arange(1 - self.window, self.window, device=weight.device, dtype=torch.float32)
         steps = steps * (8.0 / max(self.pretrained_window - 1, 1))
         steps = steps.sign() * (steps.abs() + 1.0).log2() / 3.0
@@ -142,12 +142,16 @@ class CosineWindowAttention(WindowAttention):
         return F.linear(x, self.qkv.weight, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
 
     def heads(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = super().heads(x, rope)
-        scale = self.logit_scale.clamp(max=math.log(100.0)).exp()
+        del rope
+        m, n, _ = x.shape
+        qkv = self.project(x).view(m, n, 3, self.num_heads, self.head_dim)
+        qk, v = qkv[:, :, :2], qkv[:, :, 2]
+        scale = self.logit_scale.clamp(max=math.log(100.0)).exp().flatten()
+        scale = torch.stack((scale, torch.ones_like(scale))).unsqueeze(-1)
         # A padded token's key is exactly zero, so the length needs a floor.
-        q = q * (scale / q.norm(dim=-1, keepdim=True).clamp_min(1e-12)).to(q.dtype)
-        k = k * k.norm(dim=-1, keepdim=True).clamp_min(1e-12).reciprocal().to(k.dtype)
-        return q, k, v
+        qk = qk * (scale / qk.norm(dim=-1, keepdim=True).clamp_min(1e-12)).to(qk.dtype)
+        q, k = qk.permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v.transpose(1, 2)
 
     @property
     def scale(self) -> float:
