@@ -112,13 +112,13 @@ class EvalTransform:
         return image.crop((left, top, left + width, top + height))
 
     def _crop_first(self, image: Image.Image, new_height: int, new_width: int) -> Image.Image:
-        """The same centre crop from the source's own pixels, without the resized image in between."""
+        """The same crop, resampled from the part of the image that it shows, without the whole resized image."""
         height, width = self.preprocess.image_size
-        share_x, share_y = min(width / new_width, 1.0), min(height / new_height, 1.0)
-        crop_w, crop_h = image.width * share_x, image.height * share_y
-        left, top = (image.width - crop_w) / 2, (image.height - crop_h) / 2
         size = min(width, new_width), min(height, new_height)
-        return self._crop_or_pad(image.resize(size, self.resample, box=(left, top, left + crop_w, top + crop_h)))
+        left, top = round((new_width - size[0]) / 2.0), round((new_height - size[1]) / 2.0)
+        x, y = image.width / new_width, image.height / new_height
+        box = (left * x, top * y, (left + size[0]) * x, (top + size[1]) * y)
+        return self._crop_or_pad(image.resize(size, self.resample, box=box))
 
 
 def _rgb(value: int | tuple[int, ...]) -> tuple[int, int, int]:

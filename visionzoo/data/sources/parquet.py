@@ -135,7 +135,7 @@ class ParquetSource(Source):
             if value is None or not value.is_valid:
                 continue
             if not isinstance(value, pa.StringScalar | pa.LargeStringScalar):
-                return memoryview(value.as_buffer())
+                return memoryview(value.as_buffer()).cast("B")
             return os.path.join(os.path.dirname(self.files[self._groups[group][0]]), value.as_py())
         raise UnreadableImage("the image cell is null")
 
