@@ -179,9 +179,10 @@ def create_backbone(
     model = spec.build(image_size=size, in_chans=in_chans, drop_path=drop_path)
     model.name = name
     model.describe = partial(_describe, name, size, in_chans)
-    if weights is not None:
-        from visionzoo.weights import load_weights
+    from visionzoo.weights import install_load_hook, load_weights
 
+    install_load_hook(model)
+    if weights is not None:
         load_weights(model, weights, in_chans_policy=in_chans_policy)
     return model
 

@@ -19,7 +19,7 @@ def facts_of(model: nn.Module) -> Facts:
             (getattr(m, name) for m in model.modules() if isinstance(getattr(m, name, None), int | tuple)), None
         )
 
-    window = first("window_size")
+    window = first("window_size") or first("window")  # timm's name, ours
     size = getattr(model, "image_size", None) or first("img_size")
     positions = getattr(model, "num_prefix_positions", None)
     if positions is None and hasattr(model, "num_prefix_tokens"):
@@ -38,8 +38,8 @@ def export_weights(model: nn.Module, path: str | Path, layout: str = "timm") -> 
     Args:
         model: a backbone, or a model with its attributes.
         path: ``*.safetensors``, or ``*.npz`` (what google-research's code reads).
-        layout: ``timm``, the name of an adapter such as ``torchvision_vit``, or of a library (``transformers``, ``torchvision``), which
-            means whichever of its layouts holds this model.
+        layout: ``timm``, the name of an adapter such as ``torchvision_vit``, or of a library (``transformers``,
+            ``torchvision``), which means whichever of its layouts holds this model.
 
     Returns:
         The path.

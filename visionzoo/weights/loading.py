@@ -1,4 +1,4 @@
-"""Load weights of any known layout into a model, strictly: all of them fit, or nothing changes and the error says why."""
+"""Load weights of any known layout, strictly: all of them fit, or the model does not change and the error says why."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class _Plan:
             other = recognise(self.state, self.own, "timm", self.heads)
             kind = f"{other[1].about} ({other[1].family})" if other and other[1] else describe_weights(self.state)
             raise ValueError(
-                f"weights from {self.source} do not fit {self.name} (family {family!r}); nothing was loaded. They look like "
-                f"{kind}. Their keys: {group_keys(list(self.state))}"
+                f"weights from {self.source} do not fit {self.name} (family {family!r}); nothing was loaded. "
+                f"They look like {kind}. Their keys: {group_keys(list(self.state))}"
             )
         part, layout = found
         self.ignore(OTHER_PARTS, [k for k in self.state if not k.startswith(part)])
@@ -62,16 +62,8 @@ class _Plan:
                     self.ignore(reason, [key])
             self.state = layout.to_timm(self.state)
 
-    def fit_trunk(self, in_chans_policy: str | None) -> None:
-        """Norm, biases, stem and position tables: what can differ between two correct models of one kind."""
-        self._move_norm()
-        self._drop_zero_biases()
-        self._fit_stem(in_chans_policy)
-        self.state, notes = self.model.adapt_state_dict(self.state)  # type: ignore[operator]
-        self.resampled += notes
-
-    def _move_norm(self) -> None:
-        """The last norm is ``norm`` before pooling and ``fc_norm`` after it; fine-tuning moves it, as MAE and BEiT do."""
+    def move_norm(self) -> None:
+        """The last norm is ``norm`` before pooling and ``fc_norm`` after it; fine-tuning moves it (MAE, BEiT)."""
         for here, there in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
             wanted = {k for k in self.own if k.startswith(there)}
             stored = {k for k in self.state if k.startswith(here)}
@@ -79,7 +71,7 @@ class _Plan:
                 self.state = {(there + k[len(here) :] if k in stored else k): v for k, v in self.state.items()}
                 self.notes.append(f"the final norm {here}* was used as {there}*, since {self.name} normalises there")
 
-    def _drop_zero_biases(self) -> None:
+    def drop_zero_biases(self) -> None:
         """timm's DINOv3 leaves out biases that ended training at exactly zero; leaving them out changes nothing."""
         extra = [k for k in self.state if k.endswith(("attn.q_bias", "attn.v_bias")) and k not in self.own]
         zero = [k for k in extra if not self.state[k].any()]
@@ -87,7 +79,8 @@ class _Plan:
             del self.state[key]
         self.ignore("biases of exactly zero, which this model leaves out", zero)
 
-    def _fit_stem(self, policy: str | None) -> None:
+    def fit_stem(self, policy: str | None) -> None:
+        """Bring the stem to the model's number of channels, as the policy says."""
         if policy is not None and policy not in POLICIES:
             raise ValueError(f"in_chans_policy={policy!r} is unknown; choose one of {', '.join(POLICIES)} or None")
         key: str = self.model.stem_key  # type: ignore[assignment]
@@ -123,6 +116,10 @@ class _Plan:
             self.state |= {k: self.own[k] for k in unfit_keys}
             self.reset += unfit_keys
 
+    def resample(self) -> None:
+        """Bring position tables to the model's size."""
+        self.state, self.resampled = self.model.adapt_state_dict(self.state)  # type: ignore[operator]
+
     def check(self) -> None:
         """Compare strictly, before anything is changed.
 
@@ -145,7 +142,8 @@ class _Plan:
             raise ValueError(mismatch(self.name, self.source, describe_weights(self.state), groups))
         if broken := [k for k in shared if k not in self.reset and not torch.isfinite(self.state[k]).all()]:
             raise ValueError(
-                f"weights from {self.source} hold NaN or infinity in {group_keys(broken)}; nothing was loaded. Use an earlier checkpoint"
+                f"weights from {self.source} hold NaN or infinity in {group_keys(broken)}; nothing was loaded. "
+                "Use an earlier checkpoint"
             )
         if empty := [k for k in shared if self.own[k].is_meta]:
             raise ValueError(
@@ -189,15 +187,16 @@ def load_weights(
     """Fill ``model`` with weights from anywhere, in any known layout.
 
     Position tables and relative-position tables are resampled to the model's size. A stored head is ignored by a model
-    without one; of a model with a head, only the head may keep its own values, with a warning. Everything else has to fit exactly.
+    without one; of a model with a head, only the head may keep its own values, with a warning. Everything else has to
+    fit exactly.
 
     Args:
         model: a backbone, or a model with its attributes ``weights_family``, ``head_prefixes``, ``stem_key`` and
             ``adapt_state_dict``.
-        source: a file (safetensors, torch, ``.npz``, Lightning checkpoint), a folder, ``hf-hub:org/name``, ``timm:<name>.<tag>``, or a
-            state dict. Averaged weights are preferred where a checkpoint has both.
-        in_chans_policy: what to do when the stored stem has another number of channels: ``repeat``, ``mean`` or ``random``; None
-            refuses.
+        source: a file (safetensors, torch, ``.npz``, Lightning checkpoint), a folder, ``hf-hub:org/name``,
+            ``timm:<name>.<tag>``, or a state dict. Averaged weights are preferred where a checkpoint has both.
+        in_chans_policy: what to do when the stored stem has another number of channels: ``repeat``, ``mean`` or
+            ``random``; None refuses.
         reset_head: False makes a head that does not fit an error.
 
     Returns:
@@ -216,8 +215,11 @@ def load_weights(
         state, _ = read_state_dict(path)
     plan = _Plan(model, name, state)
     plan.to_canonical()
-    plan.fit_trunk(in_chans_policy)
+    plan.move_norm()
+    plan.drop_zero_biases()
+    plan.fit_stem(in_chans_policy)
     plan.fit_head(reset_head)
+    plan.resample()
     plan.check()
     report = plan.copy()
     if head := [k for k in report.reset if k.startswith(plan.heads)]:
@@ -236,7 +238,9 @@ def install_load_hook(model: nn.Module) -> None:
     The keys are converted before they are compared. Buffers and pretraining tokens that timm's model has no place for
     are dropped; heads, other parts and other sizes are not: use :func:`load_weights` for these.
     """
-    model.register_load_state_dict_pre_hook(_convert_in_place)
+    if not getattr(model, "_converts_on_load", False):
+        model._converts_on_load = True  # type: ignore[assignment]
+        model.register_load_state_dict_pre_hook(_convert_in_place)
 
 
 def _convert_in_place(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -8,7 +8,9 @@ import pathlib
 import pickle
 import re
 import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ _DAMAGE: tuple[type[Exception], ...] = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
     struct.error,
+    zlib.error,
     AssertionError,
     AttributeError,
     EOFError,
@@ -47,6 +50,7 @@ _DAMAGE: tuple[type[Exception], ...] = (
     KeyError,
     MemoryError,
     NotImplementedError,
+    OSError,
     OverflowError,
     RuntimeError,
     TypeError,
@@ -110,8 +114,8 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
     version = metadata.get("schema_version", "0")
     if version.isdecimal() and int(version) > SCHEMA_VERSION:
         raise ValueError(
-            f"{path} was written by a newer visionzoo (schema_version {version}, this one reads up to {SCHEMA_VERSION}); "
-            "upgrade visionzoo"
+            f"{path} was written by a newer visionzoo (schema_version {version}, this one reads up to "
+            f"{SCHEMA_VERSION}); upgrade visionzoo"
         )
     try:
         state, steps = unwrap(raw)
@@ -157,7 +161,7 @@ def _read_raw(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         reader = _read_torch
     else:
         raise ValueError(
-            f"{path} is not a weights file ({size} bytes, starts with {head[:8]!r}); known are safetensors, torch, .npz"
+            f"{path} is not a weights file ({size} bytes, starts with {head[:8]!r}); known: safetensors, torch, .npz"
         )
     try:
         raw, metadata = reader(path)
@@ -197,8 +201,9 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, str]]:
             else "for OpenAI's CLIP, hf-hub:timm/vit_base_patch32_clip_224.openai and its siblings"
         )
         raise _Refused(
-            f"it is a TorchScript archive, a program that would run. Use the same weights as safetensors ({advice}), or "
-            "convert it where you trust it: safetensors.torch.save_file(torch.jit.load(path).state_dict(), 'model.safetensors')"
+            f"it is a TorchScript archive, a program that would run. Use the same weights as safetensors ({advice}), "
+            "or convert it where you trust it: "
+            "safetensors.torch.save_file(torch.jit.load(path).state_dict(), 'model.safetensors')"
         )
     return _read_torch(path)
 
@@ -217,8 +222,10 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> tuple[Any, dict[str, str]]:
     try:
-        with torch.serialization.safe_globals(_inert_classes()):
-            return torch.load(path, map_location="cpu", weights_only=True), {}
+        # An open file and not its name, since torch.load goes by a suffix of .safetensors.
+        with path.open("rb") as file, torch.serialization.safe_globals(_inert_classes()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(file, map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:
         # Its own wording, for globals, classes to be made and functions to be called that are not on its list.
         wanted = re.search(r"GLOBAL ([\w.]+)|but got (<.+?>)|function (\S+)", str(error))
@@ -226,6 +233,6 @@ def _read_torch(path: Path) -> tuple[Any, dict[str, str]]:
             raise
         name = next(g for g in wanted.groups() if g)
         raise _Refused(
-            f"it is a pickle that wants {name!r}, and rebuilding that runs code. If you trust where it comes from, convert "
-            "it once: load it there, then safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+            f"it is a pickle that wants {name!r}, and rebuilding that runs code. If you trust where it comes from, "
+            "convert it once: load it there, then safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
         ) from None

@@ -53,12 +53,14 @@ def recognise(
         if not part or not any(k.startswith(part) for k in own)
     }
     for part, found in inside.items():
-        if trunk == {k for k in found if not k.startswith(heads)}:
+        if trunk == {k for k in found if not k.startswith(heads)} and found <= set(own):
             return part, None
     for part, found in inside.items():
         for layout in LAYOUTS.values():
             if family in (layout.family, "timm") and found and layout.matches(found):
                 return part, layout
-    # Not a perfect fit, but its names: a strict comparison will say what differs.
+    # Its names, but not all of them: a head too much, or what a strict comparison will complain about.
     best = max(inside, key=lambda part: len(trunk & inside[part]))
-    return (best, None) if trunk & inside[best] else None
+    shared = len(trunk & inside[best])
+    # Foreign networks have a ``norm.weight`` too, so that a few common names say nothing.
+    return (best, None) if shared and 5 * shared >= min(len(trunk), len(inside[best])) else None

@@ -21,9 +21,7 @@ class LoadReport:
     total: int  #: tensors of the model
     resampled: tuple[str, ...] = ()  #: one line for each table that was made for another size
     reset: tuple[str, ...] = ()  #: keys that keep the model's own values: the head, or the stem on request
-    ignored: dict[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  #: reason -> stored keys that have no place in the model
+    ignored: dict[str, tuple[str, ...]] = field(default_factory=dict)  #: reason -> stored keys without a place here
     notes: tuple[str, ...] = ()
 
     @property
@@ -33,13 +31,16 @@ class LoadReport:
 
     def __str__(self) -> str:
         text = [
-            f"{self.model} loaded {self.loaded} of {self.total} tensors ({self.share:.0%}) from {self.source} in the layout {self.layout}."
+            f"{self.model} loaded {self.loaded} of {self.total} tensors ({self.share:.0%}) from {self.source} "
+            f"in the layout {self.layout}."
         ]
         if self.resampled:
             text.append(f"Resampled: {'; '.join(self.resampled)}.")
         if self.reset:
             text.append(f"Not loaded, and left as the model had them: {group_keys(self.reset)}.")
-        text += [f"Ignored ({reason}): {group_keys(keys)}." for reason, keys in self.ignored.items()]
+        for reason, keys in self.ignored.items():
+            more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
+            text.append(f"Ignored {reason}: {', '.join(keys[:2])}{more}.")
         text += [f"{note}." for note in self.notes]
         return " ".join(text)
 
@@ -57,7 +58,7 @@ def group_keys(keys: Collection[str]) -> str:
 
 
 def mismatch(model: str, source: str, looks_like: str, groups: Iterable[tuple[str, Collection[str]]]) -> str:
-    """The text of the error about weights that do not fit: every group of wrong keys, and what the weights seem to be."""
+    """The text of the error about weights that do not fit: all wrong keys in groups, and what the weights may be."""
     lines = [f"weights from {source} do not fit {model}; nothing was loaded. They look like {looks_like}."]
     lines += [f"  {title} ({len(keys)}): {group_keys(keys)}" for title, keys in groups if keys]
     return "\n".join(lines)

@@ -135,8 +135,9 @@ def _from_hub(name: str) -> Path:
         raise ValueError(f"{name!r} is not a hub name; write hf-hub:org/name or hf-hub:org/name@revision") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise FileNotFoundError(
-            f"the weights of hf-hub:{name} are not in the local cache {cache} and the hub cannot be reached; connect once, "
-            f"or download {WEIGHT_FILES[0]} from https://huggingface.co/{repository} elsewhere and give its path"
+            f"the weights of hf-hub:{name} are not in the local cache {cache} and the hub cannot be reached; "
+            f"connect once, or download {WEIGHT_FILES[0]} from https://huggingface.co/{repository} elsewhere "
+            "and give its path"
         ) from error
     except GatedRepoError as error:
         raise FileNotFoundError(

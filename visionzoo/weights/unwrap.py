@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-#: Entries of a checkpoint that hold weights, best first. Averaged weights are what papers report, so they come first, as
-#: in timm; a DINO teacher is the network that is evaluated.
+#: Entries of a checkpoint that hold weights, best first. Averaged weights are what papers report, so they come first,
+#: as in timm; a DINO teacher is the network that is evaluated.
 CONTAINERS = (
     "state_dict_ema",
     "model_ema",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from visionzoo.weights.adapters.beit import BEIT
+from visionzoo.weights.adapters.clip_tower import CLIP_TOWER
 from visionzoo.weights.adapters.deit import DEIT
 from visionzoo.weights.adapters.dino import DINO, DINOV2, DINOV3
 from visionzoo.weights.adapters.layout import Layout
@@ -29,6 +30,7 @@ LAYOUTS: dict[str, Layout] = {
         DINOV2,
         DINOV3,
         BEIT,
+        CLIP_TOWER,
         SWIN,
         TORCHVISION_VIT,
         TORCHVISION_SWIN,

@@ -10,9 +10,9 @@ DEIT = Layout(
     name="deit",
     about="facebookresearch/deit",
     family="vit",
-    has_all=("cls_token", "pos_embed", "blocks.0.attn.qkv.weight"),
-    has_any=("blocks.{i}.gamma_1", "dist_token"),
-    has_none=("blocks.0.attn.q_bias", "mask_token", "reg_token"),
+    has_all=("cls_token", "pos_embed", "blocks.0.attn.qkv.bias", "blocks.0.norm1.weight"),
+    has_any=("blocks.{i}.gamma_1",),  # without layer scale it is timm's own layout
+    has_none=("mask_token", "reg_token", "blocks.0.attn.proj_l.weight"),  # the last is timm's CaiT
     rules=(
         *PLAIN_VIT,
         *same("dist_token", "head_dist.{p}"),

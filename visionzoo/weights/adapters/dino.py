@@ -109,6 +109,12 @@ DINOV3 = Layout(
             _split_masked_bias,
             _join_masked_bias,
         ),
+        Rule(
+            tuple(f"blocks.{{i}}.mlp.{n}.{{p}}" for n in ("w1", "w2", "w3")),
+            tuple(f"blocks.{{i}}.mlp.{n}.{{p}}" for n in ("fc1_g", "fc1_x", "fc2")),
+            list,
+            lambda t, _facts: list(t),
+        ),
         *same("cls_token", PATCH_EMBED, "blocks.{i}.norm1.{p}", "blocks.{i}.norm2.{p}", "norm.{p}", "head.{p}"),
         *same(
             "blocks.{i}.attn.qkv.weight", "blocks.{i}.attn.proj.{p}", "blocks.{i}.mlp.fc1.{p}", "blocks.{i}.mlp.fc2.{p}"
@@ -116,9 +122,6 @@ DINOV3 = Layout(
         move("storage_tokens", "reg_token"),
         move("blocks.{i}.ls1.gamma", "blocks.{i}.gamma_1"),
         move("blocks.{i}.ls2.gamma", "blocks.{i}.gamma_2"),
-        move("blocks.{i}.mlp.w1.{p}", "blocks.{i}.mlp.fc1_g.{p}"),
-        move("blocks.{i}.mlp.w2.{p}", "blocks.{i}.mlp.fc1_x.{p}"),
-        move("blocks.{i}.mlp.w3.{p}", "blocks.{i}.mlp.fc2.{p}"),
     ),
     ignore=(
         ("mask_token", MASK_TOKEN),

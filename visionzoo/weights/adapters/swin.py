@@ -36,7 +36,7 @@ def window_of(table: Tensor) -> int:
 
 
 def shift_mask(grid: tuple[int, int], window: int) -> Tensor:
-    """(windows, w * w, w * w) of 0, and -100 for pairs that only the cyclic shift brought together (Swin, section 3.2)."""
+    """(windows, w * w, w * w) of 0, and -100 for pairs that only the cyclic shift brought together (Swin, 3.2)."""
     shift = window // 2
     rows, columns = (torch.bucketize(torch.arange(n), torch.tensor([n - window, n - shift]), right=True) for n in grid)
     region = rows[:, None] * 3 + columns

@@ -24,7 +24,12 @@ TRANSFORMERS_DINOV2 = Layout(
     name="transformers_dinov2",
     about="transformers' DINOv2",
     family="vit",
-    has_all=("embeddings.cls_token", "embeddings.position_embeddings", FIRST + "layer_scale1.lambda1"),
+    has_all=(
+        "embeddings.cls_token",
+        "embeddings.position_embeddings",
+        FIRST + "attention.attention.query.weight",  # tells it from the names in memory
+        FIRST + "layer_scale1.lambda1",
+    ),
     has_none=("embeddings.register_tokens",),
     rules=(
         *EMBED,

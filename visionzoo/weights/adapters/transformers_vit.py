@@ -1,6 +1,6 @@
 """Hugging Face transformers: ViT, DeiT, ViTMAE and BEiT.
 
-Names in files (which ``from_pretrained`` of every version reads) and names in memory since version 5 differ, so that each
+Names in files (which ``from_pretrained`` of every version reads) and names in memory since version 5 differ, so each
 layout comes twice: ``transformers_*`` for files, ``transformers5_*`` for ``state_dict()``.
 """
 

@@ -1,4 +1,4 @@
-"""google-research/vision_transformer's ``.npz`` files: kernels are (in, out); queries, keys, values apart, split by head."""
+"""google-research/vision_transformer's ``.npz``: kernels are (in, out); queries, keys, values apart, split by head."""
 
 from __future__ import annotations
 
