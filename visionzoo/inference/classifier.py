@@ -85,7 +85,7 @@ class ImageClassifier:
         self.device = next(model.parameters()).device
 
     @classmethod
-    def load(cls, source: str | Path | os.PathLike[str], device: str | torch.device | None = None) -> ImageClassifier:
+    def load(cls, source: str | Path, device: str | torch.device | None = None) -> ImageClassifier:
         """The classifier in a run folder, or of timm's pretrained ones.
 
         Args:
@@ -101,8 +101,8 @@ class ImageClassifier:
         if isinstance(source, str) and source.startswith("timm:"):
             from visionzoo.inference.pretrained import load_timm
 
-            model, labels = load_timm(source)
-            return cls.from_model(model, labels, device=device, name=source)
+            pretrained, names = load_timm(source)
+            return cls.from_model(pretrained, names, device=device, name=source)
         folder = RunFolder.open(source)
         model, config = load_bundle(folder.path, device=device)
         if config.task != "classify":
@@ -168,9 +168,9 @@ class ImageClassifier:
         unreadable: list[Unreadable] = []
         for output in self._run(self._scores, items, batch_size, on_error):
             unreadable += output.unreadable
-            if output.index:
+            if output.positions:
                 values, classes = output.values.topk(min(top_k, len(self.labels)))
-                for i, row, ks in zip(output.index, values.tolist(), classes.tolist(), strict=True):
+                for i, row, ks in zip(output.positions, values.tolist(), classes.tolist(), strict=True):
                     predictions[i] = [(self.labels[k], p) for k, p in zip(ks, row, strict=True)]
         return Report([name_of(item, i) for i, item in enumerate(items)], predictions, unreadable)
 

@@ -87,8 +87,8 @@ def embed_to_parquet(
             stream = Stream(embedder, embedder.preprocess, embedder.device)
             for output in stream.run(len(source), source.read, source.sample_id, batch_size, split or "images"):
                 unreadable += output.unreadable
-                rows += len(output.index)
-                if output.index:
+                rows += len(output.positions)
+                if output.positions:
                     writer.write_table(_table(output, split, source, schema))
     return EmbedReport(Path(out), rows, embedder.width, tuple(unreadable))
 
@@ -158,9 +158,9 @@ def _table(output: Output, split: str, source: Source, schema: pa.Schema) -> pa.
 
     values = pa.FixedSizeListArray.from_arrays(output.values.numpy().ravel(), schema.field("embedding").type.list_size)
     columns: list[Any] = [
-        pa.array([source.sample_id(i) for i in output.index], pa.string()),
-        pa.array([split or None] * len(output.index), pa.string()),
-        pa.array([_label(source, i) for i in output.index], schema.field("label").type),
+        pa.array([source.sample_id(i) for i in output.positions], pa.string()),
+        pa.array([split or None] * len(output.positions), pa.string()),
+        pa.array([_label(source, i) for i in output.positions], schema.field("label").type),
         values,
     ]
     return pa.Table.from_arrays(columns, schema=schema)

@@ -35,7 +35,9 @@ def load_timm(source: str) -> tuple[Classifier, list[str]]:
     subset = infer_imagenet_subset(config.to_dict())
     if subset is None:
         return model, [str(k) for k in range(model.num_classes)]
-    return model, ImageNetInfo(subset).label_descriptions()
+    descriptions = ImageNetInfo(subset).label_descriptions()
+    assert isinstance(descriptions, list)
+    return model, descriptions
 
 
 def _is_native(name: str, weights: str) -> bool:

@@ -26,7 +26,7 @@ _THREADS = 4
 class Unreadable(NamedTuple):
     """An image that could not be decoded."""
 
-    index: int  #: its position in what was given
+    position: int  #: where it stood in what was given
     name: str
     reason: str
 
@@ -34,7 +34,7 @@ class Unreadable(NamedTuple):
 class Output(NamedTuple):
     """What came of one batch."""
 
-    index: list[int]  #: positions of the images that were read
+    positions: list[int]  #: of the images that were read, in what was given
     values: Tensor  #: (B, ...) float32 on the CPU, one row for each of them; B may be 0
     unreadable: list[Unreadable]
 

@@ -27,7 +27,7 @@ class ClassScores(NamedTuple):
 class Mistake(NamedTuple):
     """One image that was named wrongly."""
 
-    index: int  #: its row
+    position: int  #: its row
     label: int
     predicted: int
     confidence: float  #: probability of the predicted class, in [0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from visionzoo.cli.commands.output import emit_json
 
@@ -23,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from visionzoo.data.check import check_data
 
-    report = check_data(args.path)
+    report = check_data(args.path, progress=sys.stderr.isatty())
     if args.json:
         emit_json(report.to_dict(), "-")
     else:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from visionzoo.cli.commands.output import emit_json
 
 if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
     from visionzoo.types import BackboneInfo
 
 #: timm models are described by building them without memory, a fifth of a second each: beyond this, names must do.
@@ -83,30 +86,46 @@ def _record(info: BackboneInfo) -> dict[str, Any]:
 
 
 def _print_table(infos: list[BackboneInfo]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("name", no_wrap=True)
-    table.add_column("family")
-    for heading in ("params M", "GMACs", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("capabilities", overflow="fold")
-    table.add_column("weights", overflow="fold")
-    table.add_column("licence of weights", overflow="fold")
-    for info in infos:
-        height, width = info.image_size
-        table.add_row(
-            info.name,
-            info.family,
-            f"{info.params / 1e6:.1f}",
-            f"{info.gmacs:.2f}",
-            str(height) if height == width else f"{height}x{width}",
-            " ".join(sorted(info.capabilities)),
-            info.weights or "-",
-            info.licence,
-        )
     # Away from a terminal rich would fold the table to 80 columns, which no program can read back.
     console = Console() if sys.stdout.isatty() else Console(width=240)
-    console.print(table)
+    wide = _wide_table(infos)
+    fits = console.measure(wide, options=console.options.update(width=1000)).maximum <= console.width
+    console.print(wide if fits or not infos else _narrow_text(infos))
+
+
+def _numbers(info: BackboneInfo) -> tuple[str, str, str]:
+    height, width = info.image_size
+    size = str(height) if height == width else f"{height}x{width}"
+    return f"{info.params / 1e6:.1f}", f"{info.gmacs:.2f}", size
+
+
+def _wide_table(infos: list[BackboneInfo]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table("name", "family", box=SIMPLE_HEAD)
+    for heading in ("params M", "GMACs", "size"):
+        table.add_column(heading, justify="right")
+    for heading in ("capabilities", "weights", "licence of weights"):
+        table.add_column(heading)
+    for info in infos:
+        capabilities = " ".join(sorted(info.capabilities))
+        table.add_row(info.name, info.family, *_numbers(info), capabilities, info.weights or "-", info.licence)
+    return table
+
+
+def _narrow_text(infos: list[BackboneInfo]) -> Text:
+    """The same for 80 columns: what is long goes below its name."""
+    from rich.text import Text
+
+    text = Text()
+    longest = max(len(info.name) for info in infos)
+    for info in infos:
+        params, gmacs, size = _numbers(info)
+        text.append(f"{info.name:<{longest}}", style="bold")
+        text.append(f"  {params:>6} M  {gmacs:>6} GMACs  {size:>7}\n")
+        weights = f"{info.weights}, {info.licence}" if info.weights else "no published weights"
+        text.append(f"    {info.family}: {' '.join(sorted(info.capabilities))}\n    {weights}\n", style="dim")
+    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reasons(report: Report) -> dict[int, str]:
-    return {image.index: image.reason for image in report.unreadable}
+    return {image.position: image.reason for image in report.unreadable}
 
 
 def _records(report: Report) -> list[dict[str, Any]]:
@@ -88,12 +89,15 @@ def _print_table(report: Report) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    names, folder = _without_common_folder(report.names)
+    if folder:
+        print(f"images in {folder}:")
     table = Table(box=SIMPLE_HEAD)
     table.add_column("image", overflow="fold")
     table.add_column("label", style="bold")
     table.add_column("", justify="right")
     table.add_column("then", style="dim", overflow="ellipsis", no_wrap=True)
-    for name, prediction in zip(report.names, report.predictions, strict=True):
+    for name, prediction in zip(names, report.predictions, strict=True):
         if prediction is None:
             table.add_row(escape(name), "[red]cannot be read", "", "")
             continue
@@ -101,3 +105,12 @@ def _print_table(report: Report) -> None:
         then = ", ".join(f"{escape(o)} {q:.1%}" for o, q in others)
         table.add_row(escape(name), escape(label), f"{p:.1%}", then)
     Console().print(table)
+
+
+def _without_common_folder(names: list[str]) -> tuple[list[str], str]:
+    """Names relative to the folder that they share, and that folder; it is empty where there is none to speak of."""
+    folders = {os.path.dirname(name) for name in names}
+    if len(names) < 2 or "" in folders or len({os.path.isabs(folder) for folder in folders}) > 1:
+        return names, ""
+    common = os.path.commonpath(folders)
+    return ([os.path.relpath(name, common) for name in names], common) if common else (names, "")
