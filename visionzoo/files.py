@@ -31,8 +31,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     # not tempfile: its files are private to the user, and results should be as open as any other file
     temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(6)}{target.suffix}")
     temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors replaces the file by one that only its owner can read
         _flush(temporary)
         temporary.replace(target)
     finally:

@@ -20,6 +20,7 @@ _COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 _RATE = re.compile(r"(^|[/_-])(lr|learning_rate)([/_-]|$)")
 _LOSS = re.compile(r"(^|[/_-])loss([/_-]|$)")
 _SCORE = re.compile(r"(^|[/_-])(acc|accuracy|top_?[0-9]+|f1|recall|precision|m?ap|m?iou|auroc)([/_@-]|$)")
+_ACCURACY = re.compile(r"(^|[/_-])(acc|accuracy|top_?[0-9]+)([/_-]|$)")
 _AXIS = ("epoch", "step")
 
 
@@ -122,7 +123,7 @@ def _panels(series: list[Series]) -> list[Panel]:
         else:
             key = re.sub(r"^(train|val|test)[/_-]", "", one.name)
             others.setdefault(key, Panel(key)).series.append(one)
-    if score.series and all("acc" in s.name for s in score.series):
+    if score.series and all(_ACCURACY.search(s.name) for s in score.series):
         score.title = "Accuracy"
     return [p for p in (loss, score, *others.values(), rate) if p.series]
 
