@@ -13,7 +13,7 @@ HEAVY = ("pytorch_lightning", "timm", "matplotlib", "sklearn", "transformers", "
 
 
 class TellingSource(Source):
-    """Seven pictures of noise, and an eighth that cannot be read and gives as its reason which heavy packages are there."""
+    """Seven pictures of noise, and an eighth that cannot be read: its reason says which heavy packages are there."""
 
     def __init__(self) -> None:
         self.classes = ("a", "b")

@@ -124,7 +124,7 @@ def test_spawned_workers_give_the_same_batches_and_import_only_the_data_layer() 
     source = TellingSource()
     spawned, alone = (list(train_loader(source, workers=w, method="spawn")) for w in (1, 0))
     assert [b.bad for b in spawned if b.bad] == [(("telling:7", "imported: nothing heavy"),)]
-    assert [b.bad for b in alone if b.bad] != [b.bad for b in spawned if b.bad], "this process has imported more"
+    assert [b.bad for b in alone if b.bad] != [b.bad for b in spawned if b.bad], "this process has imported pytest"
     assert same([b._replace(bad=()) for b in spawned], [b._replace(bad=()) for b in alone])
 
 

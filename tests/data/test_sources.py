@@ -125,15 +125,15 @@ def test_folders_that_cannot_be_learned_from(class_tree, counts: dict[str, int],
 
 def test_a_missing_folder_suggests_near_names(class_tree) -> None:
     root = class_tree({"cat": 1, "dog": 1}, "flowers")
-    with pytest.raises(FileNotFoundError, match="did you mean .*/flowers"):
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*/flowers"):
         open_splits(root.parent / "flower")
-    with pytest.raises(FileNotFoundError, match="did you mean .*/flowers"):
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*/flowers"):
         open_splits(root.parent / "flower" / "train")
 
 
 def test_missing_classes_and_unread_folders_are_said(class_tree) -> None:
     root = class_tree({"train/cat": 2, "train/dog": 2, "val/cat": 1, "raw/x": 1})
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="val has no images") as said:
         open_splits(root, val_fraction=0.5)
     texts = " ".join(str(w.message) for w in said)
     assert "val has no images of 1 of 2 classes: dog" in texts
@@ -346,7 +346,7 @@ def test_torchvision_sets_are_read_where_they_are(tmp_path: Path, block_network:
 
 
 def test_torchvision_sets_are_not_downloaded_unasked(tmp_path: Path, block_network: None) -> None:
-    with pytest.raises(FileNotFoundError, match="--data.download true"):
+    with pytest.raises(FileNotFoundError, match=r"--data\.download true"):
         open_splits("torchvision:CIFAR10", root=str(tmp_path))
     with pytest.raises(ValueError, match="did you mean CIFAR10"):
         open_splits("torchvision:cifar-10", root=str(tmp_path))

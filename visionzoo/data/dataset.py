@@ -66,7 +66,9 @@ class ImageDataset(Dataset[Sample]):
                 bad.append((self.source.sample_id(candidate), error.reason))
             if not self.substitute:
                 return Sample(None, index, tuple(bad))
-            candidate = sample_key(self.seed, epoch, index, attempt) % len(self.source)
+            # Any other one: the bad image itself would be a wasted try.
+            others = max(len(self.source) - 1, 1)
+            candidate = (index + 1 + sample_key(self.seed, epoch, index, attempt) % others) % len(self.source)
         listed = "; ".join(f"{name}: {reason}" for name, reason in bad[:5])
         raise ValueError(f"{len(bad)} images in a row could not be read, for example {listed}")
 

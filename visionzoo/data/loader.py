@@ -26,6 +26,19 @@ def init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+class ResumableLoader(DataLoader[ImageBatch]):
+    """A loader that Lightning takes for resumable, as it is: its batch sampler asks the datamodule where to start.
+
+    Lightning warns about any other kind when a run goes on in the middle of an epoch. There is no state here to save.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert not state_dict
+
+
 def make_loader(
     dataset: ImageDataset,
     collate: Collate,
@@ -56,7 +69,7 @@ def make_loader(
     order: dict[str, Any] = {"sampler": sampler, "batch_size": batch_size}
     if batch_sampler is not None:
         order = {"batch_sampler": batch_sampler}
-    return DataLoader(
+    return ResumableLoader(
         dataset,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=num_workers,
