@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import visionzoo as vz
 from visionzoo.weights import LoadReport, export_weights, install_load_hook, load_weights, read_state_dict
+from visionzoo.weights.adapters import LAYOUTS, Facts
 
 NANO = "vit_nano_patch4_32"
 
@@ -168,6 +169,36 @@ def test_official_mae_with_its_decoder_loads_into_a_classifier_of_averaged_patch
     assert report.ignored["decoder of pretraining"] == ("decoder_embed.weight",)
     assert torch.equal(model.fc_norm.weight, source.norm.weight)
     assert any("norm.* was used as fc_norm.*" in n for n in report.notes)
+
+
+def test_siglip_without_its_pooling() -> None:
+    source = perturb(timm_model("vit_base_patch16_siglip_224", "vit", num_classes=0, **VIT))
+    model = timm_model("vit_base_patch16_siglip_gap_224", "vit", num_classes=0, **VIT)
+    report = load_weights(model, source.state_dict())
+    assert report.share == 1
+    assert len(report.ignored["attention pooling, which this model does not use"]) == 13
+    assert torch.equal(model.forward_features(images()), source.forward_features(images()))
+
+
+def test_pretraining_model_of_transformers_gives_its_encoder() -> None:
+    source, model = perturb(PAIRS["vit_mae"].peer()), PAIRS["vit_mae"].ours()
+    state = {f"vit.{k}": v for k, v in source.state_dict().items()} | {"decoder.mask_token": torch.ones(2)}
+    report = load_weights(model, state)
+    assert report.ignored == {"decoder of pretraining": ("decoder.mask_token",)}
+    assert torch.equal(model.norm.weight, source.layernorm.weight)
+
+
+def test_adapters_are_pure() -> None:
+    for name in ("vit", "swin", "beit", "dinov2_registers", "torchvision_swin_v2"):
+        pair = PAIRS[name]
+        foreign, ours = pair.peer().state_dict(), pair.ours().state_dict()
+        layout = next(x for x in LAYOUTS.values() if x.matches(foreign))
+        for state in (foreign, ours):
+            keys, values = list(state), [v.clone() for v in state.values()]
+            result = layout.to_timm(state) if layout.matches(state) else layout.from_timm(state, Facts(window_size=4))
+            assert result is not state
+            assert list(state) == keys
+            assert all(torch.equal(a, b) for a, b in zip(state.values(), values, strict=True))
 
 
 def test_a_model_without_memory_is_refused() -> None:

@@ -10,7 +10,9 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from visionzoo.weights import resolve_source, write_safetensors
+import visionzoo.backbones  # noqa: F401  fills the registry
+from visionzoo.registry import _SPECS
+from visionzoo.weights import read_state_dict, resolve_source, write_safetensors
 
 
 def put(path: Path) -> Path:
@@ -66,6 +68,8 @@ def test_a_missing_path_suggests_near_ones(tmp_path: Path) -> None:
         resolve_source(tmp_path / "runs" / "digits-vit_nano" / "model.safetensor")
     with pytest.raises(FileNotFoundError, match="hf-hub:org/name"):
         resolve_source("timm/resnet50")
+    with pytest.raises(ValueError, match="is an address; download the file"):
+        resolve_source("https://example.org/vit.pth")
 
 
 def test_hub_name_in_the_cache_needs_no_network(cache: Path, block_network: None) -> None:
@@ -86,6 +90,24 @@ def test_wrong_timm_names_suggest_right_ones() -> None:
         resolve_source("timm:vit_smal_patch16_224")
     with pytest.raises(ValueError, match=r"no weights.*it has .*augreg_in21k"):
         resolve_source("timm:vit_small_patch16_224.nonsense")
+
+
+def test_shards_in_the_cache_are_found(cache: Path, block_network: None) -> None:
+    index = put_in_cache(cache, "org/big", "model.safetensors.index.json")
+    index.write_text('{"weight_map": {"a": "model-00001.safetensors"}}')
+    put(index.parent / "model-00001.safetensors")
+    assert resolve_source("hf-hub:org/big") == index
+    assert set(read_state_dict(index)[0]) == {"a"}
+
+
+def test_weights_that_the_registry_names_are_known_to_timm(
+    monkeypatch: pytest.MonkeyPatch, block_network: None
+) -> None:
+    monkeypatch.setattr("visionzoo.weights.sources._from_hub", Path)
+    named = [spec.weights for spec in _SPECS.values() if spec.weights is not None]
+    assert len(named) > 50
+    for weights in named:
+        assert str(resolve_source(weights)).count("/") == 1, weights  # org/name
 
 
 def test_without_a_network_the_error_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

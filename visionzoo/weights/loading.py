@@ -21,6 +21,7 @@ from visionzoo.weights.unwrap import unwrap
 
 OTHER_PARTS = "other parts of the checkpoint"
 HEAD = "classifier head, which this model does not have"
+POOL = "attention pooling, which this model does not use"
 
 
 class _Plan:
@@ -78,6 +79,12 @@ class _Plan:
         for key in zero:
             del self.state[key]
         self.ignore("biases of exactly zero, which this model leaves out", zero)
+
+    def drop_pooling(self) -> None:
+        """A model that averages patches can take a SigLIP tower without its pooling: timm's ``*_siglip_gap_*``."""
+        if not any(k.startswith("attn_pool.") for k in self.own):
+            self.ignore(POOL, [k for k in self.state if k.startswith("attn_pool.")])
+            self.state = {k: v for k, v in self.state.items() if not k.startswith("attn_pool.")}
 
     def fit_stem(self, policy: str | None) -> None:
         """Bring the stem to the model's number of channels, as the policy says."""
@@ -217,6 +224,7 @@ def load_weights(
     plan.to_canonical()
     plan.move_norm()
     plan.drop_zero_biases()
+    plan.drop_pooling()
     plan.fit_stem(in_chans_policy)
     plan.fit_head(reset_head)
     plan.resample()

@@ -124,16 +124,26 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
     return state, metadata | ({"unwrapped": " > ".join(steps)} if steps else {})
 
 
-def _read_index(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def shard_names(index: Path) -> list[str]:
+    """Names of the files that an index of a sharded checkpoint lists, all of which lie beside it.
+
+    Raises:
+        ValueError: for a damaged index, or one that points outside its own folder.
+    """
     try:
-        shards = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
+        shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not an index of weight shards: {error!r}") from None
-    state: dict[str, Tensor] = {}
-    metadata: dict[str, str] = {}
+        raise ValueError(f"{index} is not an index of weight shards: {error!r}") from None
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise ValueError(f"{path} names a shard outside its own folder: {shard!r}; refused")
+            raise ValueError(f"{index} names a shard outside its own folder: {shard!r}; refused")
+    return shards
+
+
+def _read_index(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    state: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for shard in shard_names(path):
         if not (path.parent / shard).is_file():
             raise FileNotFoundError(
                 f"{path} names the shard {shard!r}, which is not beside it; download the folder again"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from visionzoo.weights.reading import shard_names
+
 #: Names that weights have in folders and hub repositories, best first.
 WEIGHT_FILES = (
     "model.safetensors",
@@ -35,6 +37,8 @@ def resolve_source(source: str | Path) -> Path:
         return _from_hub(text.removeprefix(HUB_PREFIX))
     if text.startswith(TIMM_PREFIX):
         return _from_hub(_timm_repository(text.removeprefix(TIMM_PREFIX)))
+    if "://" in text:
+        raise ValueError(f"{text!r} is an address; download the file and give its path, or name it as hf-hub:org/name")
     path = Path(source).expanduser()
     if path.is_dir():
         return _in_folder(path)
@@ -153,11 +157,9 @@ def _from_hub(name: str) -> Path:
 def _with_shards(path: Path, repository: str, revision: str, cache: Path) -> Path:
     """Fetch the shards that an index names, so that they lie beside it."""
     if path.name.endswith(".index.json"):
-        import json
-
         from huggingface_hub import hf_hub_download
 
-        for shard in sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values())):
+        for shard in shard_names(path):
             if not (path.parent / shard).is_file():
                 hf_hub_download(repository, shard, cache_dir=cache, revision=revision or None)
     return path
