@@ -265,6 +265,7 @@ def test_frozen_and_in_eval_whatever_a_head_does(images: torch.Tensor) -> None:
             lambda: parent.to("meta"),
             lambda: parent.load_state_dict({k: v + 1 for k, v in parent.state_dict().items()}),
             lambda: shared.module.load_state_dict(before),
+            lambda: vz.load_weights(shared.module, {k: v + 1 for k, v in before.items()}),
         ):
             with pytest.raises(ValueError, match=r"a pooled backbone is shared and cannot .*copy_for_training"):
                 change()

@@ -88,6 +88,11 @@ class Pooled(nn.Module):
         del args, kwargs
         _refuse("load other weights")
 
+    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> NoReturn:
+        """Reached by :func:`visionzoo.load_weights`."""
+        del state_dict
+        _refuse("load other weights")
+
 
 def _refuse(what: str) -> NoReturn:
     raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import pytest
 import timm
 import torch
 from torch import nn
@@ -21,16 +20,15 @@ TIMM_FAMILIES: dict[str, int | None] = {
     "convnext_atto": 64,
     "test_resnet": 64,
     "cs3darknet_focus_s": 64,
-    "vgg11": 32,
+    "vgg11": 32,  # slow: its pre-logits layers alone have 119 million weights
     "test_efficientnet": 64,
     "test_maxvit": None,
     "hiera_tiny_224": 64,
     "mobilenetv3_small_050": 64,
     "mobilenetv4_conv_small_050": 64,
     "test_vit": 64,
-    "swin_tiny_patch4_window7_224": None,
+    "swin_tiny_patch4_window7_224": 112,
     # Families whose trunk speaks another layout: lists, NCL, class tokens only, uncounted class tokens.
-    "coat_lite_tiny": 64,
     "coat_tiny": 64,
     "crossvit_tiny_240": None,
     "efficientvim_m1": 64,
@@ -42,13 +40,12 @@ TIMM_FAMILIES: dict[str, int | None] = {
 
 
 def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Move every parameter and buffer off its initial value: zero-initialised tables test nothing."""
+    """Move every parameter and stored buffer off its initial value: zero-initialised tables test nothing."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point():
-                noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) * 2 - 1
-                tensor.add_(noise * (0.2 * tensor.abs().mean() + 0.01))
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) * 2 - 1
+            tensor.add_(noise * (0.2 * tensor.abs().mean() + 0.01))
     return model
 
 
@@ -65,25 +62,19 @@ def images(model: Backbone, batch: int = 2, seed: int = 1) -> torch.Tensor:
     return torch.randn(batch, model.in_chans, *model.image_size, generator=generator)
 
 
+@cache
 def timm_twin(model: Backbone) -> nn.Module:
-    """timm's own model with the same weights."""
-    options = {"img_size": model.image_size} if _sized(model) else {}
+    """timm's own model with the same weights; shared by the tests, which must not change it."""
+    options = {k: v for k, v in model._facts.options if k == "img_size"}
     twin = timm.create_model(model.name.removeprefix("timm/"), num_classes=0, **options)
     twin.load_state_dict(model.state_dict())
     return twin.eval()
 
 
-def _sized(model: Backbone) -> bool:
-    return "img_size" in dict(model._facts.options)
-
-
 def assert_close(ours: torch.Tensor, reference: torch.Tensor, tol: float = 1e-5) -> None:
     """Relative to the reference: ``tol * max(1, |reference|)``."""
     assert ours.shape == reference.shape
+    if not ours.numel():  # a backbone without prefix tokens
+        return
     worst = ((ours - reference).abs() / reference.abs().clamp(min=1)).max().item()
     assert worst <= tol, f"differs by {worst:.2e} relative to max(1, |reference|)"
-
-
-@pytest.fixture(params=TIMM_FAMILIES)
-def timm_backbone(request: pytest.FixtureRequest) -> Backbone:
-    return build(f"timm/{request.param}", TIMM_FAMILIES[request.param])

@@ -53,6 +53,7 @@ class TimmBackbone(Backbone):
 
     ``pooled`` is timm's ``forward_head(forward_features(x), pre_logits=True)``. Models with several branches (CrossViT,
     CoaT) give the grid of their last one. ``pyramid`` is timm's ``forward_intermediates``, without the final norm.
+    Some families with ``any_size`` want multiples of their stride or block; timm's assertion then says so.
     """
 
     weights_family = "timm"
@@ -104,11 +105,14 @@ class TimmBackbone(Backbone):
     # What training needs to know.
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        pool = {} if global_pool is None else {"global_pool": global_pool}
-        super(Backbone, self).reset_classifier(num_classes, **pool)  # type: ignore[misc]
+        reset = super(Backbone, self).reset_classifier  # type: ignore[misc]
+        options: dict[str, Any] = {} if global_pool is None else {"global_pool": global_pool}
+        if "distillation" in inspect.signature(reset).parameters:  # else RepViT loses its second head here
+            options["distillation"] = getattr(self.get_submodule("head"), "distillation", False)
+        reset(num_classes, **options)
         self.num_classes = num_classes
         classifier = self.get_classifier()
-        if pool and isinstance(classifier, nn.Linear):  # concatenating poolings widen what the head reads
+        if global_pool is not None and isinstance(classifier, nn.Linear):  # concatenating poolings widen its input
             self.pooled_dim = classifier.in_features
 
     def get_classifier(self) -> nn.Module:
@@ -128,19 +132,24 @@ class TimmBackbone(Backbone):
         super(Backbone, self).set_grad_checkpointing(enable)  # type: ignore[misc]
 
     def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Resample position tables with timm's own filter for this family."""
+        """Resample position tables with timm's own filter for this family, where it has one."""
         own = {k: v.shape for k, v in self.state_dict().items()}
-        if not any(k in own and v.shape != own[k] for k, v in state_dict.items()):
-            return dict(state_dict), []
+        tables = [k for k, v in state_dict.items() if k in own and v.shape != own[k] and _is_position_table(k)]
         filters = (getattr(sys.modules[c.__module__], "checkpoint_filter_fn", None) for c in type(self).__mro__)
         resample = next((f for f in filters if f is not None), None)
-        if resample is None:
-            return dict(state_dict), []
-        adapted = resample(dict(state_dict), self)
-        # The filter also reads foreign layouts and drops what it takes for such; these keys are canonical already.
-        out = {k: adapted.get(k, v) for k, v in state_dict.items()}
-        changed = [k for k, v in state_dict.items() if out[k].shape != v.shape]
-        return out, [f"{k} resampled from {tuple(state_dict[k].shape)} to {tuple(out[k].shape)}" for k in changed]
+        out, notes = dict(state_dict), list[str]()
+        if resample is None or own.keys() - state_dict.keys():
+            return out, notes  # of another architecture, which the filter may choke on; the strict comparison says what
+        for key, value in resample(dict(state_dict), self).items() if tables else ():
+            # The filter also bends what is no table (patch sizes) and drops what it takes for a foreign layout.
+            if key in tables and value.shape == own[key]:
+                notes.append(f"{key} resampled from {tuple(out[key].shape)} to {tuple(value.shape)}")
+                out[key] = value
+        return out, notes
+
+
+def _is_position_table(key: str) -> bool:
+    return any(word in key for word in ("pos_embed", "rel_pos", "relative_position", "attention_bias"))
 
 
 def timm_spec(name: str) -> BackboneSpec:
@@ -203,7 +212,7 @@ def _build(model_name: str, *, image_size: tuple[int, int] | None, in_chans: int
         (["pyramid"] if facts.pyramid else []) + (["any_size"] if facts.any_size else []),
     )
     model.preprocess = _preprocess(cfg, facts.image_size)
-    model.head_prefixes = tuple(_head_prefix(model, c) for c in _sequence(cfg.classifier)) or ("head.",)
+    model.head_prefixes = tuple(dict.fromkeys(_head_prefix(model, c) for c in _sequence(cfg.classifier))) or ("head.",)
     if cfg.first_conv:
         model.stem_key = f"{_sequence(cfg.first_conv)[0]}.weight"
     return model
@@ -263,10 +272,6 @@ def _facts(model_name: str, image_size: tuple[int, int] | None, in_chans: int, d
             options["dynamic_img_pad"] = True
     if image_size is not None and _takes(plain, "img_size"):
         options["img_size"] = image_size
-    elif image_size not in (None, own_size) and cfg.fixed_input_size:
-        raise ValueError(
-            f"{PREFIX}{model_name} takes {own_size[0]}x{own_size[1]} pixels only; leave image_size={image_size} out"
-        )
     size = image_size or own_size
     if not hasattr(plain, "forward_head") or "pre_logits" not in inspect.signature(plain.forward_head).parameters:
         raise ValueError(f"{PREFIX}{model_name} is an encoder without pooled features; choose a classification model")
@@ -280,7 +285,10 @@ def _facts(model_name: str, image_size: tuple[int, int] | None, in_chans: int, d
     except (AssertionError, RuntimeError, TypeError, ValueError) as e:
         if image_size is None and in_chans == 3:
             raise
-        raise ValueError(f"timm cannot build {model_name} with image_size={size}, in_chans={in_chans}: {e}") from e
+        raise ValueError(
+            f"timm cannot build {model_name} with image_size={size}, in_chans={in_chans}: {e}; "
+            f"its own are image_size={own_size}, in_chans=3"
+        ) from e
     layout, grid_dim, stride, prefix = _layout(model, x, size)
     return _Facts(
         options=tuple(options.items()),
