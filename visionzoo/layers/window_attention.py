@@ -182,11 +182,14 @@ def resample_bias_table(table: Tensor, new_window: int) -> Tensor:
     between, as BEiT's fine-tuning does and timm after it. The stored window is taken to be square.
 
     Raises:
-        ValueError: if the table's length is not the square of an odd number.
+        ValueError: if the table's length is not the square of an odd number above 1.
     """
     old, new = math.isqrt(table.shape[0]), 2 * new_window - 1
-    if old * old != table.shape[0] or old % 2 == 0:
-        raise ValueError(f"a bias table of {table.shape[0]} entries fits no square window; (2 s - 1)^2 are needed")
+    if old * old != table.shape[0] or old % 2 == 0 or old < 3:
+        raise ValueError(
+            f"a bias table of {table.shape[0]} entries fits no square window of two or more tokens a side; "
+            f"(2 s - 1)^2 are needed"
+        )
     if old == new:
         return table
     source = torch.tensor(_geometric_steps(old, new))
