@@ -57,8 +57,8 @@ class ImageBatch(NamedTuple):
 class Preprocess:
     """How pixels become a model's input. Saved with the weights; one spec serves training, evaluation and inference.
 
-    An image (uint8, RGB) is resized and cropped to ``image_size``, divided by ``value_scale``, then normalised by ``mean`` and ``std``.
-    ``resize_mode`` is timm's crop mode under its plain name: ``shortest`` (timm ``center``: shortest edge to
+    An image (uint8, RGB) is resized and cropped to ``image_size``, divided by ``value_scale``, then normalised by ``mean``
+    and ``std``. ``resize_mode`` is timm's crop mode under its plain name: ``shortest`` (timm ``center``: shortest edge to
     ``image_size / crop_pct``, centre crop), ``squash`` (both edges, aspect ratio not kept, centre crop) or ``longest``
     (timm ``border``; SAM with ``crop_pct=1``: longest edge, then padding at ``pad_anchor`` with ``pad_value``).
     """
@@ -71,7 +71,7 @@ class Preprocess:
     resize_mode: str = "shortest"
     crop_pct: float = 1.0  #: input edge as a share of the resized edge
     pad_anchor: str = "center"
-    pad_value: int = 0  #: in 0..255
+    pad_value: int | tuple[int, ...] = 0  #: in 0..255; one number, or one per channel as timm pads with the mean colour
 
     def __post_init__(self) -> None:
         for name, allowed in (

@@ -15,8 +15,9 @@ from visionzoo.data.transforms import EvalTransform, TrainTransform
 from visionzoo.types import Preprocess
 
 TIMM_MODES = {"shortest": "center", "squash": "squash", "longest": "border"}
+#: What timm pads with: the mean of :class:`Preprocess`, in 0..255.
+MEAN_COLOUR = (124, 116, 104)
 SIZES = [(500, 375), (101, 33), (31, 97), (64, 64), (20, 20), (257, 256)]  # (width, height)
-GREY = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "pad_value": 128}
 
 
 def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -33,7 +34,11 @@ def test_evaluation_equals_timm(
     from timm.data import create_transform
 
     spec = Preprocess(
-        image_size=image_size, interpolation=interpolation, resize_mode=resize_mode, crop_pct=crop_pct, **GREY
+        image_size=image_size,
+        interpolation=interpolation,
+        resize_mode=resize_mode,
+        crop_pct=crop_pct,
+        pad_value=MEAN_COLOUR,
     )
     reference = create_transform(
         input_size=(3, *image_size),

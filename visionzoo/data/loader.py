@@ -64,8 +64,9 @@ def make_loader(
     """
     if num_workers < 0:
         raise ValueError(f"num_workers={num_workers} must be at least 0")
-    if num_workers:
-        dataset.source.preload()
+    context = multiprocessing.get_context(start_method) if num_workers else None
+    if context is not None and context.get_start_method() == "fork":
+        dataset.source.preload()  # forked workers share what is read now; others start empty
     order: dict[str, Any] = {"sampler": sampler, "batch_size": batch_size}
     if batch_sampler is not None:
         order = {"batch_sampler": batch_sampler}
@@ -73,7 +74,7 @@ def make_loader(
         dataset,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=num_workers,
-        multiprocessing_context=multiprocessing.get_context(start_method) if num_workers else None,
+        multiprocessing_context=context,
         worker_init_fn=init_worker,
         # A worker has no memory of epochs (keys carry it), so it need not be restarted for one.
         persistent_workers=num_workers > 0,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
 
 import numpy as np
 import torch
@@ -102,8 +101,8 @@ class EvalTransform:
         missing = max(width - image.width, 0), max(height - image.height, 0)
         if any(missing):
             at = (0, 0) if self.preprocess.pad_anchor == "top_left" else (missing[0] // 2, missing[1] // 2)
-            fill: Any = self.preprocess.pad_value
-            canvas = Image.new("RGB", (image.width + missing[0], image.height + missing[1]), _rgb(fill))
+            size = image.width + missing[0], image.height + missing[1]
+            canvas = Image.new("RGB", size, _rgb(self.preprocess.pad_value))
             canvas.paste(image, at)
             image = canvas
         left, top = round((image.width - width) / 2.0), round((image.height - height) / 2.0)
