@@ -1,7 +1,10 @@
 """All backbones. Importing this package fills the registry; timm is imported only when a ``timm/`` name is used."""
 
+import visionzoo.backbones.beit  # registers BEiT and BEiT v2
 import visionzoo.backbones.swin_variants  # registers the native Swins
-import visionzoo.backbones.vit_variants  # noqa: F401  registers the native ViTs
+import visionzoo.backbones.vit_rope  # registers DINOv3 and the RoPE ViTs
+import visionzoo.backbones.vit_variants  # registers the native ViTs
+import visionzoo.backbones.vitdet  # noqa: F401  registers SAM's windowed encoder
 from visionzoo.pool import SharedBackbone, pool_report, shared_backbone
 from visionzoo.registry import (
     BackboneSpec,

@@ -1,6 +1,7 @@
 """The Vision Transformer (arXiv 2010.11929) and the flavours of it that the literature uses by name.
 
-One configuration object says which parts a flavour is made of; ``vit_variants`` lists the named ones. Parameter names are timm's.
+One configuration object says which parts a flavour is made of; ``vit_variants`` lists the named ones. Parameter names
+are timm's.
 
 Legend: B batch, C channels, (H, W) pixels, (h, w) token grid, N = h * w patch tokens, P prefix tokens, D width.
 """
@@ -8,7 +9,7 @@ Legend: B batch, C channels, (H, W) pixels, (h, w) token grid, N = h * w patch t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from visionzoo.backbones.base import Backbone
 from visionzoo.layers.attention import Attention, Block
 from visionzoo.layers.drop_path import drop_path_schedule
-from visionzoo.layers.mlp import Mlp, SwiGLUPacked
+from visionzoo.layers.mlp import Mlp, SwiGLU, SwiGLUPacked
 from visionzoo.layers.patch_embed import PatchEmbed
 from visionzoo.layers.pool import AttentionPool
 from visionzoo.layers.position import resample_positions, sincos_2d, square_grid
@@ -25,6 +26,7 @@ from visionzoo.types import Preprocess, PyramidLevel, Tokens
 
 POOLS = ("token", "avg", "map", "distill")
 POSITIONS = ("learned", "sincos", "none")
+MLPS = ("mlp", "swiglu", "swiglu_packed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class ViTConfig:
     depth: int
     num_heads: int
     mlp_ratio: float = 4.0
-    mlp: str = "mlp"  #: ``mlp`` or ``swiglu_packed`` (gate and value share ``mlp_ratio``)
+    mlp: str = "mlp"  #: ``mlp``, ``swiglu`` or ``swiglu_packed`` (gate and value share ``mlp_ratio``)
     act: str = "gelu"
     eps: float = 1e-6  #: of every norm
     qkv_bias: bool = True
@@ -53,7 +55,7 @@ class ViTConfig:
     partial_patches: str = "pad"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("pool", POOLS), ("position", POSITIONS), ("mlp", ("mlp", "swiglu_packed"))):
+        for name, allowed in (("pool", POOLS), ("position", POSITIONS), ("mlp", MLPS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"ViTConfig.{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
         if self.embed_dim % self.num_heads:
@@ -92,6 +94,7 @@ class VisionTransformer(Backbone):
     """
 
     weights_family = "vit"
+    block_class: ClassVar[type[Block]] = Block
 
     def __init__(
         self,
@@ -121,28 +124,33 @@ class VisionTransformer(Backbone):
             config.patch_size, in_chans, dim, bias=not config.pre_norm, partial=config.partial_patches
         )
         self.grid_size = self.patch_embed.grid_size(self.image_size)
-        if min(self.grid_size) < 1:
+        if min(self.image_size) < config.patch_size:
             raise ValueError(f"image_size={self.image_size} is smaller than the patch of {config.patch_size} pixels")
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if config.class_token else None
         self.dist_token = nn.Parameter(torch.empty(1, 1, dim)) if config.distill_token else None
         self.reg_token = nn.Parameter(torch.empty(1, config.registers, dim)) if config.registers else None
         self._build_positions()
         self.norm_pre = nn.LayerNorm(dim, eps=config.eps) if config.pre_norm else nn.Identity()
-        self.blocks = nn.Sequential(
+        self.blocks: Any = nn.Sequential(
             *(self._build_block(i, rate) for i, rate in enumerate(drop_path_schedule(drop_path, config.depth)))
         )
-        self.norm = nn.Identity() if config.norm_after_pool else nn.LayerNorm(dim, eps=config.eps)
+        self._build_tail()
+        self._init_weights()
+
+    def _build_tail(self) -> None:
+        """What follows the blocks: norms, pooling, heads."""
+        cfg = self.config
+        self.norm = nn.Identity() if cfg.norm_after_pool else nn.LayerNorm(cfg.embed_dim, eps=cfg.eps)
         self.attn_pool = (
-            AttentionPool(dim, config.num_heads, config.mlp_hidden, act=config.act, eps=config.eps)
-            if config.pool == "map"
+            AttentionPool(cfg.embed_dim, cfg.num_heads, cfg.mlp_hidden, act=cfg.act, eps=cfg.eps)
+            if cfg.pool == "map"
             else None
         )
-        self.fc_norm = nn.LayerNorm(dim, eps=config.eps) if config.norm_after_pool else nn.Identity()
+        self.fc_norm = nn.LayerNorm(cfg.embed_dim, eps=cfg.eps) if cfg.norm_after_pool else nn.Identity()
         self.head_drop = nn.Dropout(0.0)
         self.head: nn.Module = nn.Identity()
-        if config.pool == "distill":
+        if cfg.pool == "distill":
             self.head_dist: nn.Module = nn.Identity()
-        self._init_weights()
 
     def _build_positions(self) -> None:
         cfg = self.config
@@ -154,20 +162,30 @@ class VisionTransformer(Backbone):
             table = sincos_2d(self.grid_size, cfg.embed_dim, prefix_tokens=prefix)
             self.pos_embed = nn.Parameter(table.to(self.patch_embed.proj.weight.device), requires_grad=False)
         else:
-            self.pos_embed = nn.Parameter(
-                torch.empty(1, prefix + self.grid_size[0] * self.grid_size[1], cfg.embed_dim)
-            )
+            self.pos_embed = nn.Parameter(torch.empty(1, prefix + self.grid_size[0] * self.grid_size[1], cfg.embed_dim))
 
     def _build_block(self, index: int, drop_path: float) -> Block:
-        del index  # flavours whose blocks differ override this
         cfg = self.config
-        attn = Attention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, qk_norm=cfg.qk_norm, eps=cfg.eps)
-        mlp = (
-            Mlp(cfg.embed_dim, cfg.mlp_hidden, cfg.act)
-            if cfg.mlp == "mlp"
-            else SwiGLUPacked(cfg.embed_dim, cfg.mlp_hidden)
+        return self.block_class(
+            cfg.embed_dim,
+            self._build_attention(index),
+            self._build_mlp(),
+            layer_scale=cfg.layer_scale,
+            drop_path=drop_path,
+            eps=cfg.eps,
         )
-        return Block(cfg.embed_dim, attn, mlp, layer_scale=cfg.layer_scale, drop_path=drop_path, eps=cfg.eps)
+
+    def _build_attention(self, index: int) -> nn.Module:
+        """The attention of block ``index``; :meth:`block_args` are its keyword arguments."""
+        del index  # here all blocks are alike
+        cfg = self.config
+        return Attention(cfg.embed_dim, cfg.num_heads, qkv_bias=cfg.qkv_bias, qk_norm=cfg.qk_norm, eps=cfg.eps)
+
+    def _build_mlp(self) -> nn.Module:
+        cfg = self.config
+        if cfg.mlp == "mlp":
+            return Mlp(cfg.embed_dim, cfg.mlp_hidden, cfg.act)
+        return (SwiGLUPacked if cfg.mlp == "swiglu_packed" else SwiGLU)(cfg.embed_dim, cfg.mlp_hidden)
 
     def _init_weights(self) -> None:
         for module in self.modules():
@@ -210,11 +228,11 @@ class VisionTransformer(Backbone):
             assert mask_token is not None, "a mask needs its token"
             assert keep is None, "dropping and masking patches at once has no meaning"
             x = torch.where(mask.flatten(1).unsqueeze(-1), mask_token.to(x.dtype), x)
-        tokens = [t for t in (self.cls_token, self.dist_token, self.reg_token) if t is not None]
+        tokens: list[Tensor] = [t for t in (self.cls_token, self.dist_token, self.reg_token) if t is not None]
         prefix = torch.cat(tokens, dim=1) if tokens else x.new_zeros(1, 0, x.shape[-1])
-        if self.pos_embed is not None:
+        table = self._position_table(grid_size)
+        if table is not None:
             n = self.num_prefix_positions
-            table = resample_positions(self.pos_embed, grid_size, old_grid=self.grid_size, prefix_tokens=n)
             patch_table = table[:, n:]
             if keep is not None:
                 patch_table = patch_table.expand(x.shape[0], -1, -1)
@@ -223,6 +241,13 @@ class VisionTransformer(Backbone):
             if n:
                 prefix = prefix + table[:, :n]
         return Tokens(x, prefix.to(x.dtype).expand(x.shape[0], -1, -1), grid_size, keep)
+
+    def _position_table(self, grid_size: tuple[int, int]) -> Tensor | None:
+        """What is added to the tokens of a (h, w) grid: (1, prefix positions + h * w, D); None for nothing."""
+        if self.pos_embed is None:
+            return None
+        n = self.num_prefix_positions
+        return resample_positions(self.pos_embed, grid_size, old_grid=self.grid_size, prefix_tokens=n)
 
     def encode(self, tokens: Tokens) -> Tokens:
         """Tokens -> the same tokens after all blocks and the final norm (which average pooling applies later)."""
@@ -233,17 +258,19 @@ class VisionTransformer(Backbone):
         p = self.num_prefix_tokens
         return Tokens(x[:, p:], x[:, :p], tokens.grid_size, tokens.keep)
 
-    def block_args(self, tokens: Tokens) -> dict[str, Tensor | None]:
-        """Keyword arguments of every block for these tokens: position information that is not in the tokens."""
+    def block_args(self, tokens: Tokens) -> list[dict[str, Any]]:
+        """Each block's keyword arguments for these tokens: position information that is not in the tokens."""
         del tokens
-        return {}
+        return [{}] * len(self.blocks)
+
+    def _sequence(self, tokens: Tokens) -> Tensor:
+        """Prefix and patches in one, (B, P + N, D), as the first block takes them."""
+        return self.norm_pre(torch.cat((tokens.prefix, tokens.x), dim=1) if tokens.prefix.shape[1] else tokens.x)
 
     def _blocks(self, tokens: Tokens, collect: list[int]) -> Any:
-        """The sequence (B, P + N, D) after the last block; with ``collect``, the sequences after those blocks as well."""
-        x = self.norm_pre(torch.cat((tokens.prefix, tokens.x), dim=1) if tokens.prefix.shape[1] else tokens.x)
-        args = self.block_args(tokens)
-        kept = []
-        for i, block in enumerate(self.blocks):
+        """The sequence (B, P + N, D) after the last block; with ``collect``, those after the named blocks as well."""
+        x, kept = self._sequence(tokens), []
+        for i, (block, args) in enumerate(zip(self.blocks, self.block_args(tokens), strict=True)):
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, **args)
             else:
@@ -289,12 +316,10 @@ class VisionTransformer(Backbone):
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W) -> for each block (B, heads, P + N, P + N): row i says what token i attends to, and sums to one."""
+        """(B, C, H, W) -> for each block (B, heads, P + N, P + N): row i, what token i attends to, sums to one."""
         tokens = self.embed(images)
-        args = self.block_args(tokens)
-        x = self.norm_pre(torch.cat((tokens.prefix, tokens.x), dim=1))
-        maps = []
-        for block in self.blocks:
+        x, maps = self._sequence(tokens), list[Tensor]()
+        for block, args in zip(self.blocks, self.block_args(tokens), strict=True):
             maps.append(block.attn.weights(block.norm1(x), **args))
             x = block(x, **args)
         return maps

@@ -1,6 +1,6 @@
 """Every named ViT: which parts it has, and how its published weights want their images.
 
-Names, parts and preprocessing are timm's (a test compares them with the installed timm), so that its weights load by name.
+Names, parts and preprocessing are timm's, so that its weights load by name; a test compares them with timm.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from visionzoo.backbones.vit import ViTConfig, VisionTransformer
+from visionzoo.backbones.vit import VisionTransformer, ViTConfig
 from visionzoo.registry import BackboneSpec, register_backbone
 from visionzoo.types import Preprocess
 
@@ -59,7 +59,10 @@ def register_vit(
 
 
 def spec(
-    size: int, stats: tuple[tuple[float, ...], tuple[float, ...]] = INCEPTION, crop: float = 0.9, resize: str = "shortest"
+    size: int,
+    stats: tuple[tuple[float, ...], tuple[float, ...]] = INCEPTION,
+    crop: float = 0.9,
+    resize: str = "shortest",
 ) -> Preprocess:
     """The preprocessing of published weights for a square input of ``size`` pixels."""
     return Preprocess(image_size=(size, size), mean=stats[0], std=stats[1], crop_pct=crop, resize_mode=resize)
@@ -102,7 +105,9 @@ def _plain() -> None:
     register_vit("vit_small_patch8_224", sized("small", 8), spec(224, IMAGENET), paper="arXiv 2104.14294", tag="dino")
     # Not in timm by name: the parts that no published plain ViT combines.
     register_vit("vit_small_patch16_qknorm_224", sized("small", 16, qk_norm=True), spec(224), paper="arXiv 2302.05442")
-    register_vit("vit_small_patch16_sincos_224", sized("small", 16, position="sincos"), spec(224), paper="arXiv 2205.01580")
+    register_vit(
+        "vit_small_patch16_sincos_224", sized("small", 16, position="sincos"), spec(224), paper="arXiv 2205.01580"
+    )
 
 
 def _pooled() -> None:
@@ -158,7 +163,9 @@ def _dinov2() -> None:
     for size in ("small", "base", "large", "giant"):
         config = sized(size, 14, layer_scale=1e-5, **(giant if size == "giant" else {}))
         pre = spec(518, IMAGENET, 1.0)
-        register_vit(f"vit_{size}_patch14_dinov2", config, pre, paper="arXiv 2304.07193", tag="lvd142m", family="dinov2")
+        register_vit(
+            f"vit_{size}_patch14_dinov2", config, pre, paper="arXiv 2304.07193", tag="lvd142m", family="dinov2"
+        )
         register_vit(
             f"vit_{size}_patch14_reg4_dinov2",
             replace(config, registers=4, prefix_positions=False),
@@ -199,7 +206,7 @@ def _clip_towers() -> None:
 
 
 def _siglip_towers() -> None:
-    """Image towers of SigLIP (arXiv 2303.15343): no class token, attention pooling; ``gap`` pools by the mean instead."""
+    """Image towers of SigLIP (arXiv 2303.15343): no class token, attention pooling; ``gap`` ones pool by the mean."""
     rows: tuple[tuple[str, int, int, str, str], ...] = (
         ("base", 16, 224, "gelu", "v2_webli"),
         ("base", 16, 256, "gelu", "v2_webli"),

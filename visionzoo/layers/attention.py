@@ -5,6 +5,8 @@ Legend: B batch, N tokens, D width, H heads, d head width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,16 +24,25 @@ class Attention(nn.Module):
         qkv_bias: a bias on queries, keys and values.
         qk_norm: layer norm on each head's queries and keys (arXiv 2302.05442).
         eps: of those norms.
+        rotate_half: with ``rope``, channels rotate with the one half a head away, not with their neighbour.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, *, qkv_bias: bool = True, qk_norm: bool = False, eps: float = 1e-6
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        qk_norm: bool = False,
+        eps: float = 1e-6,
+        rotate_half: bool = False,
     ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"embed_dim={dim} must be a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
+        self.rotate_half = rotate_half
         self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
         self.q_norm = nn.LayerNorm(self.head_dim, eps=eps) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(self.head_dim, eps=eps) if qk_norm else nn.Identity()
@@ -47,7 +58,7 @@ class Attention(nn.Module):
         q, k, v = self.project(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
-            q, k = apply_rope(q, rope), apply_rope(k, rope)
+            q, k = apply_rope(q, rope, half=self.rotate_half), apply_rope(k, rope, half=self.rotate_half)
         return q, k, v
 
     def forward(self, x: Tensor, rope: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -66,6 +77,21 @@ class Attention(nn.Module):
         q, k, _ = self.heads(x, rope)
         logits = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
         return (logits if bias is None else logits + bias).softmax(dim=-1)
+
+
+class QVBiasAttention(Attention):
+    """Attention with a bias on queries and values, stored apart: (B, N, D) -> (B, N, D) (BEiT, EVA).
+
+    Keys have none: it would add the same number to all logits of a query, which softmax does not see.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, rotate_half: bool = False) -> None:
+        super().__init__(dim, num_heads, qkv_bias=False, rotate_half=rotate_half)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+
+    def project(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.qkv.weight, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
 
 
 class Block(nn.Module):
@@ -100,8 +126,13 @@ class Block(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path2 = DropPath(drop_path)
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), rope=rope, bias=bias)))
+    def forward(self, x: Tensor, **position: Any) -> Tensor:
+        """
+        Args:
+            x: (B, N, D).
+            position: what the attention takes beside ``x``.
+        """
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), **position)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
@@ -123,8 +154,8 @@ class GammaBlock(Block):
             scale = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
             self.register_parameter(name, scale)
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        y = self.attn(self.norm1(x), rope=rope, bias=bias)
+    def forward(self, x: Tensor, **position: Any) -> Tensor:
+        y = self.attn(self.norm1(x), **position)
         x = x + self.drop_path1(y if self.gamma_1 is None else y * self.gamma_1)
         y = self.mlp(self.norm2(x))
         return x + self.drop_path2(y if self.gamma_2 is None else y * self.gamma_2)

@@ -24,7 +24,9 @@ class PatchEmbed(nn.Module):
             (timm's ``dynamic_img_pad``), or ``crop`` (a convolution without padding: timm's default, big_vision).
     """
 
-    def __init__(self, patch_size: int, in_chans: int, embed_dim: int, *, bias: bool = True, partial: str = "pad") -> None:
+    def __init__(
+        self, patch_size: int, in_chans: int, embed_dim: int, *, bias: bool = True, partial: str = "pad"
+    ) -> None:
         super().__init__()
         if partial not in ("pad", "crop"):
             raise ValueError(f"partial={partial!r} must be 'pad' or 'crop'")
@@ -57,16 +59,17 @@ class PatchEmbed(nn.Module):
             keep: (B, N) int64 raster indices; the other patches are never embedded. None for all.
 
         Raises:
-            ValueError: for another number of channels, or an image without a single patch.
+            ValueError: for another number of channels, or an image lower or narrower than a patch.
         """
         if images.shape[1] != self.proj.in_channels:
             raise ValueError(
                 f"got images with {images.shape[1]} channels, this model takes {self.proj.in_channels}; "
                 f"build it with in_chans={images.shape[1]}"
             )
-        if min(self.grid_size((images.shape[2], images.shape[3]))) < 1:
+        if min(images.shape[2:]) < self.patch_size:
             raise ValueError(
-                f"got images of {images.shape[2]}x{images.shape[3]} pixels, smaller than a patch of {self.patch_size}"
+                f"got images of {images.shape[2]}x{images.shape[3]} pixels, smaller than a patch of {self.patch_size}; "
+                f"enlarge them to {self.patch_size} pixels or more"
             )
         patches = self.patchify(images)
         if keep is not None:
