@@ -58,9 +58,10 @@ class Preprocess:
     """How pixels become a model's input. Saved with the weights; one spec serves training, evaluation and inference.
 
     An image (uint8, RGB) is resized and cropped to ``image_size``, divided by ``value_scale``, then normalised by
-    ``mean`` and ``std``. ``resize_mode`` is timm's crop mode under its plain name: ``shortest`` (timm ``center``: shortest
-    edge to ``image_size / crop_pct``, centre crop), ``squash`` (both edges, aspect ratio not kept, centre crop) or
-    ``longest`` (timm ``border``; SAM with ``crop_pct=1``: longest edge, then padding at ``pad_anchor`` with ``pad_value``).
+    ``mean`` and ``std``. ``resize_mode`` is timm's crop mode under its plain name: ``shortest`` (timm ``center``:
+    shortest edge to ``image_size / crop_pct``, centre crop), ``squash`` (both edges, aspect ratio not kept, centre
+    crop) or ``longest`` (timm ``border``; SAM with ``crop_pct=1``: longest edge, then padding at ``pad_anchor`` with
+    ``pad_value``).
     """
 
     image_size: tuple[int, int]  #: (H, W) of the model's input
