@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import os
 import re
 import shlex
@@ -28,6 +29,7 @@ from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
 from visionzoo.tasks.engine.loggers import Events, MetricsFile
+from visionzoo.tasks.engine.predictions import Predictions
 from visionzoo.tasks.engine.progress import EpochLines, ProgressBar
 from visionzoo.tasks.engine.results import Results
 from visionzoo.tasks.engine.run_files import RunFiles
@@ -183,6 +185,8 @@ class TrainCLI(LightningCLI):
             BadSamples(getattr(self.datamodule, "max_bad_share", 1.0)),
             Results(),
         ]
+        if self._only == "predict":
+            found.append(Predictions())
         if self._only != "fit":
             return found
         task: VisionTask = self.model
@@ -235,6 +239,9 @@ class TrainCLI(LightningCLI):
         self._report()
 
     def after_test(self) -> None:
+        self._report()
+
+    def after_predict(self) -> None:
         self._report()
 
     def _report(self) -> None:
@@ -314,6 +321,7 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage(program))
         return 0
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # it greets, advertises and narrates
     try:
         name, subcommand, args = _task_and_subcommand(argv, program)
         TrainCLI(name, subcommand, resume_arguments(args), program)

@@ -50,6 +50,7 @@ class VisionTask(LightningModule):
     task_name: ClassVar[str]
     monitor: str  #: the logged value by which the best weights are chosen
     monitor_mode: str = "max"
+    prediction_columns: ClassVar[tuple[str, ...]] = ()  #: of ``predictions.csv``, after the image
 
     model: nn.Module
     preprocess: Preprocess  #: how the data must prepare images for this model
@@ -102,6 +103,10 @@ class VisionTask(LightningModule):
     def export_model(self) -> tuple[nn.Module, Any]:
         """The network to hand on, and its :class:`visionzoo.models.bundle.ModelConfig`. Must not change this task."""
         raise AssertionError(f"{type(self).__name__} must implement export_model")
+
+    def prediction_rows(self, outputs: Any) -> list[tuple[str, ...]]:
+        """One row of ``prediction_columns`` for each image, from what ``predict_step`` returned."""
+        raise AssertionError(f"{type(self).__name__} must implement prediction_rows")
 
     def draw_results(self, folder: RunFolder) -> None:
         """Draw the last evaluation into the run folder; called on rank 0 only."""

@@ -48,6 +48,7 @@ class Classify(VisionTask):
     """
 
     task_name = "classify"
+    prediction_columns = ("label", "probability")
 
     def __init__(
         self,
@@ -139,11 +140,19 @@ class Classify(VisionTask):
         values, self.results = self.evaluation.compute()
         return values
 
-    def predict_step(self, batch: ImageBatch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """(B,) positions of the samples, and (B, K) probabilities."""
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        """(B, K) probabilities."""
         del batch_idx
         logits = self(batch.images)
-        return batch.index, logits.sigmoid() if self.multi_label else logits.softmax(1)
+        return logits.sigmoid() if self.multi_label else logits.softmax(1)
+
+    def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:
+        """The likeliest class of each image; for multi-label data every class of at least one half."""
+        if not self.multi_label:
+            best = zip(*(t.tolist() for t in outputs.max(1)), strict=True)
+            return [(self.classes[k], f"{p:.6f}") for p, k in best]
+        chosen = [[(self.classes[k], p) for k, p in enumerate(row) if p >= 0.5] for row in outputs.tolist()]
+        return [("|".join(n for n, _ in row), "|".join(f"{p:.6f}" for _, p in row)) for row in chosen]
 
     def setup(self, stage: str) -> None:
         report = self.load_report

@@ -20,9 +20,7 @@ def add_adapters(model: Classifier, *, rank: int, alpha: float) -> None:
     try:
         import peft
     except ModuleNotFoundError as error:
-        raise ValueError(
-            'finetune=lora needs the package peft; install it by: pip install "visionzoo[lora]"'
-        ) from error
+        raise ValueError('finetune=lora needs the package peft; run: pip install "visionzoo[lora]"') from error
     if rank < 1 or not math.isfinite(alpha):
         raise ValueError(f"lora_rank={rank} must be at least 1 and lora_alpha={alpha} finite")
     targets = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not _in_head(model, n)]

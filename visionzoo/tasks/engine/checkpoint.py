@@ -56,10 +56,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             return torch.load(path, map_location=map_location, weights_only=True)
         except UnpicklingError as error:
-            reason = str(error).split("\n")[0]
-            raise ValueError(
-                f"{path} holds objects, which are not loaded because they can run code ({reason})"
-            ) from error
+            raise ValueError(f"{path} holds objects, which could run code, and is not loaded") from error
         except (RuntimeError, EOFError) as error:
             raise ValueError(f"{path} is no whole checkpoint: {str(error).splitlines()[0]}") from error
 

@@ -34,13 +34,11 @@ class Interrupt(Callback):
         self._previous: Any = None
         self._last_step = -1
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.asked = False
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # not earlier: Lightning puts back all handlers that it found shortly before this
+        self.asked, self._last_step = False, trainer.global_step
         if threading.current_thread() is threading.main_thread():  # elsewhere Python does not deliver signals
             self._previous = signal.signal(signal.SIGINT, self._on_signal)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_step = trainer.global_step
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.asked:

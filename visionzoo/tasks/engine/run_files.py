@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from visionzoo.files import write_text
 from visionzoo.runs import RunFolder, describe_run, write_record
 from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.loggers import MetricsFile
 
 
 class RunFiles(Callback):
@@ -40,6 +41,11 @@ class RunFiles(Callback):
             if self.config is not None:
                 write_text(self.folder.config_yaml, self.config)
             write_record(self.folder, describe_run(seed=self.seed, data=_describe_data(trainer)))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.forget_after(trainer.global_step)
 
 
 def _describe_data(trainer: Trainer) -> dict[str, Any] | None:

@@ -1,0 +1,73 @@
+"""A run that is broken off and resumed ends where the run that never was ends, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import STEPS, Kill, Killed, Run, run_training
+
+EPOCHS = 3
+RANDOM = {"drop_path": 0.2, "drop_rate": 0.1, "mixup": 0.4, "cutmix": 1.0, "ema_decay": 0.9, "warmup_steps": 4}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*dataloader is not resumable.*")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_training(tmp_path_factory.mktemp("whole"), epochs=EPOCHS, every_n_steps=2, **RANDOM)
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "saved_at"),
+    [(STEPS + 1, STEPS), (STEPS + 3, STEPS + 2), (2 * STEPS, 2 * STEPS - 2), (3, 2)],
+    ids=["epoch end", "mid-epoch", "last batch of an epoch", "first epoch"],
+)
+def test_resume_is_bit_equal(
+    train: Callable[..., Run], whole: Run, tmp_path: Path, killed_at: int, saved_at: int
+) -> None:
+    with pytest.raises(Killed):
+        train("cut", epochs=EPOCHS, every_n_steps=2, callbacks=[Kill(killed_at)], **RANDOM)
+    last = tmp_path / "cut" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == saved_at
+
+    resumed = train("cut", epochs=EPOCHS, every_n_steps=2, resume=last, **RANDOM)
+
+    assert resumed.losses == {s: v for s, v in whole.losses.items() if s > saved_at}
+    for name, tensor in whole.weights().items():
+        assert torch.equal(tensor, resumed.weights()[name]), name
+    assert rows(resumed.folder.metrics_csv) == rows(whole.folder.metrics_csv)
+    theirs = load_file(resumed.folder.model)
+    for name, tensor in load_file(whole.folder.model).items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_resume_with_accumulation_saves_on_step_boundaries(train: Callable[..., Run]) -> None:
+    setup = {"epochs": 2, "every_n_steps": 1, "trainer": {"accumulate_grad_batches": 2}}
+    whole = train("whole", **setup)
+    with pytest.raises(Killed):
+        train("cut", callbacks=[Kill(2)], **setup)
+    last = whole.folder.path.parent / "cut" / "last.ckpt"
+    resumed = train("cut", resume=last, **setup)
+    for name, tensor in whole.weights().items():
+        assert torch.equal(tensor, resumed.weights()[name]), name
+
+
+def test_checkpoint_of_another_task_or_a_newer_schema_is_refused(train: Callable[..., Run]) -> None:
+    run = train(epochs=1)
+    for key, value, text in (("task", "mae", "belongs to the task 'mae'"), ("schema_version", 999, "schema 999")):
+        checkpoint = torch.load(run.folder.last, weights_only=True)
+        path = run.folder.path / f"{key}.ckpt"
+        torch.save({**checkpoint, key: value}, path)
+        with pytest.raises(ValueError, match=text):
+            train("other", resume=path)
