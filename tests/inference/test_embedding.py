@@ -88,3 +88,15 @@ def test_nothing_is_left_of_a_failure(photos: Path, tmp_path: Path, run_folder: 
         embed_to_parquet(photos, run_folder, out, labels=False, batch_size=0)
     assert not out.exists()
     assert not out.parent.exists() or os.listdir(out.parent) == []
+
+
+def test_several_labels_and_none(photos: Path, tmp_path: Path) -> None:
+    manifest = photos / "list.csv"
+    manifest.write_text("image,label,split\na.png,cat|dog,train\nb.jpg,,train\nf.png,dog,train\ne.gif,cat,val\n")
+    embed_to_parquet(manifest, "vit_nano_patch4_32", tmp_path / "f.parquet", batch_size=2, device="cpu")
+    rows = pq.read_table(tmp_path / "f.parquet").select(["id", "label", "split"]).to_pylist()
+    found = {Path(r["id"]).name: (r["split"], r["label"]) for r in rows}
+    assert found["a.png"] == ("train", ["cat", "dog"])
+    assert found["f.png"] == ("train", ["dog"])
+    assert found["e.gif"] == ("val", ["cat"])
+    assert found["b.jpg"] == ("train", None)
