@@ -23,6 +23,8 @@ _HOME = {
     "load_weights": "visionzoo.weights",
     "export_weights": "visionzoo.weights",
     "create_classifier": "visionzoo.models.classifier",
+    "create_mae": "visionzoo.models.mae",
+    "create_simmim": "visionzoo.models.simmim",
     "ImageClassifier": "visionzoo.inference.classifier",
     "Preprocess": "visionzoo.types",
     "Features": "visionzoo.types",

@@ -19,7 +19,11 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
 #: task -> (module, function) that rebuilds the network from ``ModelConfig.architecture``.
-BUILDERS = {"classify": ("visionzoo.models.classifier", "create_classifier")}
+BUILDERS = {
+    "classify": ("visionzoo.models.classifier", "create_classifier"),
+    "mae": ("visionzoo.models.mae", "create_mae"),
+    "simmim": ("visionzoo.models.simmim", "create_simmim"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

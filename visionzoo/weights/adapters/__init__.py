@@ -9,7 +9,7 @@ from visionzoo.weights.adapters.clip_tower import CLIP_TOWER
 from visionzoo.weights.adapters.deit import DEIT
 from visionzoo.weights.adapters.dino import DINO, DINOV2, DINOV3
 from visionzoo.weights.adapters.layout import Layout
-from visionzoo.weights.adapters.mae import MAE
+from visionzoo.weights.adapters.mae import MAE, MAE_LAYOUTS
 from visionzoo.weights.adapters.rules import Facts
 from visionzoo.weights.adapters.swin import SWIN
 from visionzoo.weights.adapters.torchvision import TORCHVISION_SWIN, TORCHVISION_VIT
@@ -37,6 +37,7 @@ LAYOUTS: dict[str, Layout] = {
         *TRANSFORMERS_VIT_LAYOUTS,
         *TRANSFORMERS_DINO_LAYOUTS,
         *TRANSFORMERS_SWIN_LAYOUTS,
+        *MAE_LAYOUTS,
     )
 }
 #: Names for whole libraries: whichever of their layouts holds the model.
