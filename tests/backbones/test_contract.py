@@ -21,8 +21,7 @@ from visionzoo.backbones.base import Backbone
 from visionzoo.types import CAPABILITIES, BackboneInfo
 
 NATIVE = vz.list_backbones()
-#: Run for real: the cheapest backbone of every native family, below this many multiply-adds.
-REAL_GMACS = 1.5
+SIZES = ("nano", "tiny", "small", "medium", "base", "large", "huge", "giant", "so400m")
 
 
 def _meta(name: str) -> Backbone:
@@ -80,16 +79,30 @@ def _check_info(model: Backbone, info: BackboneInfo) -> None:
     assert model.head_keys() == set()
 
 
-# All native names, on the meta device.
+# All native names, on the meta device; in the fast suite the smallest of each flavour.
 
 
-def _slow_if_deep(names: list[str]) -> list[Any]:
-    """Deep models repeat the blocks of their small sisters: the fast suite leaves them out."""
-    deep = re.compile("large|huge|giant|so400m|gigantic|7b")
-    return [pytest.param(n, marks=pytest.mark.slow if deep.search(n) else ()) for n in names]
+def _flavour(name: str) -> tuple[str, tuple[int, int]]:
+    """A name without its size, patch, window and resolution; and the rank of its size, then of its resolution."""
+    sizes = re.findall("|".join(SIZES), name)
+    bare = re.sub(rf"{'|'.join(SIZES)}|patch\d+|window[\dto]+|\d{{2,}}(to\d+)?", "", name)
+    pixels = re.search(r"_(\d+)$", name)
+    return bare.strip("_"), (SIZES.index(sizes[0]) if sizes else 0, int(pixels[1]) if pixels else 1024)
 
 
-@pytest.mark.parametrize("name", _slow_if_deep(NATIVE))
+def _smallest_of_each_flavour() -> set[str]:
+    best: dict[str, str] = {}
+    for name in NATIVE:
+        flavour, rank = _flavour(name)
+        if flavour not in best or rank < _flavour(best[flavour])[1]:
+            best[flavour] = name
+    return set(best.values())
+
+
+FAST = _smallest_of_each_flavour()
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NATIVE])
 def test_native_contract(name: str) -> None:
     model, info = _meta(name), vz.backbone_info(name)
     assert model.name == info.name == name
@@ -127,12 +140,7 @@ def test_timm_family_at_its_own_size(name: str) -> None:
 # A native backbone of each family, and timm's families, for real.
 
 
-def _cheapest_native() -> list[str]:
-    best: dict[str, BackboneInfo] = {}
-    for info in map(vz.backbone_info, NATIVE):
-        if info.gmacs < best.get(info.family, info).gmacs or info.family not in best:
-            best[info.family] = info
-    return [info.name for info in best.values() if info.gmacs < REAL_GMACS]
+NANO = [n for n in NATIVE if "_nano_" in n]
 
 
 def _params(names: list[tuple[str, int | None]], fast: set[str]) -> Any:
@@ -141,11 +149,10 @@ def _params(names: list[tuple[str, int | None]], fast: set[str]) -> Any:
 
 
 FAMILIES: list[tuple[str, int | None]] = [(f"timm/{n}", s) for n, s in TIMM_FAMILIES.items()]
-REAL: list[tuple[str, int | None]] = [(n, None) for n in _cheapest_native()] + FAMILIES
+REAL: list[tuple[str, int | None]] = [(n, None) for n in NANO] + FAMILIES
 ALL_BUT_VGG = {n for n, _ in REAL} - {"timm/vgg11"}
 real = _params(REAL, ALL_BUT_VGG)
 families = _params(FAMILIES, ALL_BUT_VGG)
-native = _params(REAL[: len(REAL) - len(FAMILIES)], ALL_BUT_VGG)
 few = _params(REAL, {"timm/test_vit", "timm/test_resnet"})
 
 
@@ -157,9 +164,9 @@ def test_contract_for_real(name: str, image_size: int | None) -> None:
     _check_pyramid(model, model.info, "cpu")
 
 
-@native
-def test_pooled_is_forward_head_of_forward_features(name: str, image_size: int | None) -> None:
-    model = build(name, image_size)
+@pytest.mark.parametrize("name", NANO)
+def test_pooled_is_forward_head_of_forward_features(name: str) -> None:
+    model = build(name)
     x = images(model)
     with torch.no_grad():
         assert_close(model(x).pooled, model.forward_head(model.forward_features(x), pre_logits=True))
