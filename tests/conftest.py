@@ -1,20 +1,75 @@
-"""For every test: one thread a process, since pytest-xdist runs as many processes as there are cores."""
+"""What tests in every folder may use."""
+
+from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-# Before torch is imported, so that subprocesses of tests inherit it too.
+# pytest-xdist runs as many processes as there are cores, so each gets one thread, subprocesses of tests too. Set before torch
+# is imported, which reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+#: Run at the start of a process: from here on, any use of the network is an error that names the address.
+BLOCK_NETWORK = """
+import socket
+def _refuse(*args, **kwargs):
+    raise AssertionError(f"used the network: {args[-1] if len(args) < 3 else args[:2]}")
+socket.socket.connect = socket.socket.connect_ex = _refuse
+socket.getaddrinfo = socket.gethostbyname = socket.create_connection = _refuse
+"""
 
-def pytest_collection_modifyitems(items):
+
+@pytest.fixture
+def block_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, for the length of a test, any use of the network is an error."""
+
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        raise AssertionError(f"used the network: {args}")
+
+    for owner, name in (
+        (socket.socket, "connect"),
+        (socket.socket, "connect_ex"),
+        (socket, "getaddrinfo"),
+        (socket, "gethostbyname"),
+        (socket, "create_connection"),
+    ):
+        monkeypatch.setattr(owner, name, refuse)
+
+
+@pytest.fixture
+def run_offline(tmp_path: Path) -> Callable[..., str]:
+    """``run_offline(code)``: run code in a new process without a network, in an empty folder; gives what it printed."""
+
+    def run(code: str, timeout: float = 120) -> str:
+        script = tmp_path / "offline.py"
+        script.write_text(BLOCK_NETWORK + code)
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        # Empty caches: nothing may depend on what an earlier download left behind.
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TORCH_HOME"))}
+        env.update(HOME=str(work), XDG_CACHE_HOME=str(work), PYTHONPATH=str(Path(__file__).parents[1]))
+        done = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, timeout=timeout, cwd=work, env=env
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip GPU tests where there is none, with the reason."""
     import torch
 
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
