@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from conftest import assert_close, build, perturb
 from torch import Tensor, nn
 
 import visionzoo as vz
+from visionzoo.backbones.swin import SwinTransformer
 from visionzoo.layers.window import from_windows, to_windows
 
 both = pytest.mark.parametrize("name", ["swin_nano_patch2_window4_32", "swinv2_nano_patch2_window4_32"])
@@ -86,9 +88,17 @@ def test_masked_patches_are_replaced(name: str) -> None:
         assert torch.equal(model.forward_features(x, mask=nothing, mask_token=token), model.forward_features(x))
 
 
+def _small(name: str) -> SwinTransformer:
+    """Every kind of block and a patch merging, but no more than that: tracing is slow."""
+    config = replace(build(name).config, depths=(2, 1), num_heads=(2, 4))
+    return perturb(SwinTransformer(config, build(name).preprocess)).eval()
+
+
 @both
-def test_compiles_to_one_graph_per_size(name: str) -> None:
-    model = build(name)
+@pytest.mark.parametrize("dynamic", [False, pytest.param(None, marks=pytest.mark.slow)])
+def test_compiles_to_one_graph_per_size(name: str, dynamic: bool | None) -> None:
+    """Whether sizes are compiled one by one, or as a symbol from the second on (PyTorch's default, slow to trace)."""
+    model = _small(name)
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
@@ -97,20 +107,19 @@ def test_compiles_to_one_graph_per_size(name: str) -> None:
         return graph
 
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
-    sizes = [(32, 32), (64, 32), (35, 53), (9, 17)]
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=dynamic)
+    sizes = [(32, 32), (35, 53), (6, 17)]
     with torch.no_grad():
         for size in sizes * 2:
             x = images(2, 3, *size)
-            for ours, reference in zip(compiled(x), model(x), strict=True):
-                assert_close(ours, reference)
-    assert len(graphs) <= len(sizes)
+            assert_close(compiled(x).grid, model(x).grid)
+    assert 1 <= len(graphs) <= len(sizes)
     assert {k.removeprefix("_orig_mod.") for k in compiled.state_dict()} == set(model.state_dict())
     torch._dynamo.reset()
 
 
 def test_compiled_training_gives_the_same_gradients() -> None:
-    model = perturb(vz.create_backbone("swin_nano_patch2_window4_32"))
+    model = _small("swin_nano_patch2_window4_32").train()
     x = images(2, 3, 32, 32)
     expected = _gradients(model, x)
     torch._dynamo.reset()
@@ -157,8 +166,9 @@ def test_checkpointing_gives_equal_gradients_and_keeps_less(name: str) -> None:
     assert checkpointed_bytes < plain_bytes / 3
 
 
-#: Largest error of bf16 weights and activations, relative to the output's root mean square.
-BF16_BOUND = {"swin_nano_patch2_window4_32": 0.04, "swinv2_nano_patch2_window4_32": 0.04}
+#: Error of bf16 weights and activations, or of autocast: root mean square, relative to the output's. Measured: 0.005 to
+#: 0.007 at ordinary sizes, 0.009 where one token is all that is pooled.
+BF16_BOUND = 0.015
 
 
 @both
@@ -171,6 +181,5 @@ def test_bf16_stays_within_a_bound(name: str, size: tuple[int, int]) -> None:
         error = low(x.bfloat16()).pooled.float() - reference
         with torch.autocast("cpu", torch.bfloat16):
             autocast_error = model(x).pooled.float() - reference
-    scale = reference.square().mean().sqrt()
     for e in (error, autocast_error):
-        assert e.abs().max() / scale < BF16_BOUND[name]
+        assert 0 < e.square().mean().sqrt() < BF16_BOUND * reference.square().mean().sqrt()

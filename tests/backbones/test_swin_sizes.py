@@ -146,7 +146,7 @@ def _hf_keys(key: str, value: Tensor, v2: bool) -> dict[str, Tensor]:
 
 
 @both
-@pytest.mark.parametrize("size", [(32, 32), (48, 64), (35, 53), (41, 67), (34, 98)])
+@pytest.mark.parametrize("size", [(32, 32), (48, 64), (35, 53), (34, 67)])
 def test_odd_sizes_equal_transformers(name: str, size: tuple[int, int]) -> None:
     """Down to grids of 5 tokens, above the window in every stage (at 32 pixels: exactly the window in the last)."""
     twin, x = _hf_twin(name, 32 if size == (32, 32) else 128), images(2, 3, *size)
@@ -176,7 +176,7 @@ def test_below_the_window_tokens_see_only_each_other(kind: type[WindowAttention]
 
 
 @both
-@pytest.mark.parametrize("size", [(32, 32), (2, 2), (7, 5), (13, 31), (17, 64), (37, 41), (64, 96), (97, 3)])
+@pytest.mark.parametrize("size", [(32, 32), (2, 2), (7, 5), (13, 31), (37, 41), (48, 64), (97, 3)])
 def test_any_size(name: str, size: tuple[int, int]) -> None:
     model, x = build(name), images(2, 3, *size)
     grid = [math.ceil(n / 8) for n in size]
@@ -201,7 +201,7 @@ def test_any_number_of_channels(channels: int) -> None:
 
 
 @both
-@pytest.mark.parametrize("size", [(32, 32), (64, 32), (96, 64)])
+@pytest.mark.parametrize("size", [(32, 32), (64, 32)])
 def test_padding_path_changes_nothing_where_sizes_divide(
     name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
