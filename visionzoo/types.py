@@ -70,7 +70,9 @@ class Preprocess:
     value_scale: float = 255.0  #: pixel values are divided by this before mean and std
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
-    crop_pct: float = 1.0  #: input edge as a share of the resized edge
+    crop_pct: float = (
+        1.0  #: input edge as a share of the resized edge; above 1 the image is padded (VOLO at 448 pixels)
+    )
     pad_anchor: str = "center"
     pad_value: int | tuple[int, ...] = 0  #: in 0..255; one number, or one per channel as timm pads with the mean colour
 
@@ -87,8 +89,8 @@ class Preprocess:
             raise ValueError(f"Preprocess.image_size={self.image_size} must be (height, width), both at least 1")
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise ValueError(f"Preprocess.mean={self.mean} and std={self.std} need one value per channel, std above 0")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"Preprocess.crop_pct={self.crop_pct} must be in (0, 1]")
+        if not 0 < self.crop_pct <= 2:
+            raise ValueError(f"Preprocess.crop_pct={self.crop_pct} must be in (0, 2]")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for JSON."""

@@ -13,6 +13,7 @@ from torch import nn
 
 import visionzoo as vz
 from visionzoo.backbones.base import Backbone
+from visionzoo.backbones.timm_adapter import _preprocess, timm_spec
 
 
 def test_the_model_is_timms_own() -> None:
@@ -55,7 +56,18 @@ def test_preprocessing_agrees_with_timms_data_config(name: str, test_size: bool)
 
 def test_padding_is_the_mean_as_in_timm() -> None:
     preprocess = vz.backbone_info("timm/deepseek_vit_412m.deepseek_v4_1_flash").preprocess
-    assert (preprocess.resize_mode, preprocess.pad_value) == ("longest", 128)
+    assert (preprocess.resize_mode, preprocess.pad_value) == ("longest", (128, 128, 128))
+
+
+def test_every_pretrained_config_can_be_said() -> None:
+    """Whatever timm has published: its interpolation, crop mode, crop share and statistics are ours to state."""
+    names = timm.list_pretrained()
+    assert len(names) > 1000
+    for name in names:
+        cfg = timm.models.get_pretrained_cfg(name)
+        spec = _preprocess(cfg, tuple(cfg.input_size[1:]))
+        assert (spec.mean, spec.std, spec.crop_pct) == (tuple(cfg.mean), tuple(cfg.std), cfg.crop_pct)
+        assert timm_spec(f"timm/{name}").weights in (f"timm:{name}", None)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_constants_are_not_in_the_state_dict():
         ({"resize_mode": "stretch"}, "resize_mode='stretch'"),
         ({"image_size": (0, 4)}, "image_size"),
         ({"std": (0.0, 1.0, 1.0)}, "std above 0"),
-        ({"crop_pct": 1.5}, r"crop_pct=1.5 must be in \(0, 1\]"),
+        ({"crop_pct": 2.5}, r"crop_pct=2.5 must be in \(0, 2\]"),
     ],
 )
 def test_bad_specs_name_the_value(change, message):

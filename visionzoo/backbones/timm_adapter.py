@@ -244,7 +244,9 @@ def _preprocess(cfg: Any, image_size: tuple[int, int]) -> Preprocess:
         interpolation=cfg.interpolation or "bicubic",
         resize_mode=RESIZE_MODES[cfg.crop_mode],
         crop_pct=crop_pct,
-        pad_value=round(255 * cfg.mean[0]) if cfg.crop_mode == "border" else 0,  # timm pads with the mean
+        pad_value=tuple(round(255 * m) for m in cfg.mean)
+        if cfg.crop_mode == "border"
+        else 0,  # timm pads with the mean
     )
 
 
