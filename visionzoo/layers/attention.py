@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionzoo.layers.cpu_attention import packed_attention, serves
 from visionzoo.layers.drop_path import DropPath, LayerScale
+from visionzoo.layers.linear import Linear, linear
 from visionzoo.layers.rope import apply_rope
 
 
@@ -43,10 +45,10 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.rotate_half = rotate_half
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.qkv = Linear(dim, dim * 3, bias=qkv_bias)
         self.q_norm = nn.LayerNorm(self.head_dim, eps=eps) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(self.head_dim, eps=eps) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def project(self, x: Tensor) -> Tensor:
         """(B, N, D) -> queries, keys and values side by side, (B, N, 3 D)."""
@@ -68,6 +70,8 @@ class Attention(nn.Module):
             rope: rotation table of :mod:`visionzoo.layers.rope` for the last tokens of the sequence.
             bias: added to the attention logits; broadcasts to (B, H, N, N).
         """
+        if rope is None and bias is None and isinstance(self.q_norm, nn.Identity) and serves(x, self.qkv.weight):
+            return self.proj(packed_attention(self.project(x), self.num_heads))
         q, k, v = self.heads(x, rope)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).flatten(2))
@@ -91,7 +95,7 @@ class QVBiasAttention(Attention):
         self.v_bias = nn.Parameter(torch.zeros(dim))
 
     def project(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.qkv.weight, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
+        return linear(x, self.qkv.weight, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
 
 
 class Block(nn.Module):

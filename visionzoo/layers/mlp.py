@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionzoo.layers.linear import Linear, linear, takes_fused_kernel
+
 
 class QuickGELU(nn.Module):
     """``x * sigmoid(1.702 x)``, the approximation OpenAI's CLIP was trained with."""
@@ -37,13 +39,25 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, act: str = "gelu", *, norm: bool = False, eps: float = 1e-6) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.act = ACTIVATIONS[act]()
         self.norm = nn.LayerNorm(hidden_dim, eps=eps) if norm else nn.Identity()
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.norm(self.act(self.fc1(x))))
+        return self.fc2(self.norm(self._expand(x)))
+
+    def _expand(self, x: Tensor) -> Tensor:
+        fc1, act = self.fc1, self.act
+        # Only where nothing stands between the two: an adapter in place of the layer, or somebody who listens to it.
+        if (
+            type(fc1) is Linear
+            and isinstance(act, nn.GELU)
+            and not (fc1._forward_hooks or fc1._forward_pre_hooks or act._forward_hooks or act._forward_pre_hooks)
+            and takes_fused_kernel(x, fc1.weight, gelu=True)
+        ):
+            return linear(x, fc1.weight, fc1.bias, gelu=act.approximate)
+        return act(fc1(x))
 
 
 class SwiGLUPacked(nn.Module):
@@ -51,8 +65,8 @@ class SwiGLUPacked(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim // 2, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.fc1(x).chunk(2, dim=-1)
@@ -64,10 +78,10 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, *, norm: bool = False, eps: float = 1e-6) -> None:
         super().__init__()
-        self.fc1_g = nn.Linear(dim, hidden_dim)
-        self.fc1_x = nn.Linear(dim, hidden_dim)
+        self.fc1_g = Linear(dim, hidden_dim)
+        self.fc1_x = Linear(dim, hidden_dim)
         self.norm = nn.LayerNorm(hidden_dim, eps=eps) if norm else nn.Identity()
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.norm(F.silu(self.fc1_g(x)) * self.fc1_x(x)))

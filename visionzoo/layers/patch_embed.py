@@ -8,6 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionzoo.layers.linear import linear
+
 
 class PatchEmbed(nn.Module):
     """Cut an image into p x p patches and project each to D channels (arXiv 2010.11929, equation 1).
@@ -74,4 +76,4 @@ class PatchEmbed(nn.Module):
         patches = self.patchify(images)
         if keep is not None:
             patches = patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)

@@ -6,20 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionzoo.layers.linear import Linear
 from visionzoo.layers.mlp import Mlp
 
 
 class AttentionPool(nn.Module):
-    """A learned query attends to all tokens, then an MLP (MAP head, arXiv 2106.04560, section 3.1): (B, N, D) -> (B, D)."""
+    """A learned query attends to all tokens, then an MLP (MAP head, arXiv 2106.04560): (B, N, D) -> (B, D)."""
 
     def __init__(self, dim: int, num_heads: int, mlp_hidden: int, *, act: str = "gelu", eps: float = 1e-6) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.latent = nn.Parameter(torch.empty(1, 1, dim))
         nn.init.trunc_normal_(self.latent, std=dim**-0.5)
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, dim * 2)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, dim * 2)
+        self.proj = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, mlp_hidden, act)
 
