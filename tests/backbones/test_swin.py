@@ -77,6 +77,12 @@ def test_forward_and_gradients_equal_timms(flavour: str) -> None:
         assert grads[name].abs().max() > 0, name
         error = (grad - grads[name]).abs().max() / grads[name].abs().max()
         assert error < 1e-4, f"gradient of {name} differs by {error:.1e}"
+    # Without a gradient for the bias, attention takes its fused path.
+    x_fused = x.clone().requires_grad_()
+    fused = ours.requires_grad_(False).forward_features(x_fused)
+    assert_close(fused, reference)
+    (fused * weight).sum().backward()
+    assert (x_fused.grad - x_theirs.grad).abs().max() < 1e-4 * x_theirs.grad.abs().max()
 
 
 @pytest.mark.parametrize("flavour", ["v1-not-square", "v2-not-square"])
