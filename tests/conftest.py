@@ -12,8 +12,8 @@ from typing import NoReturn
 
 import pytest
 
-# pytest-xdist runs as many processes as there are cores, so each gets one thread, subprocesses of tests too. Set before torch
-# is imported, which reads it once.
+# pytest-xdist runs as many processes as there are cores, so each gets one thread, subprocesses of tests too. Set before
+# torch is imported, which reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -49,7 +49,7 @@ class ImageBatch(NamedTuple):
 
     images: Tensor  #: (B, C, H, W) uint8 in 0..255, RGB
     labels: Tensor  #: (B,) int64 class indices, or (B, K) float32 in {0, 1} for multi-label data
-    index: Tensor  #: (B,) int64, position of each sample in its source
+    index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
     bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every image that could not be read
 
 

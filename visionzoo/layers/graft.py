@@ -1,8 +1,8 @@
 """Give a built module a second face without moving its parameters.
 
 A classifier must have the keys of its backbone (``blocks.0...``) with the head's beside them, and a timm model
-must answer to our contract with its own keys. Wrapping would prefix every key, and state-dict hooks that hide the prefix
-break distributed checkpoints. So the object stays the same and its class gains a mixin, as FSDP2 does.
+must answer to our contract with its own keys. Wrapping would prefix every key, and state-dict hooks that hide the
+prefix break distributed checkpoints. So the object stays the same and its class gains a mixin, as FSDP2 does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
 def graft(module: nn.Module, mixin: type[Mixin]) -> Mixin:
     """Put ``mixin`` in front of the class of ``module``, in place, and return the same object.
 
-    Keys, parameters, hooks and identity stay; ``isinstance(module, mixin)`` becomes true. ``deepcopy`` and pickling work.
+    Keys, parameters, hooks and identity stay; ``isinstance(module, mixin)`` becomes true. ``deepcopy`` and pickling
+    work.
     """
     if not isinstance(module, mixin):
         root, mixins = getattr(type(module), "_graft", (type(module), ()))

@@ -65,8 +65,8 @@ def create_classifier(
     Args:
         backbone: a registered name or ``"timm/<name>"``.
         num_classes: K, at least 1.
-        weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`. A head for another number
-            of classes, or none, leaves the new head random, with a warning; everything else must fit.
+        weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`. A head for another
+            number of classes, or none, leaves the new head random, with a warning; everything else must fit.
         image_size: pixels, one number or (height, width); None for the size the backbone was trained at.
         in_chans: channels of the images.
         drop_path: stochastic-depth rate of the last block.
@@ -78,7 +78,9 @@ def create_classifier(
         ValueError: for an unknown backbone, a number of classes below 1, a rate outside [0, 1), or unfitting weights.
     """
     if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes} must be at least 1; for features without a head use create_backbone")
+        raise ValueError(
+            f"num_classes={num_classes} must be at least 1; for features without a head use create_backbone"
+        )
     if not 0 <= drop_rate < 1:
         raise ValueError(f"drop_rate={drop_rate} must be in [0, 1)")
     model = graft(create_backbone(backbone, image_size=image_size, in_chans=in_chans, drop_path=drop_path), Classifier)
@@ -111,4 +113,3 @@ def _set_head_dropout(model: Classifier, rate: float) -> None:
         model.drop_rate = rate
     elif rate:
         raise ValueError(f"{model.name} has no dropout before its head; use drop_rate=0")
-

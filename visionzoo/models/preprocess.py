@@ -11,8 +11,8 @@ from visionzoo.types import Preprocess
 class Normalize(nn.Module):
     """(B, C, H, W) uint8 in 0..255 -> float: ``(x / value_scale - mean) / std``, in one multiply and one add.
 
-    Mean and standard deviation are repeated for models with more channels than the spec names. The constants are not part
-    of the state dict: they belong to :class:`Preprocess`, which is saved beside the weights.
+    Mean and standard deviation are repeated for models with more channels than the spec names. The constants are not
+    part of the state dict: they belong to :class:`Preprocess`, which is saved beside the weights.
 
     Args:
         preprocess: the spec.
@@ -34,7 +34,9 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
-            raise ValueError(f"Normalize takes uint8 pixels in 0..255, got {images.dtype}; pass images as they are decoded")
+            raise ValueError(
+                f"Normalize takes uint8 pixels in 0..255, got {images.dtype}; pass images as they are decoded"
+            )
         return images.to(self.scale.dtype) * self.scale + self.shift
 
     def invert(self, x: Tensor) -> Tensor:
