@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import visionzoo
 from visionzoo.cli.commands import COMMANDS
 
-# OpenMP's threads spin while they wait for each other. Where something else wants the cores too, a small model then trains
-# ten times slower or worse (measured: 8 to 70 images/s against 330 to 430, two threads on two busy cores). Read when torch is loaded.
+# OpenMP's threads spin while they wait for each other. Where something else wants the cores too, a small model then
+# trains ten times slower or worse (measured: 8 to 70 images/s against 330 to 430, two threads on two busy cores).
+# torch reads this when it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

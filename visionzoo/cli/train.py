@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,7 +140,7 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self._get(self.config_init, "trainer")
-        if rank_zero_only.rank == 0 and not self._get(self.config, "print_groups"):
+        if _global_rank() == 0 and not self._get(self.config, "print_groups"):
             self._folder = self._make_folder()
         if options.get("logger") in (None, True):
             kwargs["logger"] = self._loggers()
@@ -235,6 +236,12 @@ class TrainCLI(LightningCLI):
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self._report()
 
+    def before_validate(self) -> None:
+        self.config_init["validate"]["verbose"] = False  # our line says it
+
+    def before_test(self) -> None:
+        self.config_init["test"]["verbose"] = False
+
     def after_validate(self) -> None:
         self._report()
 
@@ -321,12 +328,12 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage(program))
         return 0
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # it greets, advertises and narrates
+    _quiet_lightning()
     try:
         name, subcommand, args = _task_and_subcommand(argv, program)
         TrainCLI(name, subcommand, resume_arguments(args), program)
     except RunInterruptedError as stopped:
-        if rank_zero_only.rank == 0:
+        if _global_rank() == 0:
             print(stopped, file=sys.stderr)
         return 130
     except (ValueError, OSError, MisconfigurationException) as error:
@@ -335,6 +342,25 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
     return 0
+
+
+def _global_rank() -> int:
+    """As Lightning reads it from the launcher's environment, before there is a trainer to ask."""
+    rank: Any = getattr(rank_zero_only, "rank", 0)
+    return rank or 0
+
+
+def _quiet_lightning() -> None:
+    """Silence what Lightning says to everybody and what does not hold here; its other warnings stay."""
+    for name in ("pytorch_lightning", "lightning_fabric"):  # they greet, advertise and narrate
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        "`isinstance(treespec, LeafSpec)` is deprecated",
+        ".*does not have many workers",
+        ".*smaller than the logging interval",  # the task adapts the interval
+        ".*your dataloader is not resumable",  # the datamodule resumes the order exactly
+    ):
+        warnings.filterwarnings("ignore", message=text)
 
 
 def _task_and_subcommand(argv: Sequence[str], program: str) -> tuple[str, str, Sequence[str]]:

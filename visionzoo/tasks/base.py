@@ -135,13 +135,19 @@ class VisionTask(LightningModule):
 
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 
+    def on_train_start(self) -> None:
+        # on a small set an epoch has fewer steps than the logging interval, and would show no loss at all
+        trainer: Any = self.trainer
+        steps = int(trainer.num_training_batches // trainer.accumulate_grad_batches)
+        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps))
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         del batch_idx
         step = self.train_loss(batch)
         self.log("train/loss", step.loss.detach(), prog_bar=True, batch_size=step.size)
         for name, value in step.logs.items():
             self.log(f"train/{name}", value.detach(), prog_bar=True, batch_size=step.size)
-        if self.trainer.optimizers and self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if self.trainer.optimizers:
             self.log("lr", max(g["lr"] for g in self.trainer.optimizers[0].param_groups), batch_size=step.size)
         return step.loss
 

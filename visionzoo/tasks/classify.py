@@ -88,22 +88,16 @@ class Classify(VisionTask):
         self.mixer = Mixer(mixup, cutmix)
         self.register_buffer("class_weights", _class_weights(class_weights, class_counts), persistent=False)
 
-        backbone, image_size = _resolve(backbone, weights, image_size)
-        model = create_classifier(
-            backbone,
-            num_classes,
-            image_size=image_size,
-            in_chans=in_chans,
-            drop_path=drop_path,
-            drop_rate=drop_rate,
-            global_pool=global_pool,
+        architecture = _architecture(
+            weights, backbone=backbone, image_size=image_size, global_pool=global_pool, in_chans=in_chans
         )
+        model = create_classifier(num_classes=num_classes, drop_path=drop_path, drop_rate=drop_rate, **architecture)
         self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
         if finetune != "full":
             _freeze_trunk(model)
         if finetune == "lora":
             add_adapters(model, rank=lora_rank, alpha=lora_alpha)
-        self.backbone_name = backbone
+        self.backbone_name: str = architecture["backbone"]
         self.use_model(model, model.preprocess, in_chans)
         self.evaluation = ClassificationEvaluation(num_classes, multi_label)
         self.results: EvaluationResults | None = None
@@ -156,6 +150,7 @@ class Classify(VisionTask):
 
     def setup(self, stage: str) -> None:
         report = self.load_report
+        assert isinstance(self.model, Classifier)
         if stage != "fit" and report is not None and set(report.reset) & self.model.head_keys():
             raise ValueError(
                 f"the weights have no head for these {self.num_classes} classes, so a score would mean nothing; "
@@ -203,17 +198,22 @@ class Classify(VisionTask):
         return [m for m in self.model.modules() if m not in head]
 
 
-def _resolve(
-    backbone: str | None, weights: str | None, image_size: int | tuple[int, int] | None
-) -> tuple[str, int | tuple[int, int] | None]:
-    """Backbone and input size, read from the run folder in ``weights`` where they are not given."""
-    if weights is not None and (Path(weights) / CONFIG_FILE).is_file() and backbone is None:
-        architecture = read_config(weights).architecture
-        size = architecture.get("image_size") if image_size is None else image_size
-        return architecture["backbone"], tuple(size) if isinstance(size, list) else size
-    if backbone is None:
+def _architecture(weights: str | None, **given: Any) -> dict[str, Any]:
+    """Arguments of :func:`create_classifier`; what is not given comes from the run folder in ``weights``, if it is one.
+
+    A run folder knows its backbone, input size and pooling; weights trained with one pooling mean nothing under
+    another.
+    """
+    if weights is not None and (Path(weights) / CONFIG_FILE).is_file():
+        known = read_config(weights).architecture
+        for name in ("backbone", "image_size", "global_pool"):
+            # another backbone's size and pooling would not fit the one that was asked for
+            if given[name] is None and given["backbone"] in (None, known.get("backbone")):
+                size = known.get(name)
+                given[name] = tuple(size) if isinstance(size, list) else size
+    if given["backbone"] is None:
         raise ValueError("model.backbone is not given; `visionzoo models` lists names, such as vit_small_patch16_224")
-    return backbone, image_size
+    return given
 
 
 def _class_weights(policy: str, counts: Sequence[int] | None) -> Tensor | None:

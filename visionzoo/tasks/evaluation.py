@@ -33,7 +33,7 @@ class Mistake(NamedTuple):
     """One wrongly classified image."""
 
     confidence: float  #: probability of the predicted class, in [0, 1]
-    index: int  #: position of the sample in its source
+    position: int  #: of the sample in its source
     label: int
     predicted: int
     image: np.ndarray  #: (H, W, C) uint8
@@ -111,8 +111,9 @@ class ClassificationEvaluation(nn.Module):
             assert isinstance(metric, Metric)
             values[name] = metric.compute()
         results = EvaluationResults(_as_matrix(self.counts.compute()).cpu(), _gather_mistakes(self._mistakes))
-        for metric in (self.loss, *self.scores.values(), self.counts):
-            metric.reset()
+        for part in (self.loss, *self.scores.values(), self.counts):
+            assert isinstance(part, Metric)
+            part.reset()
         self._mistakes = []
         return values, results
 
@@ -123,7 +124,7 @@ def _scores(num_classes: int, multi_label: bool) -> dict[str, Metric]:
             "map": MultilabelAveragePrecision(num_classes, average="macro"),
             "f1": MultilabelF1Score(num_classes, average="macro"),
         }
-    scores = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+    scores: dict[str, Metric] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
     if num_classes > 5:
         scores["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
     return scores
@@ -147,7 +148,7 @@ def _as_matrix(counts: Tensor) -> Tensor:
 
 def _most_confident(mistakes: list[Mistake]) -> list[Mistake]:
     # the index decides between equals, so that the order does not depend on batches or ranks
-    return heapq.nsmallest(MISTAKES, mistakes, key=lambda m: (-m.confidence, m.index))
+    return heapq.nsmallest(MISTAKES, mistakes, key=lambda m: (-m.confidence, m.position))
 
 
 def _gather_mistakes(mistakes: list[Mistake]) -> list[Mistake]:

@@ -29,7 +29,8 @@ def add_adapters(model: Classifier, *, rank: int, alpha: float) -> None:
             f"finetune=lora needs linear layers outside the head, and {model.name} has none; use full or head"
         )
     trained = [p for p in model.parameters() if p.requires_grad]
-    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), model)
+    scale: Any = alpha  # peft annotates int and multiplies
+    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=targets), model)
     for parameter in trained:  # peft freezes everything but its adapters
         parameter.requires_grad_(True)
 

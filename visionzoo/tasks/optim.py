@@ -35,8 +35,8 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float, layer_deca
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay={layer_decay} must be in (0, 1]; 1 gives every layer the same learning rate")
     names = {id(p): n for n, p in model.named_parameters()}
-    own = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    no_decay = {*own, *NO_DECAY_PATTERNS}
+    own: Any = getattr(model, "no_weight_decay", set)
+    no_decay = {*own(), *NO_DECAY_PATTERNS}
     if layer_decay < 1:
         raw = param_groups_layer_decay(
             model, weight_decay=weight_decay, no_weight_decay_list=no_decay, layer_decay=layer_decay

@@ -93,5 +93,5 @@ class BadSamples(Callback):
 
 def _training_images(trainer: Trainer) -> int:
     """Size of the training set; 0 where there is none, or none that knows its length."""
-    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    dataset: Any = getattr(trainer.train_dataloader, "dataset", None)
     return len(dataset) if hasattr(dataset, "__len__") else 0

@@ -131,7 +131,7 @@ class Checkpoints(Checkpoint):
         return self.best is None or better(value, self.best)
 
     def _export(self, trainer: Trainer, task: VisionTask) -> None:
-        ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
+        ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
         if ema is None:
             export_run(trainer, task)
             return

@@ -36,12 +36,14 @@ class EMA(Callback):
             raise ValueError(f"ema_decay={decay} must be in (0, 1), or 0 to turn the average off")
         self.decay = decay
         self.average: dict[str, Tensor] = {}
+        self._weights: list[Tensor] = []
         self._last_step = 0
         self._swapped = False
         self._restored: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         averaged = _averaged(pl_module)
+        self._weights = [tensor.detach() for tensor in averaged.values()]  # they share memory with what is trained
         self.average = {name: tensor.detach().clone() for name, tensor in averaged.items()}
         self._last_step, self._swapped = trainer.global_step, False
         if self._restored is not None:  # the module holds the checkpoint's state_dict, which is the average
@@ -58,13 +60,12 @@ class EMA(Callback):
         if trainer.global_step == self._last_step:  # gradients are being accumulated
             return
         self._last_step = trainer.global_step
-        self.update(pl_module, trainer.global_step)
+        self.update(trainer.global_step)
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Move the average towards the weights of ``module`` as they are after ``step`` optimizer steps."""
-        current = _averaged(module)
-        torch._foreach_lerp_(list(self.average.values()), list(current.values()), 1 - ema_decay_at(step, self.decay))
+    def update(self, step: int) -> None:
+        """Move the average towards the weights as they are after ``step`` optimizer steps."""
+        torch._foreach_lerp_(list(self.average.values()), self._weights, 1 - ema_decay_at(step, self.decay))
 
     @contextmanager
     def averaged(self, module: nn.Module) -> Iterator[None]:
@@ -90,7 +91,7 @@ class EMA(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._swap(pl_module)
-        self.average, self._swapped = {}, False
+        self.average, self._weights, self._swapped = {}, [], False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if not self.average:

@@ -30,6 +30,7 @@ class Predictions(Callback):
             torch.distributed.all_gather_object(gathered, self.rows)
             self.rows = {position: row for part in gathered for position, row in part.items()}
         if trainer.is_global_zero:
-            source = trainer.predict_dataloaders.dataset.source
+            loader: Any = trainer.predict_dataloaders
+            source = loader.dataset.source
             rows = [(source.sample_id(i), *self.rows[i]) for i in sorted(self.rows)]
             write_csv(pl_module.run_folder.path / "predictions.csv", ["image", *pl_module.prediction_columns], rows)
