@@ -347,7 +347,7 @@ class VisionTransformer(Backbone):
         if num_classes == 0:
             return nn.Identity()
         weight = self.patch_embed.proj.weight
-        head = nn.Linear(self.embed_dim, num_classes, device=weight.device, dtype=weight.dtype)
+        head = nn.Linear(self.pooled_dim, num_classes, device=weight.device, dtype=weight.dtype)
         nn.init.trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
         return head
