@@ -100,6 +100,19 @@ def test_validate_test_and_predict_a_run(folder: Path, capsys: Any) -> None:
     assert set(said[0]) == {"image", "label", "probability"}
 
 
+def test_early_stopping_counts_validations_without_a_better_score(folder: Path) -> None:
+    assert fit("--early_stopping", "1", "--model.lr", "1e-12", "--trainer.max_epochs", "9", "--run_dir", "still") == 0
+    assert len([r for r in rows("still/metrics.csv") if r["val/accuracy"]]) == 2
+
+
+@pytest.mark.slow
+def test_bf16_compile_accumulation_and_checkpointing_together(folder: Path) -> None:
+    options = ["--trainer.precision", "bf16-mixed", "--model.compile", "true", "--trainer.accumulate_grad_batches", "2"]
+    assert fit(*options, "--model.grad_checkpointing", "true", "--run_dir", "all") == 0
+    assert torch.load("all/last.ckpt", weights_only=True)["global_step"] == 4
+    assert Path("all/model.safetensors").is_file()
+
+
 def test_print_groups_prints_and_trains_nothing(folder: Path, capsys: Any) -> None:
     assert fit("--print_groups", "true", "--model.layer_decay", "0.5") == 0
     out = capsys.readouterr().out

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 
 from visionzoo.tasks.engine.bad_samples import BadSamples
 
@@ -48,6 +49,13 @@ class ProgressBar(RichProgressBar):
         self._read_at = 0.0
         self._begun: tuple[float, int] = (0.0, 0)
 
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        return [TextColumn("{task.description}"), BarColumn(bar_width=10), MofNCompleteColumn()]
+
+    def _get_train_description(self, current_epoch: int) -> str:  # Lightning counts from 0, the epoch lines from 1
+        last = f"/{self.trainer.max_epochs}" if self.trainer.max_epochs and self.trainer.max_epochs > 0 else ""
+        return f"epoch {current_epoch + 1}{last}"
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._begun = time.monotonic(), trainer.fit_loop.total_batch_idx + 1
@@ -73,10 +81,10 @@ class ProgressBar(RichProgressBar):
         if now - self._read_at < 0.25:
             return self._shown
         self._read_at = now
+        # held-out scores are on the line that each epoch leaves; here they would not fit into 80 columns
         values = super().get_metrics(trainer, pl_module)
-        values.pop("v_num", None)
-        shown: dict[str, Any] = {name.removeprefix("train/"): value for name, value in values.items()}
-        shown["images/s"] = f"{self._speed.rate:,.0f}"
+        shown: dict[str, Any] = {n.removeprefix("train/"): v for n, v in values.items() if n.startswith("train/")}
+        shown["img/s"] = f"{self._speed.rate:,.0f}"
         bad = next((len(c.seen) for c in trainer.callbacks if isinstance(c, BadSamples)), 0)  # type: ignore[attr-defined]
         if bad:
             shown["bad"] = str(bad)
