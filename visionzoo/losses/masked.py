@@ -6,6 +6,7 @@ Legend: B batch, C channels, (H, W) pixels, p patch size, (h, w) patch grid, N =
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 #: Added to the variance of a patch (MAE's reference implementation), so that a constant patch gives zeros and not NaN.
 VARIANCE_EPS = 1e-6
@@ -82,14 +83,36 @@ def masked_pixel_loss(prediction: Tensor, images: Tensor, mask: Tensor, norm_pix
     Returns:
         A float32 scalar; 0 (with a gradient of 0) if nothing is masked.
     """
-    patch_size = round((prediction.shape[-1] / images.shape[1]) ** 0.5)
-    target = patchify(images, patch_size).float()
-    if norm_pix:
-        mean, std = patch_statistics(target)
-        target = (target - mean) / std
+    target = _target(patchify(images, _patch_size(prediction, images)), norm_pix)
     mask = mask.float()
     error = (prediction.float() - target).square().mean(dim=-1)
     return (error * mask).sum() / mask.sum().clamp(min=1)
+
+
+def hidden_pixel_loss(prediction: Tensor, images: Tensor, hidden: Tensor, norm_pix: bool) -> Tensor:
+    """:func:`masked_pixel_loss` of a prediction that holds nothing but the masked patches.
+
+    Args:
+        prediction: (B, M, p * p * C), any floating type.
+        images: (B, C, H, W), normalised.
+        hidden: (B, M) int64 raster indices of the masked patches, as many in every image.
+        norm_pix: as there.
+    """
+    patches = patchify(images, _patch_size(prediction, images))
+    patches = patches.gather(1, hidden.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+    return F.mse_loss(prediction.float(), _target(patches, norm_pix))
+
+
+def _patch_size(prediction: Tensor, images: Tensor) -> int:
+    return round((prediction.shape[-1] / images.shape[1]) ** 0.5)
+
+
+def _target(patches: Tensor, norm_pix: bool) -> Tensor:
+    patches = patches.float()
+    if not norm_pix:
+        return patches
+    mean, std = patch_statistics(patches)
+    return (patches - mean) / std
 
 
 def simmim_loss(prediction: Tensor, images: Tensor, mask: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ E decoder width.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from visionzoo.backbones import create_backbone
@@ -20,7 +21,7 @@ from visionzoo.backbones.base import Backbone
 from visionzoo.layers.attention import Attention, Block
 from visionzoo.layers.mlp import Mlp
 from visionzoo.layers.position import resample_positions, sincos_2d, square_grid
-from visionzoo.losses.masked import masked_pixel_loss
+from visionzoo.losses.masked import hidden_pixel_loss, masked_pixel_loss
 from visionzoo.models.masking import (
     MaskedOutput,
     Masking,
@@ -85,26 +86,44 @@ class MAEDecoder(nn.Module):
         self.pred = nn.Linear(dim, patch_values)
 
     def forward(self, latent: Tokens, masking: Masking) -> Tensor:
-        """Encoded visible tokens -> (B, N, p * p * C).
+        """Encoded visible tokens -> all patches in raster order, (B, N, p * p * C).
 
         Args:
             latent: (B, n, D) tokens in the order of ``masking.keep``, with their prefix.
             masking: of the same images.
         """
-        p = self.prefix_tokens
-        table = resample_positions(self.pos_embed, latent.grid_size, old_grid=self.grid_size, prefix_tokens=p)
-        known = self.embed(torch.cat((latent.prefix, latent.x), dim=1))
-        b, n, dim = latent.x.shape[0], latent.x.shape[1], known.shape[-1]
-        masked = self.mask_token.to(known.dtype).expand(b, masking.restore.shape[1] - n, dim)
-        patches = torch.cat((known[:, p:], masked), dim=1)
-        patches = patches.gather(1, masking.restore.unsqueeze(-1).expand(-1, -1, dim))
-        x = torch.cat((known[:, :p], patches), dim=1) + table
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self._recomputes() else block(x)
-        return self.pred(self.norm(x)[:, p:])
+        x = self._run(self._sequence(latent, masking), len(self.blocks))[:, self.prefix_tokens :]
+        x = x.gather(1, masking.place.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        return self.pred(self.norm(x))
 
-    def _recomputes(self) -> bool:
-        return self.grad_checkpointing and torch.is_grad_enabled()
+    def hidden(self, latent: Tokens, masking: Masking) -> Tensor:
+        """Encoded visible tokens -> the masked patches only, (B, N - n, p * p * C), in the order of ``masking.hidden``.
+
+        The same numbers as :meth:`forward`'s, for less: after the last attention nothing reads the other tokens.
+        """
+        x = self._run(self._sequence(latent, masking), len(self.blocks) - 1)
+        last = cast(Block, self.blocks[-1])
+        x = (x + last.attn(last.norm1(x)))[:, self.prefix_tokens + masking.visible :]
+        return self.pred(self.norm(x + last.mlp(last.norm2(x))))
+
+    def _sequence(self, latent: Tokens, masking: Masking) -> Tensor:
+        """Prefix, visible patches, mask tokens: (B, P + N, E), each with its position; attention does not mind the order."""
+        p = self.prefix_tokens
+        known = self.embed(torch.cat((latent.prefix, latent.x), dim=1))
+        masked = self.mask_token.to(known.dtype).expand(*masking.hidden.shape, -1)
+        table = resample_positions(self.pos_embed, latent.grid_size, old_grid=self.grid_size, prefix_tokens=p)[0]
+        places = F.pad(masking.order + p, (p, 0))
+        places[:, :p] = torch.arange(p, device=places.device)
+        return torch.cat((known, masked), dim=1) + F.embedding(places, table)
+
+    def _run(self, x: Tensor, depth: int) -> Tensor:
+        """The first ``depth`` blocks."""
+        for block in self.blocks[:depth]:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
 
 
 class MAE(nn.Module):
@@ -179,15 +198,27 @@ class MAE(nn.Module):
             ValueError: for images that are no multiple of the patch, or so small that the ratio leaves none to see or
                 none to predict, or noise of another shape.
         """
+        masking = self._masking(images, noise)
+        prediction = self.decoder(self.encode(images, masking.keep), masking)
+        loss = masked_pixel_loss(prediction, images, masking.mask, self.norm_pix_loss)
+        return MaskedOutput(loss, prediction, masking.mask)
+
+    def loss(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The loss of :meth:`forward` with the same gradients, for training: visible patches are not predicted.
+
+        Args and errors are those of :meth:`forward`. Returns a float32 scalar.
+        """
+        masking = self._masking(images, noise)
+        prediction = self.decoder.hidden(self.encode(images, masking.keep), masking)
+        return hidden_pixel_loss(prediction, images, masking.hidden, self.norm_pix_loss)
+
+    def _masking(self, images: Tensor, noise: Tensor | None) -> Masking:
         grid = self._grid((images.shape[2], images.shape[3]))
         visible, patches = self.num_visible(grid), grid[0] * grid[1]
         if noise is None:
             noise = draw_noise(images, patches)
         check_noise(noise, images.shape[0], patches)
-        masking = random_masking(noise, visible)
-        prediction = self.decoder(self.encode(images, masking.keep), masking)
-        loss = masked_pixel_loss(prediction, images, masking.mask, self.norm_pix_loss)
-        return MaskedOutput(loss, prediction, masking.mask)
+        return random_masking(noise, visible)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> Reconstruction:

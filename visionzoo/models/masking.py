@@ -41,9 +41,20 @@ class Reconstruction(NamedTuple):
 class Masking(NamedTuple):
     """Which patches of each image are visible."""
 
-    keep: Tensor  #: (B, n) int64 raster indices of visible patches, in the order of their noise
-    restore: Tensor  #: (B, N) int64, place of each patch in the order of the noise
-    mask: Tensor  #: (B, N) float32, 1 where a patch is masked
+    order: Tensor  #: (B, N) int64 raster indices in the order of the noise: visible patches first
+    visible: int  #: n
+    place: Tensor  #: (B, N) int64, the inverse of ``order``
+    mask: Tensor  #: (B, N) float32 in raster order, 1 where a patch is masked
+
+    @property
+    def keep(self) -> Tensor:
+        """(B, n) int64 raster indices of visible patches."""
+        return self.order[:, : self.visible]
+
+    @property
+    def hidden(self) -> Tensor:
+        """(B, N - n) int64 raster indices of masked patches."""
+        return self.order[:, self.visible :]
 
 
 def check_ratio(mask_ratio: float, usual: str) -> None:
@@ -65,9 +76,9 @@ def random_masking(noise: Tensor, visible: int) -> Masking:
         visible: n, from 1 to N - 1.
     """
     order = noise.argsort(dim=1, stable=True)
-    restore = torch.empty_like(order)
-    restore.scatter_(1, order, torch.arange(noise.shape[1], device=noise.device).expand_as(order))
-    return Masking(order[:, :visible], restore, (restore >= visible).float())
+    place = torch.empty_like(order)
+    place.scatter_(1, order, torch.arange(noise.shape[1], device=noise.device).expand_as(order))
+    return Masking(order, visible, place, (place >= visible).float())
 
 
 def norm_after_pool(encoder: nn.Module) -> nn.Module | None:

@@ -1,0 +1,167 @@
+"""What the benchmarks share: interleaved timing, the machine's matrix peak, memory, and a record of where it ran.
+
+A claim of this project is a ratio, measured in one process on one machine: A B A B ... after warm-up, medians with
+their quartiles. Wall time is what a user waits for. CPU time is beside it: on a machine that others use too it hardly
+changes, provided that one thread runs (more threads spin while they wait, and that counts).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visionzoo.files import write_json
+from visionzoo.runs.record import git_state, versions
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+@dataclass
+class Timing:
+    """Seconds of each round of one case."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """Median and quartiles in seconds."""
+        return {
+            name: dict(zip(("low", "median", "high"), _quartiles(values), strict=True))
+            for name, values in (("wall", self.wall), ("cpu", self.cpu))
+        }
+
+
+def interleave(
+    cases: dict[str, Callable[[], Any]], *, rounds: int, warmup: int, device: str = "cpu"
+) -> dict[str, Timing]:
+    """Run the cases in turn, ``warmup`` times untimed and ``rounds`` times timed."""
+    timings = {name: Timing() for name in cases}
+    for i in range(warmup + rounds):
+        for name, run in cases.items():
+            synchronize(device)
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            synchronize(device)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            if i >= warmup:
+                timings[name].wall.append(wall)
+                timings[name].cpu.append(cpu)
+    return timings
+
+
+def speedup(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """How many times as fast ours is: median and quartiles over rounds, each compared with its neighbour."""
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return dict(zip(("low", "median", "high"), _quartiles(ratios), strict=True))
+
+
+def matmul_peak(dtype: torch.dtype, device: str = "cpu", *, size: int = 0, clock: str = "wall") -> float:
+    """Floating-point operations a second of the best of several square matrix products, by wall or CPU time."""
+    size = size or (8192 if device.startswith("cuda") else 1024)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    best = float("inf")
+    for _ in range(30):
+        synchronize(device)
+        start = now()
+        torch.mm(a, b)
+        synchronize(device)
+        best = min(best, now() - start)
+    return 2 * size**3 / best
+
+
+def count_flops(run: Callable[[], Any]) -> int:
+    """Floating-point operations of the matrix products in ``run``, attention included."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def machine(device: str = "cpu", packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Where and with what a benchmark ran."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "git": git_state(),
+        "versions": versions() | {name: version(name) for name in packages},
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+    }
+    if device.startswith("cuda"):
+        record["gpu"] = torch.cuda.get_device_name()
+    return record
+
+
+def peak_bytes(device: str = "cpu") -> int:
+    """The most memory this process has held so far: allocated on a GPU, resident on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def in_fresh_process(script: str, *args: str) -> dict[str, Any]:
+    """Run ``script`` with ``args`` in a process of its own and read the JSON on the last line that it prints.
+
+    Peak memory is only known of a whole process, so each case needs one.
+
+    Raises:
+        RuntimeError: if it fails; with the end of what it said.
+    """
+    done = subprocess.run([sys.executable, script, *args], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{script} {' '.join(args)} failed: {done.stderr.strip()[-1000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text under a header, in aligned columns."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def write_results(name: str, record: dict[str, Any], out: str | None = None) -> Path:
+    """Write a benchmark's record as JSON, by default to ``benchmarks/results/NAME.json``; returns the path."""
+    path = Path(out) if out else RESULTS / f"{name}.json"
+    write_json(path, record)
+    return path

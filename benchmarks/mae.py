@@ -1,0 +1,213 @@
+"""One training step of MAE: visionzoo against transformers' ViTMAEForPreTraining.
+
+    python benchmarks/mae.py --precision fp32 bf16 --batch 8
+
+Same weights (moved across by our adapter), same images, same noise, same optimizer; loss, prediction and gradients are
+compared before anything is timed. bf16 is autocast on both sides. ``visionzoo`` is ``mae.loss``, what training calls;
+``visionzoo, all patches`` also predicts the visible patches, as transformers does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from harness import (
+    count_flops,
+    in_fresh_process,
+    interleave,
+    machine,
+    matmul_peak,
+    peak_bytes,
+    speedup,
+    table,
+    write_results,
+)
+from torch import Tensor, nn
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+import visionzoo as vz
+from visionzoo.models.mae import MAE
+from visionzoo.weights.adapters import LAYOUTS
+
+OURS, WHOLE, THEIRS = "visionzoo", "visionzoo, all patches", "transformers"
+LOSS_TOLERANCE, PREDICTION_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4, 1e-4
+
+
+def transformers_twin(model: MAE) -> ViTMAEForPreTraining:
+    """transformers' network with the weights of ours."""
+    encoder, decoder = cast(Any, model.encoder), cast(Any, model.decoder)
+    block, light = encoder.blocks[0], decoder.blocks[0]
+    config = ViTMAEConfig(
+        hidden_size=encoder.num_features,
+        num_hidden_layers=len(encoder.blocks),
+        num_attention_heads=block.attn.num_heads,
+        intermediate_size=block.mlp.fc1.out_features,
+        layer_norm_eps=1e-6,
+        image_size=encoder.image_size[0],
+        patch_size=model.patch_size,
+        decoder_num_attention_heads=light.attn.num_heads,
+        decoder_hidden_size=decoder.embed.out_features,
+        decoder_num_hidden_layers=len(decoder.blocks),
+        decoder_intermediate_size=light.mlp.fc1.out_features,
+        mask_ratio=model.mask_ratio,
+        norm_pix_loss=model.norm_pix_loss,
+    )
+    twin = ViTMAEForPreTraining(config)
+    twin.load_state_dict(LAYOUTS["transformers5_mae"].from_timm(model.state_dict()))
+    return twin
+
+
+def step(
+    loss: Callable[[], Tensor], model: nn.Module, args: argparse.Namespace, precision: str
+) -> Callable[[], Tensor]:
+    """Forward, backward and, unless it is left out, AdamW, which is the same on all sides."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-6, betas=(0.9, 0.95), fused=True) if args.optimizer else None
+    bf16 = precision == "bf16"
+
+    def run() -> Tensor:
+        with torch.autocast(args.device, torch.bfloat16) if bf16 else contextlib.nullcontext():
+            value = loss()
+        value.backward()
+        if optimizer is not None:
+            optimizer.step()
+        model.zero_grad()
+        return value.detach()
+
+    return run
+
+
+def build(args: argparse.Namespace, precision: str, names: list[str]) -> dict[str, Callable[[], Tensor]]:
+    """The steps of the named cases, on the same weights and the same batch."""
+    torch.manual_seed(0)
+    model = vz.create_mae(args.model)
+    twin = transformers_twin(model)
+    size = model.image_size
+    images = torch.randn(args.batch, 3, *size)
+    noise = torch.rand(args.batch, (size[0] // model.patch_size) * (size[1] // model.patch_size))
+    if args.check and len(names) > 1:
+        compare(model, twin, images[:2], noise[:2])
+    images, noise = images.to(args.device), noise.to(args.device)
+    model, twin = model.to(args.device).train(), twin.to(args.device).train()
+    mine, theirs = (torch.compile(m) for m in (model, twin)) if args.compile else (model, twin)
+    loss = torch.compile(model.loss) if args.compile else model.loss
+    cases = {
+        OURS: step(lambda: loss(images, noise), model, args, precision),
+        WHOLE: step(lambda: mine(images, noise).loss, model, args, precision),
+        THEIRS: step(lambda: theirs(images, noise=noise).loss, twin, args, precision),
+    }
+    return {name: cases[name] for name in names}
+
+
+def compare(model: MAE, twin: ViTMAEForPreTraining, images: Tensor, noise: Tensor) -> None:
+    """Same loss, prediction and gradients in float32, or no benchmark.
+
+    Raises:
+        SystemExit: naming what differs.
+    """
+    whole, theirs = model(images, noise), twin(images, noise=noise)
+    model.loss(images, noise).backward()
+    theirs.loss.backward()
+    ours = LAYOUTS["transformers5_mae"].from_timm(
+        {k: p if p.grad is None else p.grad for k, p in model.named_parameters()}
+    )
+    # Some gradients are zero but for rounding (those of the keys' biases), so a share of the largest is allowed too.
+    reference = {k: p.grad for k, p in twin.named_parameters() if p.grad is not None}
+    largest = max(g.norm() for g in reference.values())
+    gradient = max(((ours[k] - g).norm() / (g.norm() + 1e-3 * largest)).item() for k, g in reference.items())
+    found = {
+        "loss": (abs(whole.loss.item() - theirs.loss.item()), LOSS_TOLERANCE),
+        "prediction": ((whole.prediction - theirs.logits).abs().max().item(), PREDICTION_TOLERANCE),
+        "gradient, relative": (gradient, GRADIENT_TOLERANCE),
+    }
+    print("differences: " + ", ".join(f"{name} {value:.1e}" for name, (value, _) in found.items()))
+    if wrong := [name for name, (value, limit) in found.items() if not value <= limit]:
+        raise SystemExit(f"the two networks do not agree in {', '.join(wrong)}; nothing was timed")
+    model.zero_grad()
+    twin.zero_grad()
+
+
+def memory(args: argparse.Namespace, precision: str) -> dict[str, float]:
+    """Peak GiB of each case, each in a process of its own."""
+    shared = ["--model", args.model, "--batch", str(args.batch), "--device", args.device, "--precision", precision]
+    shared += [] if args.optimizer else ["--no-optimizer"]
+    return {name: in_fresh_process(__file__, "--only", name, *shared)["peak"] / 2**30 for name in (OURS, WHOLE, THEIRS)}
+
+
+def measure(args: argparse.Namespace, precision: str) -> dict[str, Any]:
+    cases = build(args, precision, [OURS, WHOLE, THEIRS])
+    clock = "cpu" if args.device == "cpu" and torch.get_num_threads() == 1 else "wall"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    flops = {name: count_flops(run) for name, run in cases.items()}
+    peaks = [matmul_peak(dtype, args.device, clock=clock)]
+    timings = interleave(cases, rounds=args.rounds, warmup=args.warmup, device=args.device)
+    peaks.append(matmul_peak(dtype, args.device, clock=clock))
+    del cases
+    held = memory(args, precision) if args.memory else {}
+    rows, results = [], {}
+    for name, timing in timings.items():
+        summary = timing.summary()
+        seconds = summary[clock]["median"]
+        ratio = {c: speedup(getattr(timing, c), getattr(timings[THEIRS], c)) for c in ("wall", "cpu")}
+        results[name] = {
+            "seconds": summary,
+            "speedup": ratio,
+            "gflop": flops[name] / 1e9,
+            "share_of_peak": flops[name] / seconds / max(peaks),
+            "peak_gib": held.get(name),
+        }
+        rows.append(
+            [
+                name,
+                *(
+                    f"{summary[c]['median']:.3f} ({summary[c]['low']:.3f}-{summary[c]['high']:.3f})"
+                    for c in ("wall", "cpu")
+                ),
+                *(f"{ratio[c]['median']:.2f} ({ratio[c]['low']:.2f}-{ratio[c]['high']:.2f})" for c in ("wall", "cpu")),
+                f"{results[name]['share_of_peak']:.0%}",
+                f"{held[name]:.2f}" if name in held else "-",
+            ]
+        )
+    print(
+        f"\n{args.model}, {precision}, batch {args.batch}, matrix peak {max(peaks) / 1e9:.0f} GFLOP/s by {clock} time"
+    )
+    print(table(["case", "wall s", "cpu s", "times as fast, wall", "cpu", "of peak", "peak GiB"], rows))
+    return {"matmul_peak": max(peaks), "clock": clock, "cases": results}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mae_vit_base_patch16")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; 1 makes CPU time meaningful")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile on all sides")
+    parser.add_argument("--no-optimizer", dest="optimizer", action="store_false", help="time forward and backward only")
+    parser.add_argument("--no-check", dest="check", action="store_false", help="do not compare outputs first")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure peak memory")
+    parser.add_argument("--out", default=None, help="JSON file; by default benchmarks/results/mae-DEVICE.json")
+    parser.add_argument("--only", choices=(OURS, WHOLE, THEIRS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.only:
+        run = build(args, args.precision[0], [args.only])[args.only]
+        run(), run()
+        print(json.dumps({"peak": peak_bytes(args.device)}))
+        return
+    record = {"machine": machine(args.device, ("transformers",)), "batch": args.batch, "model": args.model}
+    record |= {"optimizer": args.optimizer, "compile": args.compile, "rounds": args.rounds}
+    record["results"] = {precision: measure(args, precision) for precision in args.precision}
+    print(f"\nwritten to {write_results(f'mae-{args.device}', record, args.out)}")
+
+
+if __name__ == "__main__":
+    main()
