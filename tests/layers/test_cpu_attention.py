@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from visionzoo.layers.attention import Attention
+from visionzoo.layers.cpu_attention import MAX_TOKENS, packed_attention, serves
+
+
+def _plain(qkv, heads):
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+# The third does not fit into one chunk of images, the last has a chunk per image.
+@pytest.mark.parametrize(
+    ("batch", "tokens", "heads", "dim"), [(1, 1, 1, 4), (3, 17, 2, 16), (9, 180, 3, 24), (2, 400, 4, 16)]
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_output_and_gradient_are_those_of_written_out_attention(batch, tokens, heads, dim, dtype):
+    g = torch.Generator().manual_seed(0)
+    qkv = (2 * torch.randn(batch, tokens, 3 * dim, generator=g, dtype=torch.float64)).to(dtype)
+    out_grad = torch.randn(batch, tokens, dim, generator=g, dtype=torch.float64).to(dtype)
+    exact = qkv.double().requires_grad_()
+    expected = _plain(exact, heads)
+    expected.backward(out_grad.double())
+    x = qkv.requires_grad_()
+    out = packed_attention(x, heads)
+    out.backward(out_grad)
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    assert out.dtype == x.grad.dtype == dtype
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
+    scale = exact.grad.abs().max()
+    torch.testing.assert_close(x.grad.double() / scale, exact.grad / scale, rtol=tolerance, atol=tolerance)
+
+
+def test_large_logits_do_not_overflow():
+    qkv = (300 * torch.randn(2, 20, 48)).bfloat16().requires_grad_()
+    out = packed_attention(qkv, 2)
+    out.float().sum().backward()
+    assert out.isfinite().all()
+    assert qkv.grad.isfinite().all()
+
+
+def test_attention_trained_in_bfloat16_agrees_with_the_fused_kernel():
+    torch.manual_seed(0)
+    layer = Attention(32, 4)
+    x = torch.randn(2, 30, 32, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert serves(x, layer.qkv.weight)
+        out = layer(x)
+        q, k, v = layer.heads(x)
+        fused = layer.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(out, fused, rtol=0, atol=1e-2)
+    (got,) = torch.autograd.grad(out.float().square().sum(), x)
+    (expected,) = torch.autograd.grad(fused.float().square().sum(), x)
+    torch.testing.assert_close(got, expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
+
+
+def test_it_serves_low_precision_training_only():
+    weight = torch.nn.Parameter(torch.zeros(24, 8))
+    x = torch.zeros(2, 5, 8, dtype=torch.bfloat16)
+    assert serves(x, weight)
+    assert not serves(x.float(), weight)
+    assert not serves(x, weight.detach())
+    assert not serves(torch.zeros(1, MAX_TOKENS + 1, 8, dtype=torch.bfloat16), weight)
+    with torch.no_grad():
+        assert not serves(x, weight)
