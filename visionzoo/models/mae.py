@@ -107,7 +107,7 @@ class MAEDecoder(nn.Module):
         return self.pred(self.norm(x + last.mlp(last.norm2(x))))
 
     def _sequence(self, latent: Tokens, masking: Masking) -> Tensor:
-        """Prefix, visible patches, mask tokens: (B, P + N, E), each with its position; attention does not mind the order."""
+        """Prefix, visible patches, mask tokens, positions added: (B, P + N, E). Attention does not mind the order."""
         p = self.prefix_tokens
         known = self.embed(torch.cat((latent.prefix, latent.x), dim=1))
         masked = self.mask_token.to(known.dtype).expand(*masking.hidden.shape, -1)
