@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -83,25 +84,30 @@ def step(
 
 
 def build(args: argparse.Namespace, precision: str, names: list[str]) -> dict[str, Callable[[], Tensor]]:
-    """The steps of the named cases, on the same weights and the same batch."""
+    """The steps of the named cases, on the same weights and the same batch. Nothing else is kept in memory."""
     torch.manual_seed(0)
     model = vz.create_mae(args.model)
-    twin = transformers_twin(model)
     size = model.image_size
     images = torch.randn(args.batch, 3, *size)
     noise = torch.rand(args.batch, (size[0] // model.patch_size) * (size[1] // model.patch_size))
-    if args.check and len(names) > 1:
+    twin = transformers_twin(model) if THEIRS in names else None
+    if args.check and twin is not None and len(names) > 1:
         compare(model, twin, images[:2], noise[:2])
     images, noise = images.to(args.device), noise.to(args.device)
-    model, twin = model.to(args.device).train(), twin.to(args.device).train()
-    mine, theirs = (torch.compile(m) for m in (model, twin)) if args.compile else (model, twin)
-    loss = torch.compile(model.loss) if args.compile else model.loss
-    cases = {
-        OURS: step(lambda: loss(images, noise), model, args, precision),
-        WHOLE: step(lambda: mine(images, noise).loss, model, args, precision),
-        THEIRS: step(lambda: theirs(images, noise=noise).loss, twin, args, precision),
-    }
-    return {name: cases[name] for name in names}
+    cases = {}
+    for name in names:
+        network: Any = (twin if name == THEIRS else model).to(args.device).train()  # type: ignore[union-attr]
+        if name == OURS:
+            loss = partial(torch.compile(network.loss) if args.compile else network.loss, images, noise)
+        else:
+            call = torch.compile(network) if args.compile else network
+            loss = partial(_loss_of, partial(call, images, noise=noise))
+        cases[name] = step(loss, network, args, precision)
+    return cases
+
+
+def _loss_of(call: Callable[[], Any]) -> Tensor:
+    return call().loss
 
 
 def compare(model: MAE, twin: ViTMAEForPreTraining, images: Tensor, noise: Tensor) -> None:
