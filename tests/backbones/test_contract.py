@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import TIMM_FAMILIES, assert_close, build, images, timm_twin
+from backbone_checks import TIMM_FAMILIES, assert_close, build, images, timm_twin
 
 import visionzoo as vz
 from visionzoo.backbones import require_capability

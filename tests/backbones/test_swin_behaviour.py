@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import assert_close, build, perturb
+from backbone_checks import assert_close, build, perturb
 from torch import Tensor, nn
 
 import visionzoo as vz

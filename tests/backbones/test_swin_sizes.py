@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import assert_close, build, perturb
+from backbone_checks import assert_close, build, perturb
 from timm.layers import resize_rel_pos_bias_table
 from torch import Tensor
 from torch.nn import functional as F

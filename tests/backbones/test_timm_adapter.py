@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import assert_close, build, images, perturb
+from backbone_checks import assert_close, build, images, perturb
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import visionzoo as vz
 from visionzoo.backbones.base import Backbone
-from visionzoo.backbones.timm_adapter import _preprocess, timm_spec
+from visionzoo.backbones.timm_adapter import timm_spec
+from visionzoo.weights.preprocessing import timm_preprocess
 
 
 def test_the_model_is_timms_own() -> None:
@@ -65,7 +66,7 @@ def test_every_pretrained_config_can_be_said() -> None:
     assert len(names) > 1000
     for name in names:
         cfg = timm.models.get_pretrained_cfg(name)
-        spec = _preprocess(cfg, tuple(cfg.input_size[1:]))
+        spec = timm_preprocess(cfg.to_dict(), tuple(cfg.input_size[1:]))
         assert (spec.mean, spec.std, spec.crop_pct) == (tuple(cfg.mean), tuple(cfg.std), cfg.crop_pct)
         assert timm_spec(f"timm/{name}").weights in (f"timm:{name}", None)
 

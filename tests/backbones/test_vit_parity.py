@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from conftest import assert_close, perturb
+from backbone_checks import assert_close, perturb
 from torch import Tensor, nn
 from vit_twins import DEPTH, META_NORM, pictures, shallow, twins
 

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import timm
 import torch
-from conftest import assert_close, perturb
+from backbone_checks import assert_close, perturb
 from torch import Tensor, nn
 from torch.nn import functional as F
 from vit_twins import DEPTH, pictures, shallow, timm_options, twins

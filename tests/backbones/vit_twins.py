@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from conftest import perturb
+from backbone_checks import perturb
 from torch import Tensor, nn
 
 import visionzoo.backbones  # noqa: F401  fills the registry

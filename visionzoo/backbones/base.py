@@ -14,8 +14,9 @@ class Backbone(nn.Module):
     """Images in, features out, under timm's parameter names.
 
     A head may sit beside the trunk under timm's head keys; a bare backbone has ``num_classes == 0`` and no head
-    parameters. Subclasses set the attributes below in ``__init__`` and implement :meth:`forward_features`, :meth:`forward_head` and
-    :meth:`split`; the rest follows. ``registry.create_backbone`` sets ``name`` and ``describe``.
+    parameters. Subclasses set the attributes below in ``__init__`` and implement :meth:`forward_features`,
+    :meth:`forward_head` and :meth:`split`; the rest follows. ``registry.create_backbone`` sets ``name`` and
+    ``describe``.
     """
 
     #: Which foreign layouts ``weights`` tries on this model: ``vit``, ``swin`` or ``timm``.

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from visionzoo.backbones.base import Backbone
 from visionzoo.layers.graft import graft
 from visionzoo.registry import BackboneSpec
-from visionzoo.types import Features, Preprocess, PyramidLevel
+from visionzoo.types import Features, PyramidLevel
+from visionzoo.weights.preprocessing import timm_preprocess
 
 PREFIX = "timm/"
-#: timm's crop modes under the names of :class:`Preprocess`.
-RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
 #: A model whose levels all have one stride (ViT, MLP-Mixer) gives this many, evenly spaced, as the native ViTs do.
 ISOTROPIC_LEVELS = 4
 
@@ -211,7 +210,7 @@ def _build(model_name: str, *, image_size: tuple[int, int] | None, in_chans: int
     model.capabilities = frozenset(
         (["pyramid"] if facts.pyramid else []) + (["any_size"] if facts.any_size else []),
     )
-    model.preprocess = _preprocess(cfg, facts.image_size)
+    model.preprocess = timm_preprocess(cfg.to_dict(), facts.image_size)
     model.head_prefixes = tuple(dict.fromkeys(_head_prefix(model, c) for c in _sequence(cfg.classifier))) or ("head.",)
     if cfg.first_conv:
         model.stem_key = f"{_sequence(cfg.first_conv)[0]}.weight"
@@ -230,24 +229,6 @@ def _head_prefix(bare: nn.Module, classifier: str) -> str:
             break
         classifier = parent
     return f"{classifier}."
-
-
-def _preprocess(cfg: Any, image_size: tuple[int, int]) -> Preprocess:
-    """timm's evaluation transform for these weights; at the tag's own test size, with its test crop."""
-    crop_pct = cfg.crop_pct
-    if cfg.test_crop_pct and cfg.test_input_size and image_size == tuple(cfg.test_input_size[1:]):
-        crop_pct = cfg.test_crop_pct
-    return Preprocess(
-        image_size=image_size,
-        mean=tuple(cfg.mean),
-        std=tuple(cfg.std),
-        interpolation=cfg.interpolation or "bicubic",
-        resize_mode=RESIZE_MODES[cfg.crop_mode],
-        crop_pct=crop_pct,
-        pad_value=tuple(round(255 * m) for m in cfg.mean)
-        if cfg.crop_mode == "border"
-        else 0,  # timm pads with the mean
-    )
 
 
 @cache

@@ -79,7 +79,7 @@ class ClassificationData(pl.LightningDataModule):
                 class by its share. None for all.
             balanced_sampling: draw training images so that all classes are equally frequent (with replacement).
             drop_last: leave out the last training batch of an epoch if it is not full.
-            max_bad_share: the run stops when more than this share of the images read so far was unreadable.
+            max_bad_share: the run stops when more than this share of the training images turned out to be unreadable.
             crop: ``random_resized`` (a random region), ``pad`` (the whole image, shifted within padding, as for CIFAR)
                 or ``resize`` (as in evaluation).
             crop_scale: area of the random region, as a share of the image.

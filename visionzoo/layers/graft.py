@@ -16,7 +16,7 @@ Mixin = TypeVar("Mixin")
 
 
 @cache
-def _grafted_class(root: type[nn.Module], mixins: tuple[type, ...]) -> type[nn.Module]:
+def _grafted_class(root: Any, mixins: tuple[Any, ...]) -> type[nn.Module]:
     """``root`` with ``mixins`` in front of it, the last one first in the method order."""
     name = "".join([root.__name__, *(m.__name__ for m in mixins)])
     namespace = {"__doc__": mixins[-1].__doc__, "__reduce_ex__": _reduce, "_graft": (root, mixins)}

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from visionzoo.types import Preprocess
 from visionzoo.weights.adapters import Layout
 from visionzoo.weights.describe import describe_weights
+from visionzoo.weights.preprocessing import stored_preprocess
 from visionzoo.weights.reading import read_state_dict
 from visionzoo.weights.recognise import own_keys, recognise
 from visionzoo.weights.report import LoadReport, group_keys, mismatch
@@ -193,9 +195,10 @@ def load_weights(
 ) -> LoadReport:
     """Fill ``model`` with weights from anywhere, in any known layout.
 
-    Position tables and relative-position tables are resampled to the model's size. A stored head is ignored by a model
-    without one; of a model with a head, only the head may keep its own values, with a warning. Everything else has to
-    fit exactly.
+    Where the configuration beside the weights says how they want their images, ``model.preprocess`` follows it (at the
+    model's own size), and the report says so. Position tables and relative-position tables are resampled to the
+    model's size. A stored head is ignored by a model without one; of a model with a head, only the head may keep its
+    own values, with a warning. Everything else has to fit exactly.
 
     Args:
         model: a backbone, or a model with its attributes ``weights_family``, ``head_prefixes``, ``stem_key`` and
@@ -213,6 +216,8 @@ def load_weights(
         FileNotFoundError: when the source is not there.
         ValueError: when it cannot be read safely, or does not fit; the model is then unchanged.
     """
+    preprocess: Preprocess | None = None
+    current = getattr(model, "preprocess", None)
     if isinstance(source, Mapping):
         name = "the given state dict"
         state, _ = unwrap(source)
@@ -220,6 +225,8 @@ def load_weights(
         path = resolve_source(source)
         name = str(source)
         state, _ = read_state_dict(path)
+        if isinstance(current, Preprocess):
+            preprocess = stored_preprocess(name, path, current)
     plan = _Plan(model, name, state)
     plan.to_canonical()
     plan.move_norm()
@@ -229,7 +236,14 @@ def load_weights(
     plan.fit_head(reset_head)
     plan.resample()
     plan.check()
+    if preprocess is not None and preprocess != current:
+        plan.notes.append(
+            f"images are prepared as these weights want: mean {preprocess.mean}, std {preprocess.std}, "
+            f"{preprocess.interpolation}, {preprocess.resize_mode} at crop {preprocess.crop_pct}"
+        )
     report = plan.copy()
+    if preprocess is not None:
+        model.preprocess = preprocess  # type: ignore[assignment]
     if head := [k for k in report.reset if k.startswith(plan.heads)]:
         warnings.warn(
             f"the head of {plan.name} was not loaded from {name}, which has none that fits; it keeps its own values "

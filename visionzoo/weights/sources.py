@@ -134,6 +134,7 @@ def _from_hub(name: str) -> Path:
                 raise
             except EntryNotFoundError:
                 continue
+            _fetch_configs(repository, revision, cache)
             return _with_shards(Path(path), repository, revision, cache)
     except HFValidationError as error:
         raise ValueError(f"{name!r} is not a hub name; write hf-hub:org/name or hf-hub:org/name@revision") from error
@@ -152,6 +153,18 @@ def _from_hub(name: str) -> Path:
             f"the hub has no {name!r} that you may read; check the name at https://huggingface.co/{repository}"
         ) from error
     raise FileNotFoundError(f"hf-hub:{name} has no weights file; expected one of {', '.join(WEIGHT_FILES)}")
+
+
+def _fetch_configs(repository: str, revision: str, cache: Path) -> None:
+    """Fetch what says how the weights want their images, where the repository has it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for file in ("config.json", "preprocessor_config.json"):
+        try:
+            hf_hub_download(repository, file, cache_dir=cache, revision=revision or None)
+        except EntryNotFoundError:
+            continue
 
 
 def _with_shards(path: Path, repository: str, revision: str, cache: Path) -> Path:

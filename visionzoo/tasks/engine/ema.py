@@ -1,6 +1,6 @@
 """A moving average of the weights: what is evaluated, exported and stored first in checkpoints.
 
-Lightning's own ``EMAWeightAveraging`` was tried. It waits for the device twice at every step, averages integer buffers,
+Lightning's own ``EMAWeightAveraging`` was read and not used: it waits for the device twice at every step, averages integer buffers,
 has no warm-up, and an interrupt during validation saves the two copies the wrong way round; hence this one.
 """
 

@@ -1,0 +1,74 @@
+"""How published weights want their images, read from the configuration that lies beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from visionzoo.types import Preprocess
+
+#: timm's crop modes under the names of :class:`Preprocess`.
+RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
+#: PIL's numbers, as transformers stores them.
+_PIL_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+def timm_preprocess(config: Mapping[str, Any], image_size: tuple[int, int]) -> Preprocess:
+    """timm's evaluation transform from its ``pretrained_cfg``; at the tag's own test size, with its test crop."""
+    crop_pct = config["crop_pct"]
+    test_size = config.get("test_input_size")
+    if config.get("test_crop_pct") and test_size and image_size == tuple(test_size[1:]):
+        crop_pct = config["test_crop_pct"]
+    border = config["crop_mode"] == "border"
+    return Preprocess(
+        image_size=image_size,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config.get("interpolation") or "bicubic",
+        resize_mode=RESIZE_MODES[config["crop_mode"]],
+        crop_pct=crop_pct,
+        pad_value=tuple(round(255 * m) for m in config["mean"]) if border else 0,  # timm pads with the mean
+    )
+
+
+def stored_preprocess(source: str, weights_file: Path, current: Preprocess) -> Preprocess | None:
+    """The preprocessing that belongs to weights, at the size of ``current``; None where nothing says it.
+
+    Read from timm's own record for ``timm:`` names, otherwise from ``config.json`` (ours, or timm's on the hub) or
+    ``preprocessor_config.json`` (transformers: statistics and filter only) beside the weights.
+    """
+    if source.startswith("timm:"):
+        from timm.models import get_pretrained_cfg
+
+        record = get_pretrained_cfg(source.removeprefix("timm:"))
+        return None if record is None else timm_preprocess(record.to_dict(), current.image_size)
+    config = _read(weights_file.with_name("config.json"))
+    if isinstance(own := config.get("preprocess"), dict) and "schema_version" in config:
+        return replace(Preprocess.from_dict(own), image_size=current.image_size)
+    theirs = config.get("pretrained_cfg")
+    if isinstance(theirs, dict) and {"mean", "std", "crop_pct", "crop_mode"} <= set(theirs):
+        return timm_preprocess(theirs, current.image_size)
+    config = _read(weights_file.with_name("preprocessor_config.json"))
+    if {"image_mean", "image_std"} <= set(config):
+        factor = config.get("rescale_factor")
+        return replace(
+            current,
+            mean=tuple(config["image_mean"]),
+            std=tuple(config["image_std"]),
+            value_scale=round(1 / factor, 6) if factor else current.value_scale,
+            interpolation=_PIL_FILTERS.get(config.get("resample", -1), current.interpolation),
+        )
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); fetch it again, or remove it") from error
+    return config if isinstance(config, dict) else {}
