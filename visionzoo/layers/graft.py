@@ -23,7 +23,7 @@ def _grafted_class(root: Any, mixins: tuple[Any, ...]) -> type[nn.Module]:
     return type(name, (*reversed(mixins), root), namespace)
 
 
-def _rebuild(root: type[nn.Module], mixins: tuple[type, ...]) -> nn.Module:
+def _rebuild(root: Any, mixins: tuple[Any, ...]) -> nn.Module:
     cls = _grafted_class(root, mixins)
     return cls.__new__(cls)
 
@@ -41,6 +41,7 @@ def graft(module: nn.Module, mixin: type[Mixin]) -> Mixin:
     work.
     """
     if not isinstance(module, mixin):
-        root, mixins = getattr(type(module), "_graft", (type(module), ()))
+        recipe: tuple[Any, tuple[Any, ...]] = getattr(type(module), "_graft", (type(module), ()))
+        root, mixins = recipe
         module.__class__ = _grafted_class(root, (*mixins, mixin))
     return module  # type: ignore[return-value]
