@@ -56,7 +56,10 @@ def _command(args: list[str]) -> int:
         return 0
     try:
         return importlib.import_module(COMMANDS[parsed.command]).run(parsed)
-    except (ValueError, FileNotFoundError) as error:
+    except BrokenPipeError:  # `visionzoo models | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is quiet as well
+        return 0
+    except (ValueError, OSError) as error:
         if os.environ.get("VISIONZOO_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

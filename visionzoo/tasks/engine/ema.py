@@ -1,7 +1,7 @@
 """A moving average of the weights: what is evaluated, exported and stored first in checkpoints.
 
-Lightning's own ``EMAWeightAveraging`` was read and not used: it waits for the device twice at every step, averages integer buffers,
-has no warm-up, and an interrupt during validation saves the two copies the wrong way round; hence this one.
+Lightning's own ``EMAWeightAveraging`` was read and not used: it waits for the device twice at every step, averages
+integer buffers, has no warm-up, and an interrupt during validation saves the two copies the wrong way round.
 """
 
 from __future__ import annotations
