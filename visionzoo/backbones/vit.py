@@ -204,6 +204,11 @@ class VisionTransformer(Backbone):
         """How many of the position table's entries belong to prefix tokens."""
         return self.num_prefix_tokens if self.config.prefix_positions else 0
 
+    @property
+    def pooled_token(self) -> int | None:
+        """The token that ``pooled`` is; None where all patches take part."""
+        return 0 if self.config.pool in ("token", "distill") else None
+
     # The two halves: tokens, then blocks.
 
     def embed(

@@ -2,6 +2,7 @@
 
 from visionzoo.viz.confusion import confusion_matrix
 from visionzoo.viz.curves import learning_curves
+from visionzoo.viz.heatmap import heat_overlay
 from visionzoo.viz.sheets import Line, MistakeItem, contact_sheet, mistakes_sheet
 from visionzoo.viz.tables import per_class_csv
 
@@ -10,6 +11,7 @@ __all__ = [
     "MistakeItem",
     "confusion_matrix",
     "contact_sheet",
+    "heat_overlay",
     "learning_curves",
     "mistakes_sheet",
     "per_class_csv",

@@ -12,4 +12,5 @@ COMMANDS: dict[str, str] = {
     "predict": "visionzoo.cli.commands.predict",
     "embed": "visionzoo.cli.commands.embed",
     "data": "visionzoo.cli.commands.data",
+    "attention": "visionzoo.cli.commands.attention",
 }

@@ -1,0 +1,42 @@
+"""``visionzoo attention IMAGE --model M --out heat.png``"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+#: What a picture can be written as; another ending would overwrite something that is none.
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "attention",
+        help="draw where a model looks",
+        description="Draw where a model looks in an image: attention rolled out over all blocks (arXiv 2005.00928), "
+        "over the part of the image that the model sees.",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="image file")
+    parser.add_argument("--model", required=True, help="run folder, or the name of a backbone (`visionzoo models`)")
+    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name or timm:tag (default: random)")
+    parser.add_argument("--out", default="heat.png", metavar="FILE", help="the picture to write (default: heat.png)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a backbone (default: its own)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if Path(args.out).suffix.lower() not in PICTURES:
+        raise ValueError(f"--out {args.out}: the file must end in one of {', '.join(PICTURES)}")
+    if os.path.exists(args.out) and os.path.samefile(args.out, args.image):
+        raise ValueError(f"--out {args.out} is the image itself; name another file")
+    from visionzoo.inference.attention import draw_attention
+
+    out = draw_attention(
+        args.image, args.model, args.out, weights=args.weights, image_size=args.image_size, device=args.device
+    )
+    if args.weights is None and not os.path.isdir(args.model) and not args.model.startswith("timm:"):
+        print(f"{args.model} has random weights here; name trained ones with --weights", file=sys.stderr)
+    print(out)
+    return 0
