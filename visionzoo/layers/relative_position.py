@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.layers.attention import QVBiasAttention
+from visionzoo.layers.window import cacheable
 
 #: Rows at the end of BEiT's table: class token to patch, patch to class token, class token to itself.
 CLASS_ROWS = 3
@@ -76,13 +77,9 @@ def _cached_index(grid: tuple[int, int], device: torch.device) -> Tensor:
         return _build_index(grid, device)
 
 
-def _cacheable(like: Tensor) -> bool:
-    return not torch.compiler.is_compiling() and type(like) in (Tensor, nn.Parameter)
-
-
 def class_relative_index(grid: tuple[int, int], like: Tensor) -> Tensor:
     """The row in BEiT's table of each pair (query, key) of class token and patches of a (h, w) grid: (T, T) int64."""
-    return _cached_index(grid, like.device) if _cacheable(like) else _build_index(grid, like.device)
+    return _cached_index(grid, like.device) if cacheable(like) else _build_index(grid, like.device)
 
 
 def resample_relative_table(
@@ -99,7 +96,7 @@ def resample_relative_table(
     wide = rows.double() if rows.dtype == torch.float64 else rows.float()
     for axis in (1, 2):
         old, new = 2 * old_grid[axis - 1] - 1, 2 * new_grid[axis - 1] - 1
-        mix = _cached_mixing(old, new, table.device) if _cacheable(table) else _build_mixing(old, new, table.device)
+        mix = _cached_mixing(old, new, table.device) if cacheable(table) else _build_mixing(old, new, table.device)
         shape = (2 * old_grid[0] - 1, -1, table.shape[1]) if axis == 1 else (2 * new_grid[0] - 1, old, table.shape[1])
         wide = torch.einsum("no,oah->nah" if axis == 1 else "no,aoh->anh", mix.to(wide.dtype), wide.reshape(shape))
     return torch.cat((wide.reshape(-1, table.shape[1]).to(table.dtype), extra))

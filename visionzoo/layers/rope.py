@@ -15,6 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from visionzoo.layers.window import cacheable
+
 COORDINATES = ("index", "centered")
 AXES = ("yx", "xy")
 
@@ -102,10 +104,8 @@ def rope_table(spec: RopeSpec, head_dim: int, grid: tuple[int, int], like: Tenso
         like: any tensor of the forward pass; the table is on its device.
     """
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    # A compiled graph builds its own (a constant of the graph); traced or fake tensors must not get into the cache.
-    if torch.compiler.is_compiling() or type(like) is not Tensor:
-        return _build(spec, head_dim, grid, dtype, like.device)
-    return _cached(spec, head_dim, grid, dtype, like.device)
+    build = _cached if cacheable(like) else _build
+    return build(spec, head_dim, grid, dtype, like.device)
 
 
 @lru_cache(maxsize=16)

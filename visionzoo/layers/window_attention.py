@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.layers.attention import Attention
+from visionzoo.layers.relative_position import resample_relative_table
 from visionzoo.layers.window import cacheable
 
 
@@ -160,23 +161,6 @@ class CosineWindowAttention(WindowAttention):
         return 1.0  # the learned scale is in the queries already
 
 
-def _geometric_steps(old: int, new: int) -> list[float]:
-    """Where ``old`` (odd) table entries stand on an axis of ``new`` entries: 0, ±1, then ever further apart."""
-    count, reach = old // 2, new // 2
-    low, high = 1.01, 1.5
-    while high - low > 1e-6:
-        ratio = (low + high) / 2
-        if (1 - ratio**count) / (1 - ratio) > reach:
-            high = ratio
-        else:
-            low = ratio
-    steps, place = [], 1.0
-    for i in range(count):
-        steps.append(place)
-        place += ratio ** (i + 1)
-    return [-p for p in reversed(steps)] + [0.0, *steps]
-
-
 def resample_bias_table(table: Tensor, new_window: int) -> Tensor:
     """Resample a table of relative positions to another window: ((2 s - 1)^2, H) -> ((2 s' - 1)^2, H).
 
@@ -186,20 +170,11 @@ def resample_bias_table(table: Tensor, new_window: int) -> Tensor:
     Raises:
         ValueError: if the table's length is not the square of an odd number above 1.
     """
-    old, new = math.isqrt(table.shape[0]), 2 * new_window - 1
+    old = math.isqrt(table.shape[0])
     if old * old != table.shape[0] or old % 2 == 0 or old < 3:
         raise ValueError(
             f"a bias table of {table.shape[0]} entries fits no square window of two or more tokens a side; "
             f"(2 s - 1)^2 are needed"
         )
-    if old == new:
-        return table
-    source = torch.tensor(_geometric_steps(old, new))
-    target = torch.arange(new, dtype=source.dtype) - new // 2
-    right = torch.searchsorted(source, target).clamp(1, old - 1)
-    share = ((target - source[right - 1]) / (source[right] - source[right - 1])).clamp(0, 1)
-    mix = torch.zeros(new, old)
-    mix.scatter_(1, right[:, None], share[:, None]).scatter_(1, right[:, None] - 1, 1 - share[:, None])
-    mix = mix.to(table.device)
-    grid = table.float().t().reshape(-1, old, old)
-    return (mix @ grid @ mix.t()).flatten(1).t().to(table.dtype).contiguous()
+    side = (old + 1) // 2
+    return resample_relative_table(table, (new_window, new_window), old_grid=(side, side))
