@@ -40,7 +40,14 @@ FLAVOURS: dict[str, int] = {
     "samvit_base_patch16": 256,
     "samvit_base_patch16_224": 224,
 }
-WIDE = {"vit_giant_patch14_reg4_dinov2", "vit_so400m_patch14_siglip_384", "beitv2_large_patch16_224"}
+#: Wide, or another patch size alone: in the slow suite.
+WIDE = {
+    "vit_base_patch8_224",
+    "vit_base_patch32_224",
+    "vit_giant_patch14_reg4_dinov2",
+    "vit_so400m_patch14_siglip_384",
+    "beitv2_large_patch16_224",
+}
 
 
 def _loss(model: nn.Module, x: Tensor) -> Tensor:
