@@ -7,6 +7,7 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import visionzoo
@@ -18,9 +19,15 @@ from visionzoo.cli.commands import COMMANDS
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def _plain_warnings() -> None:
+    """A warning is a line for the person at the terminal, not a place in our source."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``visionzoo COMMAND ...``. Exit code: 0 well, 1 failed, 2 the user's error, 130 Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _plain_warnings()
     try:
         if args and args[0] == "train":
             from visionzoo.cli.train import run
@@ -34,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(argv: Sequence[str] | None = None) -> int:
     """``python train.py ...``, the same as ``visionzoo train ...``."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _plain_warnings()
     try:
         from visionzoo.cli.train import run
 

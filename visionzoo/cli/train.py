@@ -132,6 +132,9 @@ class TrainCLI(LightningCLI):
         check_options(args[1:], known)
         self.config = parser.parse_args(args)
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: our checkpoints hold no options, and Lightning would read the file here, before our own checks."""
+
     # ---- the trainer ----------------------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
@@ -229,6 +232,8 @@ class TrainCLI(LightningCLI):
     def after_fit(self) -> None:
         """Evaluate what was exported, as it is on the disk, so that the printed number is that of the file."""
         folder = self.model.run_folder
+        if not self._results().trained:
+            self._say("nothing was left to train: the run had reached its end. A larger --trainer.max_epochs goes on")
         has_validation = bool(self.trainer.num_val_batches and sum(self.trainer.num_val_batches))
         if has_validation and folder.model.is_file():
             self.model.use_exported(folder)
@@ -252,12 +257,14 @@ class TrainCLI(LightningCLI):
         self._report()
 
     def _report(self) -> None:
-        results = next(c for c in self.trainer.callbacks if isinstance(c, Results))  # type: ignore[attr-defined]
-        if results.line:
-            self._say(results.line)
+        if line := self._results().line:
+            self._say(line)
         self._say(f"run folder: {self._path()}")
         if self._checkpoint_io.failed:
             raise OSError(f"{self._checkpoint_io.failed} checkpoints could not be saved; see the warnings above")
+
+    def _results(self) -> Results:
+        return next(c for c in self.trainer.callbacks if isinstance(c, Results))  # type: ignore[attr-defined]
 
     def _path(self) -> str:
         return "" if self._folder is None else str(self._folder.path)
@@ -283,10 +290,16 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
     rest, _ = _take_option(rest, "config")  # the run's own configuration is complete
     rest, _ = _take_option(rest, "run_dir")
     run = RunFolder.open(folder)
-    for file in (run.config_yaml, run.last):
+    checkpoint = next((file for file in (run.last, run.best) if file.is_file()), None)
+    for file in (run.config_yaml, checkpoint or run.last):
         if not file.is_file():
-            raise FileNotFoundError(f"{folder} cannot be resumed: it has no {file.name}")
-    return ["--config", str(run.config_yaml), *rest, "--run_dir", str(run.path), "--ckpt_path", str(run.last)]
+            raise FileNotFoundError(
+                f"{folder} cannot be resumed: it has no {file.name}; start it again in another folder"
+            )
+    assert checkpoint is not None
+    if checkpoint == run.best:
+        warnings.warn(f"{folder} has no {run.last.name}; going on from {run.best.name}", stacklevel=2)
+    return ["--config", str(run.config_yaml), *rest, "--run_dir", str(run.path), "--ckpt_path", str(checkpoint)]
 
 
 def _take_option(args: Sequence[str], name: str) -> tuple[list[str], str | None]:
@@ -355,7 +368,7 @@ def _quiet_lightning() -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):  # they greet, advertise and narrate
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (
-        "`isinstance(treespec, LeafSpec)` is deprecated",
+        re.escape("`isinstance(treespec, LeafSpec)` is deprecated"),
         ".*does not have many workers",
         ".*smaller than the logging interval",  # the task adapts the interval
         ".*your dataloader is not resumable",  # the datamodule resumes the order exactly

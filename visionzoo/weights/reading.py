@@ -178,6 +178,11 @@ def _read_raw(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except _Refused as error:
         raise ValueError(f"{path} was not loaded: {error}") from None
     except _DAMAGE as error:
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it unsafely
+            raise ValueError(
+                f"{path} was not loaded: it is damaged, or a pickle of objects, which could run code when opened. "
+                "If you trust its origin, load it where it came from and save model.state_dict() as safetensors"
+            ) from error
         first = (str(error).strip().splitlines() or [""])[0][:200]
         raise ValueError(
             f"{path} cannot be read; it is truncated, damaged or not a weights file ({size} bytes). "

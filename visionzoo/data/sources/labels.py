@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,6 +78,11 @@ def _collect(rows: list[list[str | int]]) -> tuple[str, ...]:
     return tuple(sorted(values))
 
 
+def _all_whole(classes: tuple[str, ...]) -> bool:
+    """Whether the classes are whole numbers, as a table of text writes them, and not names."""
+    return all(re.fullmatch(r"-?\d+", name) for name in classes)
+
+
 def _index(
     value: str | int,
     place: dict[str, int],
@@ -85,7 +91,8 @@ def _index(
     where: Callable[[int], str],
     i: int,
 ) -> int:
-    if isinstance(value, int) and value < 0:
+    negative = value < 0 if isinstance(value, int) else value not in place or _all_whole(classes)
+    if negative and re.fullmatch(r"-\d+", str(value)):
         raise ValueError(f"{where(i)}: label {value} is out of range; class numbers start at 0")
     if not named or (isinstance(value, str) and value in place):
         return place[str(value)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from visionzoo.files import write_csv
 from visionzoo.tasks.base import VisionTask
@@ -48,6 +49,11 @@ class BadSamples(Callback):
     ) -> None:
         self._take("test", batch)
 
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        self._take("predict", batch)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._share(trainer)
         self._report(trainer, pl_module)
@@ -58,6 +64,15 @@ class BadSamples(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_validation_end(trainer, pl_module)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, VisionTask)
+        self.on_validation_end(trainer, pl_module)
+        if self.seen and trainer.is_global_zero:
+            rank_zero_warn(
+                f"{len(self.seen)} images could not be read and have no row; "
+                f"{pl_module.run_folder.bad_samples} lists them"
+            )
 
     def _take(self, split: str, batch: Any) -> bool:
         new = {name: (split, reason) for name, reason in getattr(batch, "bad", ()) if name not in self.seen}

@@ -67,7 +67,7 @@ class Interrupt(Callback):
         assert isinstance(pl_module, VisionTask)
         save_last(trainer, pl_module)
         raise RunInterruptedError(
-            f"stopped and saved at step {trainer.global_step}, epoch {trainer.current_epoch}. Go on with:\n"
+            f"stopped and saved at step {trainer.global_step}, epoch {trainer.current_epoch + 1}. Go on with:\n"
             f"  {self.resume_command}"
         )
 

@@ -104,24 +104,36 @@ class ProgressBar(RichProgressBar):
 
 
 class EpochLines(Callback):
-    """One line per epoch, which stays: also for logs, where a bar is no help."""
+    """One line per epoch, which stays: also for logs, where a bar is no help. Training values are its means."""
 
     def __init__(self) -> None:
-        self._started = 0.0
-        self._images = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._started, self._images = time.monotonic(), 0
+        self._sums: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin()  # Lightning does not announce an epoch that is resumed in its middle
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started, self._images = time.monotonic(), 0
+        self._begin()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._images += len(getattr(batch, "images", ())) * trainer.world_size
+        images = len(getattr(batch, "images", ()))
+        self._images += images * trainer.world_size
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("train/"):  # stays on the device: reading it would wait for every step
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach() * images
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k != "lr"}
+        own = self._images / trainer.world_size
+        values.update({k: float(v) / own for k, v in self._sums.items() if own})
         text = "  ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
         last = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         seconds = time.monotonic() - self._started  # validation included: it is what an epoch costs

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from visionzoo.tasks.base import VisionTask
+
+
+@contextmanager
+def _pictures_may_fail(where: object) -> Iterator[None]:
+    """A disk that is full must not take the result of a run with it."""
+    try:
+        yield
+    except OSError as error:
+        rank_zero_warn(f"could not draw into {where} ({error}); the numbers and the checkpoints are not affected")
 
 
 class Results(Callback):
@@ -12,6 +25,10 @@ class Results(Callback):
 
     def __init__(self) -> None:
         self.line = ""  #: the last evaluation in one line
+        self.trained = False  #: whether there was a step left to train
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        self.trained = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.draw_curves(trainer, pl_module)
@@ -23,7 +40,8 @@ class Results(Callback):
         assert isinstance(pl_module, VisionTask)
         folder = pl_module.run_folder
         if trainer.is_global_zero and folder.metrics_csv.is_file():
-            viz.learning_curves(folder.metrics_csv, folder.curves)
+            with _pictures_may_fail(folder.path):
+                viz.learning_curves(folder.metrics_csv, folder.curves)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
@@ -37,4 +55,5 @@ class Results(Callback):
         values = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
         self.line = pl_module.summary(values)
         if trainer.is_global_zero:
-            pl_module.draw_results(pl_module.run_folder)
+            with _pictures_may_fail(pl_module.run_folder.path):
+                pl_module.draw_results(pl_module.run_folder)
