@@ -208,7 +208,7 @@ def test_only_validation_images_can_be_scored_but_not_trained_on(class_tree: Cal
     module.preprocess = SPEC
     assert module.class_counts.tolist() == [0, 0]
     assert sum(len(b.images) for b in module.val_dataloader()) == 8  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=r"no training images \(only val\)"):
+    with pytest.raises(ValueError, match=r"no training images \(only images to evaluate on\)"):
         module.train_dataloader()
 
 

@@ -5,8 +5,9 @@ Legend: B batch, C channels, (H, W) pixels, K classes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -26,32 +27,37 @@ Transform = Callable[[Image.Image, int], Tensor]
 
 
 class Sample(NamedTuple):
-    """One image on its way into a batch."""
+    """One sample on its way into a batch."""
 
-    image: Tensor | None  #: (C, H, W) uint8; None if it could not be read and nothing takes its place
+    value: Any  #: what :meth:`SourceDataset.load` gave; None if it could not be read and nothing takes its place
     position: int  #: in the source; of the substitute where there is one
     bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of what could not be read
 
 
-class ImageDataset(Dataset[Sample]):
-    """Map-style data set over a source. Keys are (epoch, index), so that nothing about a view is left to chance."""
+class SourceDataset(Dataset[Sample]):
+    """Map-style data set over a source. Keys are (epoch, index), so that nothing about a view is left to chance.
 
-    def __init__(self, source: Source, transform: Transform, *, seed: int = 0, substitute: bool = False) -> None:
+    A subclass says in :meth:`load` what a sample is; this class deals with those that cannot be read.
+    """
+
+    def __init__(self, source: Source, *, seed: int = 0, substitute: bool = False) -> None:
         """
         Args:
             source: where images come from.
-            transform: called with the image and a key hashed from (seed, epoch, index).
-            seed: of that key.
-            substitute: put another image, chosen by (seed, epoch, index), in the place of an unreadable one, as
+            seed: of the key that a view is made by.
+            substitute: put another sample, chosen by (seed, epoch, index), in the place of an unreadable one, as
                 training needs for its ranks to stay in step. Otherwise the sample is left out.
         """
         self.source = source
-        self.transform = transform
         self.seed = seed
         self.substitute = substitute
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @abstractmethod
+    def load(self, index: int, key: int) -> Any:
+        """Sample ``index``, as ``key``, hashed from (seed, epoch, index), says. Raises UnreadableImage."""
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Raises ValueError if not one of :data:`SUBSTITUTES` others can be read either."""
@@ -60,8 +66,7 @@ class ImageDataset(Dataset[Sample]):
         candidate = index
         for attempt in range(SUBSTITUTES + 1):
             try:
-                image = self.transform(self._read(candidate), sample_key(self.seed, epoch, candidate))
-                return Sample(image, candidate, tuple(bad))
+                return Sample(self.load(candidate, sample_key(self.seed, epoch, candidate)), candidate, tuple(bad))
             except UnreadableImage as error:
                 bad.append((self.source.sample_id(candidate), error.reason))
             if not self.substitute:
@@ -72,10 +77,24 @@ class ImageDataset(Dataset[Sample]):
         listed = "; ".join(f"{name}: {reason}" for name, reason in bad[:5])
         raise ValueError(f"{len(bad)} images in a row could not be read, for example {listed}")
 
-    def _read(self, index: int) -> Image.Image:
+
+class ImageDataset(SourceDataset):
+    """Images of a source as (C, H, W) uint8 tensors."""
+
+    def __init__(self, source: Source, transform: Transform, *, seed: int = 0, substitute: bool = False) -> None:
+        """``transform`` is called with the image and the key of its view; the rest as in :class:`SourceDataset`."""
+        super().__init__(source, seed=seed, substitute=substitute)
+        self.transform = transform
+
+    def load(self, index: int, key: int) -> Tensor:
         if self.source.classes and not self.source.has_label(index):
             raise UnreadableImage("no label")
-        return self.source.read(index)
+        return self.transform(self.source.read(index), key)
+
+
+def bad_samples(samples: Sequence[Sample]) -> tuple[tuple[str, str], ...]:
+    """Every (sample id, reason) of a batch."""
+    return tuple(entry for sample in samples for entry in sample.bad)
 
 
 class Collate:
@@ -92,9 +111,8 @@ class Collate:
 
     def __call__(self, samples: Sequence[Sample]) -> ImageBatch:
         """Raises nothing: unreadable samples are left out, so B may be 0."""
-        good = [sample for sample in samples if sample.image is not None]
+        good = [sample for sample in samples if sample.value is not None]
         index = torch.tensor([sample.position for sample in good], dtype=torch.int64)
         # default_collate, unlike torch.stack, writes straight into shared memory when it runs in a worker.
-        images = default_collate([s.image for s in good]) if good else torch.empty((0, *self.shape), dtype=torch.uint8)
-        bad = tuple(entry for sample in samples for entry in sample.bad)
-        return ImageBatch(images=images, labels=self.targets[index], index=index, bad=bad)
+        images = default_collate([s.value for s in good]) if good else torch.empty((0, *self.shape), dtype=torch.uint8)
+        return ImageBatch(images=images, labels=self.targets[index], index=index, bad=bad_samples(samples))

@@ -1,17 +1,16 @@
-"""Loaders over :class:`ImageDataset`, and how their workers start."""
+"""Loaders over :class:`SourceDataset`, and how their workers start."""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader, Sampler
 
-from visionzoo.data.dataset import Collate, ImageDataset
+from visionzoo.data.dataset import Sample, SourceDataset
 from visionzoo.data.sampler import Key
-from visionzoo.types import ImageBatch
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
@@ -26,7 +25,7 @@ def init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class ResumableLoader(DataLoader[ImageBatch]):
+class ResumableLoader(DataLoader[Any]):
     """A loader that Lightning takes for resumable, as it is: its batch sampler asks the datamodule where to start.
 
     Lightning warns about any other kind when a run goes on in the middle of an epoch. There is no state here to save.
@@ -40,8 +39,8 @@ class ResumableLoader(DataLoader[ImageBatch]):
 
 
 def make_loader(
-    dataset: ImageDataset,
-    collate: Collate,
+    dataset: SourceDataset,
+    collate: Callable[[Sequence[Sample]], Any],
     *,
     batch_sampler: Sampler[Sequence[Key]] | None = None,
     sampler: Sampler[Key] | None = None,
@@ -49,12 +48,12 @@ def make_loader(
     num_workers: int = 0,
     start_method: StartMethod | None = None,
     pin_memory: bool = False,
-) -> DataLoader[ImageBatch]:
-    """A loader of :class:`ImageBatch`.
+) -> DataLoader[Any]:
+    """A loader of batches.
 
     Args:
         dataset: the samples.
-        collate: makes the batches.
+        collate: makes a batch of a list of samples.
         batch_sampler: yields lists of keys; otherwise ``sampler`` yields keys that are taken ``batch_size`` at a time.
         sampler: see above.
         batch_size: see above.
