@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from visionzoo.data.classification import ClassificationData, balanced_weights
+from visionzoo.data.module import VisionData
 from visionzoo.types import ImageBatch, Preprocess
 
 SPEC = Preprocess(image_size=(8, 8))
@@ -242,6 +243,7 @@ def test_options_are_checked_at_birth(class_tree: Callable[..., Path], option: s
 def test_every_option_is_documented() -> None:
     import inspect
 
-    text = ClassificationData.__init__.__doc__ or ""
-    for name in inspect.signature(ClassificationData).parameters:
-        assert f"\n            {name}: " in text, name
+    for cls in (ClassificationData, VisionData):
+        text = cls.__init__.__doc__ or ""
+        for name in set(inspect.signature(cls).parameters) - {"kwargs"}:
+            assert f"\n            {name}: " in text, name
