@@ -25,6 +25,7 @@ _HOME = {
     "create_classifier": "visionzoo.models.classifier",
     "create_mae": "visionzoo.models.mae",
     "create_simmim": "visionzoo.models.simmim",
+    "create_sam": "visionzoo.models.sam.build",
     "ImageClassifier": "visionzoo.inference.classifier",
     "Preprocess": "visionzoo.types",
     "Features": "visionzoo.types",

@@ -23,6 +23,7 @@ BUILDERS = {
     "classify": ("visionzoo.models.classifier", "create_classifier"),
     "mae": ("visionzoo.models.mae", "create_mae"),
     "simmim": ("visionzoo.models.simmim", "create_simmim"),
+    "segment": ("visionzoo.models.sam.build", "create_sam"),
 }
 
 

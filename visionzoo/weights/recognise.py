@@ -14,6 +14,7 @@ PARTS = (
     "encoder.",
     "visual.trunk.",
     "image_encoder.",
+    "image_encoder.trunk.",
     "backbone.",
     "trunk.",
     "teacher.",

@@ -11,6 +11,7 @@ from visionzoo.weights.adapters.dino import DINO, DINOV2, DINOV3
 from visionzoo.weights.adapters.layout import Layout
 from visionzoo.weights.adapters.mae import MAE, MAE_LAYOUTS
 from visionzoo.weights.adapters.rules import Facts
+from visionzoo.weights.adapters.sam import SAM_LAYOUTS
 from visionzoo.weights.adapters.swin import SWIN
 from visionzoo.weights.adapters.torchvision import TORCHVISION_SWIN, TORCHVISION_VIT
 from visionzoo.weights.adapters.transformers_dino import TRANSFORMERS_DINO_LAYOUTS
@@ -38,6 +39,7 @@ LAYOUTS: dict[str, Layout] = {
         *TRANSFORMERS_DINO_LAYOUTS,
         *TRANSFORMERS_SWIN_LAYOUTS,
         *MAE_LAYOUTS,
+        *SAM_LAYOUTS,
     )
 }
 #: Names for whole libraries: whichever of their layouts holds the model.

@@ -1,0 +1,79 @@
+"""Build SAM from a name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from visionzoo.backbones import create_backbone
+from visionzoo.models.sam.encoder import WIDTH, make_encoder
+from visionzoo.models.sam.mask_decoder import MaskDecoder
+from visionzoo.models.sam.model import Sam
+from visionzoo.models.sam.prompt_encoder import PromptEncoder
+from visionzoo.weights import install_load_hook, load_weights
+
+#: Meta's three sizes.
+SAM_BACKBONES = {
+    "vit_b": "samvit_base_patch16",
+    "vit_l": "samvit_large_patch16",
+    "vit_h": "samvit_huge_patch16",
+}
+
+
+def create_sam(
+    backbone: str = "vit_b",
+    *,
+    weights: Any = None,
+    backbone_weights: Any = None,
+    image_size: int | tuple[int, int] | None = None,
+    embedding_stride: int | None = None,
+    text_dim: int | None = None,
+    drop_path: float = 0.0,
+) -> Sam:
+    """Build a promptable segmentation model.
+
+    Args:
+        backbone: ``vit_b``, ``vit_l`` or ``vit_h`` for Meta's models, or any registered backbone, which gets a neck.
+        weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`, for the whole model.
+            Meta's and transformers' checkpoints are understood.
+        backbone_weights: the same for the image encoder's backbone alone; loaded first.
+        image_size: pixels, one number or (height, width), which images are padded to; multiples of
+            ``embedding_stride``. None for the backbone's own. Position tables are resampled.
+        embedding_stride: pixels per cell of the image embedding; masks come at a quarter of it. None for 16, or the
+            coarsest stride of the backbone where that is finer. Meta's models have 16.
+        text_dim: width of text embeddings, for a model that also takes text prompts; None for none, as Meta's.
+        drop_path: stochastic-depth rate of the encoder's last block.
+
+    Raises:
+        ValueError: for an unknown backbone, a size that does not fit, or unfitting weights.
+    """
+    if text_dim is not None and text_dim < 1:
+        raise ValueError(f"text_dim={text_dim} must be at least 1, or None for a model without text prompts")
+    known = SAM_BACKBONES.get(backbone)
+    trunk = create_backbone(known or backbone, image_size=image_size, drop_path=drop_path, weights=backbone_weights)
+    preprocess = replace(
+        trunk.preprocess,
+        image_size=trunk.image_size,
+        interpolation="bilinear",
+        resize_mode="longest",
+        crop_pct=1.0,
+        pad_anchor="top_left",
+        pad_value=tuple(round(255 * m) for m in trunk.preprocess.mean),
+    )
+    encoder = make_encoder(trunk, embedding_stride)
+    stride = encoder.stride
+    grid = (trunk.image_size[0] // stride, trunk.image_size[1] // stride)
+    prompts = PromptEncoder(WIDTH, grid, trunk.image_size, text_dim=text_dim)
+    model = Sam(encoder, prompts, MaskDecoder(WIDTH), preprocess)
+    model.name = f"SAM {backbone}" if known else f"SAM of {backbone}"
+    model.architecture = {
+        "backbone": backbone,
+        "image_size": list(image_size) if isinstance(image_size, tuple) else image_size,
+        "embedding_stride": embedding_stride,
+        "text_dim": text_dim,
+        "drop_path": drop_path,
+    }
+    install_load_hook(model)
+    if weights is not None:
+        load_weights(model, weights)
+    return model

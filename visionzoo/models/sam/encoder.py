@@ -1,0 +1,148 @@
+"""Image encoders of SAM: Meta's own, and any other backbone with a neck.
+
+Legend: B batch, (H, W) pixels, C neck width, (h, w) embedding grid.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from visionzoo.backbones.base import Backbone
+from visionzoo.backbones.vitdet import LayerNorm2d, ViTDet
+from visionzoo.layers.graft import graft
+
+#: Pixels per cell of Meta's embedding; masks come at a quarter of that.
+STRIDE = 16
+WIDTH = 256
+
+if TYPE_CHECKING:
+    _Base = ViTDet
+else:
+    _Base = object
+
+
+class OwnEncoder(_Base):
+    """SAM's own encoder, whose neck is part of the backbone: images (B, 3, H, W) -> (B, C, h, w)."""
+
+    @property
+    def img_size(self) -> int:
+        """The longer side of the input, as Meta's predictor asks for it."""
+        return max(self.image_size)
+
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        return self.forward_features(images.to(self.patch_embed.proj.weight.dtype))
+
+
+class Neck(nn.Module):
+    """Feature maps of any widths and strides, summed on one grid: -> (B, C, h, w).
+
+    One map goes through the layers of SAM's neck. Several are first brought to C channels each, resized to the grid
+    and summed, as in a feature pyramid network (arXiv 1612.03144) without its top-down path.
+
+    Args:
+        widths: of the maps.
+        grid_size: (h, w).
+        dim: C.
+    """
+
+    def __init__(self, widths: list[int], grid_size: tuple[int, int], dim: int = WIDTH) -> None:
+        super().__init__()
+        self.grid_size = grid_size
+        self.lateral = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, dim, kernel_size=1, bias=False), LayerNorm2d(dim, eps=1e-6))
+            for width in widths
+        )
+        self.mix = nn.Sequential(nn.Conv2d(dim, dim, kernel_size=3, padding=1, bias=False), LayerNorm2d(dim, eps=1e-6))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        total: Tensor | None = None
+        for layer, x in zip(self.lateral, maps, strict=True):
+            x = self._fit(layer(x))
+            total = x if total is None else total + x
+        return self.mix(total)
+
+    def _fit(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[-2:]) == self.grid_size:
+            return x
+        # Without antialiasing, what a finer map holds between the sampled cells would be lost.
+        return F.interpolate(x, size=self.grid_size, mode="bilinear", align_corners=False, antialias=True)
+
+
+class NeckedEncoder(nn.Module):
+    """Any backbone with a neck: images (B, 3, H, W) -> (B, C, h, w).
+
+    Maps of all strides are read where the backbone has a pyramid, otherwise its last grid.
+
+    Args:
+        trunk: the backbone.
+        stride: pixels per cell of the embedding; None for 16, or the trunk's own where that is finer.
+
+    Raises:
+        ValueError: for a stride that the image size is no multiple of.
+    """
+
+    def __init__(self, trunk: Backbone, stride: int | None = None) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.image_size = trunk.image_size
+        # A ViT's levels all have one stride, so that its last grid says as much.
+        self.levels = [i for i, level in enumerate(trunk.pyramid_levels) if self._is_last(i, level.stride)]
+        if len(self.levels) == 1:
+            self.levels = []
+        widths = [trunk.pyramid_levels[i].channels for i in self.levels] or [trunk.grid_dim]
+        self.stride = stride or min(STRIDE, trunk.stride)
+        h, w = self.image_size
+        if self.stride < 1 or h % self.stride or w % self.stride:
+            raise ValueError(
+                f"an image of {h}x{w} pixels does not divide into cells of {self.stride}; "
+                "choose another image_size or embedding_stride"
+            )
+        self.grid_size = (h // self.stride, w // self.stride)
+        self.neck = Neck(widths, self.grid_size)
+        self._freeze_unused()
+
+    def _is_last(self, index: int, stride: int) -> bool:
+        return all(level.stride != stride for level in self.trunk.pyramid_levels[index + 1 :])
+
+    def _freeze_unused(self) -> None:
+        """What the trunk has for pooling has no part in this; distributed training stops at such parameters."""
+        ghosts = {k: torch.empty_like(p, device="meta").requires_grad_() for k, p in self.named_parameters()}
+        buffers = {k: torch.empty_like(b, device="meta") for k, b in self.named_buffers()}
+        images = torch.empty(2, self.trunk.in_chans, *self.image_size, device="meta")
+        functional_call(self, {**ghosts, **buffers}, (images,)).sum().backward()
+        for name, parameter in self.named_parameters():
+            if ghosts[name].grad is None:
+                parameter.requires_grad_(False)
+
+    @property
+    def img_size(self) -> int:
+        """The longer side of the input, as Meta's predictor asks for it."""
+        return max(self.image_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.to(self.neck.mix[0].weight.dtype)  # type: ignore[arg-type]
+        if not self.levels:
+            return self.neck([self.trunk(images).grid])
+        maps = self.trunk.pyramid(images)
+        return self.neck([maps[i] for i in self.levels])
+
+
+def make_encoder(backbone: Backbone, stride: int | None = None) -> OwnEncoder | NeckedEncoder:
+    """SAM's own encoder as it is, any other with a neck.
+
+    Raises:
+        ValueError: for a stride that does not fit.
+    """
+    if isinstance(backbone, ViTDet) and backbone.config.neck == WIDTH:
+        if stride not in (None, backbone.stride):
+            raise ValueError(f"embedding_stride={stride}: {backbone.name} has a neck of its own, of {backbone.stride}")
+        h, w = backbone.image_size
+        if h % backbone.stride or w % backbone.stride:
+            raise ValueError(f"image_size={h}x{w} must be a multiple of {backbone.stride}, the patches of this encoder")
+        return graft(backbone, OwnEncoder)
+    return NeckedEncoder(backbone, stride)

@@ -1,0 +1,250 @@
+"""The whole model: an image is encoded once, and then asked about as often as one likes.
+
+Legend: B images, N prompts, (H, W) pixels of the model's input, C width, (h, w) embedding grid, M masks per prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from visionzoo.models.sam.encoder import NeckedEncoder, OwnEncoder
+from visionzoo.models.sam.mask_decoder import MaskDecoder
+from visionzoo.models.sam.prompt_encoder import PromptEncoder, PromptTokens
+from visionzoo.models.sam.prompts import Prompts, join
+from visionzoo.models.sam.transformer import Cells
+from visionzoo.types import Preprocess
+
+
+class SamPreprocess(Preprocess):
+    """How SAM wants its images: the spec, and what Meta's programs call under the name ``preprocess``."""
+
+    @classmethod
+    def of(cls, spec: Preprocess) -> SamPreprocess:
+        """The same spec."""
+        return cls(**{f.name: getattr(spec, f.name) for f in fields(Preprocess)})
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Resized images to the model's input: (..., 3, H', W') in 0..255 -> (..., 3, H, W) float.
+
+        Normalised, then padded with zeros at the right and bottom, which is the mean colour.
+
+        Raises:
+            ValueError: for an image that is larger than the model's input.
+        """
+        (h, w), (have_h, have_w) = self.image_size, x.shape[-2:]
+        if have_h > h or have_w > w:
+            raise ValueError(f"an image of {have_h}x{have_w} does not fit this model's {h}x{w}; resize it first")
+        mean, std = (
+            torch.tensor([v * self.value_scale for v in values], dtype=torch.float32, device=x.device).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return F.pad((x - mean) / std, (0, w - have_w, 0, h - have_h))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Preprocess) and self.to_dict() == other.to_dict()
+
+    __hash__ = Preprocess.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Loaders' processes import no models; there it is the plain spec.
+        return Preprocess.from_dict, (self.to_dict(),)
+
+
+class SamContext(NamedTuple):
+    """Everything about one image that its prompts share; made once by :meth:`Sam.context`, without gradients."""
+
+    embedding: Tensor  #: (1, C, h, w)
+    cells: Cells
+
+
+class SamOutput(NamedTuple):
+    """The answer to N prompts."""
+
+    masks: Tensor  #: (N, M, 4 h, 4 w) logits, for the whole padded input
+    scores: Tensor  #: (N, M), predicted IoU with the object
+
+
+class Sam(nn.Module):
+    """Segment Anything. Made by :func:`visionzoo.create_sam`.
+
+    Has what Meta's programs ask of theirs, so that ``segment_anything``'s predictor and mask generator run on it.
+    ``preprocess`` is the spec of the images, as everywhere here, and calling it is Meta's method of that name.
+    """
+
+    weights_family = "sam"
+    head_prefixes: tuple[str, ...] = ()
+    num_classes = 0
+    in_chans = 3
+    mask_threshold: float = 0.0
+    image_format: str = "RGB"
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        image_encoder: OwnEncoder | NeckedEncoder,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        preprocess: Preprocess,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.register_buffer("pixel_mean", torch.empty(len(preprocess.mean), 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.empty(len(preprocess.mean), 1, 1), persistent=False)
+        self.preprocess = preprocess
+        self.name = "SAM"
+        self.image_size = image_encoder.image_size
+        self.architecture: dict[str, Any] = {}
+        trunk = getattr(image_encoder, "trunk", image_encoder)
+        self.stem_key = f"image_encoder.{'' if trunk is image_encoder else 'trunk.'}{trunk.stem_key}"
+
+    @property
+    def preprocess(self) -> SamPreprocess:
+        """How images become the model's input."""
+        return self._preprocess
+
+    @preprocess.setter
+    def preprocess(self, spec: Preprocess) -> None:
+        self._preprocess = SamPreprocess.of(spec)
+        with torch.no_grad():
+            for buffer, values in ((self.pixel_mean, spec.mean), (self.pixel_std, spec.std)):
+                buffer.copy_(torch.tensor([v * spec.value_scale for v in values]).view(-1, 1, 1))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    @property
+    def embedding_size(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.prompt_encoder.image_embedding_size
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """(4 h, 4 w), of masks as they come and as prompts."""
+        return self.prompt_encoder.mask_input_size
+
+    # For training and for many images at once.
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised and padded images -> (B, C, h, w) embeddings."""
+        return self.image_encoder(images)
+
+    def decode(self, embeddings: Tensor, prompts: Prompts, multimask: bool | None = True) -> SamOutput:
+        """Answer N prompts about B images.
+
+        Args:
+            embeddings: (B, C, h, w).
+            prompts: their ``image_index`` says which image each is about.
+            multimask: True for the three masks of an ambiguous prompt, False for the one of a clear prompt, None for
+                all four, that one first.
+
+        Raises:
+            ValueError: for embeddings or masks of another size than this model's, an image that is not there, or
+                text prompts that it cannot take.
+        """
+        grid = (embeddings.shape[2], embeddings.shape[3])
+        if grid != self.embedding_size:
+            raise ValueError(f"embeddings of {grid[0]}x{grid[1]} cells are not of this model ({self.embedding_size})")
+        index = prompts.image_index
+        if index is not None and index.numel() and not 0 <= int(index.max()) < embeddings.shape[0]:
+            raise ValueError(f"prompts about image {int(index.max())} of {embeddings.shape[0]}")
+        tokens = self.prompt_encoder.encode(prompts)
+        if embeddings.shape[0] > 1:
+            embeddings = embeddings[torch.zeros(prompts.number, dtype=torch.int64) if index is None else index]
+        cells = self.mask_decoder.cells(embeddings, self.prompt_encoder.get_dense_pe(), tokens.dense)
+        return self._answer(cells, tokens, multimask)
+
+    def _answer(self, cells: Cells, tokens: PromptTokens, multimask: bool | None) -> SamOutput:
+        decoded = self.mask_decoder.decode(cells, self.embedding_size, tokens.sparse, tokens.valid)
+        return SamOutput(self.mask_decoder.masks(decoded, multimask), self.mask_decoder.scores(decoded, multimask))
+
+    # For one image and many questions.
+
+    @torch.no_grad()
+    def context(self, embedding: Tensor) -> SamContext:
+        """What all prompts of one image share, computed once: embedding (1, C, h, w)."""
+        dense = self.prompt_encoder.encode(Prompts.of().to(self.device)).dense
+        return SamContext(embedding, self.mask_decoder.cells(embedding, self.prompt_encoder.get_dense_pe(), dense))
+
+    @torch.no_grad()
+    def ask(self, context: SamContext, prompts: Prompts, multimask: bool | None = True) -> SamOutput:
+        """:meth:`decode` for one image whose :meth:`context` is at hand."""
+        if prompts.masks is not None:
+            return self.decode(context.embedding, prompts._replace(image_index=None), multimask)
+        return self._answer(context.cells, self.prompt_encoder.encode(prompts), multimask)
+
+    # Meta's methods.
+
+    @torch.no_grad()
+    def forward(self, batched_input: Sequence[dict[str, Any]], multimask_output: bool) -> list[dict[str, Tensor]]:
+        """Masks for a list of images, each with its own prompts; all of them are decoded together.
+
+        Args:
+            batched_input: for each image a dictionary with ``image`` (3, H', W') in 0..255, resized, and
+                ``original_size`` (height, width); and any of ``point_coords`` (N, P, 2) with ``point_labels`` (N, P),
+                ``boxes`` (N, 4), ``mask_inputs`` (N, 1, 4 h, 4 w), in pixels of the resized image.
+            multimask_output: three masks for each prompt, or one.
+
+        Returns:
+            for each image ``masks`` (N, M, height, width) bool, ``iou_predictions`` (N, M) and ``low_res_logits``
+            (N, M, 4 h, 4 w).
+        """
+        embeddings = self.encode(torch.stack([self.preprocess(item["image"]) for item in batched_input]))
+        keys = ("point_coords", "point_labels", "boxes", "mask_inputs")
+        parts = [Prompts.of(*(item.get(k) for k in keys), image_index=i) for i, item in enumerate(batched_input)]
+        output = self.decode(embeddings, join(parts).to(self.device), multimask_output)
+        counts = [p.number for p in parts]
+        answers = []
+        for item, masks, scores in zip(
+            batched_input, output.masks.split(counts), output.scores.split(counts), strict=True
+        ):
+            full = self.postprocess_masks(masks, tuple(item["image"].shape[-2:]), item["original_size"])
+            answers.append({"masks": full > self.mask_threshold, "iou_predictions": scores, "low_res_logits": masks})
+        return answers
+
+    def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
+        """Masks as they come, to the pixels of the image: (N, M, 4 h, 4 w) -> (N, M, height, width).
+
+        Args:
+            masks: logits.
+            input_size: (H', W') of the resized image, before it was padded.
+            original_size: (height, width).
+        """
+        masks = F.interpolate(masks.float(), self.image_size, mode="bilinear", align_corners=False)
+        masks = masks[..., : input_size[0], : input_size[1]]
+        if tuple(input_size) == tuple(original_size):  # resizing would change nothing
+            return masks
+        return F.interpolate(masks, tuple(original_size), mode="bilinear", align_corners=False)
+
+    # What training and weights need to know.
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are never decayed: position tables and learned tokens."""
+        trunk = getattr(self.image_encoder, "trunk", self.image_encoder)
+        prefix = "image_encoder." if trunk is self.image_encoder else "image_encoder.trunk."
+        tokens = [n for n, m in self.named_modules() if isinstance(m, nn.Embedding)]
+        return {prefix + n for n in trunk.no_weight_decay()} | {f"{n}.weight" for n in tokens}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the encoder's blocks in the backward pass, to save memory."""
+        getattr(self.image_encoder, "trunk", self.image_encoder).set_grad_checkpointing(enable)
+
+    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Resample the encoder's tables to this model's size; see :meth:`Backbone.adapt_state_dict`."""
+        trunk = getattr(self.image_encoder, "trunk", self.image_encoder)
+        prefix = "image_encoder." if trunk is self.image_encoder else "image_encoder.trunk."
+        own, notes = trunk.adapt_state_dict(
+            {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        )
+        rest = {k: v for k, v in state_dict.items() if not k.startswith(prefix)}
+        return rest | {prefix + k: v for k, v in own.items()}, notes
