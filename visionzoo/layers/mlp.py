@@ -45,19 +45,20 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.norm(self._expand(x)))
+        return self.fc2(self.norm(expand(x, self.fc1, self.act)))
 
-    def _expand(self, x: Tensor) -> Tensor:
-        fc1, act = self.fc1, self.act
-        # Only where nothing stands between the two: an adapter in place of the layer, or somebody who listens to it.
-        if (
-            type(fc1) is Linear
-            and isinstance(act, nn.GELU)
-            and not (fc1._forward_hooks or fc1._forward_pre_hooks or act._forward_hooks or act._forward_pre_hooks)
-            and takes_fused_kernel(x, fc1.weight, gelu=True)
-        ):
-            return linear(x, fc1.weight, fc1.bias, gelu=act.approximate)
-        return act(fc1(x))
+
+def expand(x: Tensor, fc1: nn.Module, act: nn.Module) -> Tensor:
+    """``act(fc1(x))``, the first half of an MLP, in one kernel where that pays: (..., D) -> (..., E)."""
+    # Only where nothing stands between the two: an adapter in place of the layer, or somebody who listens to it.
+    if (
+        type(fc1) is Linear
+        and isinstance(act, nn.GELU)
+        and not (fc1._forward_hooks or fc1._forward_pre_hooks or act._forward_hooks or act._forward_pre_hooks)
+        and takes_fused_kernel(x, fc1.weight, gelu=True)
+    ):
+        return linear(x, fc1.weight, fc1.bias, gelu=act.approximate)
+    return act(fc1(x))
 
 
 class SwiGLUPacked(nn.Module):

@@ -22,6 +22,7 @@ CONFIG_FILE = "config.json"
 BUILDERS = {
     "classify": ("visionzoo.models.classifier", "create_classifier"),
     "mae": ("visionzoo.models.mae", "create_mae"),
+    "clip": ("visionzoo.models.clip.create", "create_clip"),
     "simmim": ("visionzoo.models.simmim", "create_simmim"),
     "segment": ("visionzoo.models.sam.build", "create_sam"),
 }

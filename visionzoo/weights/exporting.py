@@ -57,7 +57,8 @@ def export_weights(model: nn.Module, path: str | Path, layout: str = "timm") -> 
     if target.suffix == ".npz":
         write_npz(tensors, target)
     else:
-        write_safetensors(tensors, target, {"layout": layout})
+        describe = getattr(model, "weights_metadata", dict)
+        write_safetensors(tensors, target, {"layout": layout, **describe()})
     return target
 
 

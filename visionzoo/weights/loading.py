@@ -221,12 +221,15 @@ def load_weights(
     if isinstance(source, Mapping):
         name = "the given state dict"
         state, _ = unwrap(source)
+        path, metadata = None, {}
     else:
-        path = resolve_source(source)
+        path = resolve_source(source, first=getattr(model, "weight_files", ()))
         name = str(source)
-        state, _ = read_state_dict(path)
+        state, metadata = read_state_dict(path)
         if isinstance(current, Preprocess):
-            preprocess = stored_preprocess(name, path, current)
+            preprocess = stored_preprocess(name, path, current, metadata)
+    if (check := getattr(model, "check_origin", None)) is not None:
+        check(name, path, state, metadata)
     plan = _Plan(model, name, state)
     plan.to_canonical()
     plan.move_norm()

@@ -34,24 +34,40 @@ def timm_preprocess(config: Mapping[str, Any], image_size: tuple[int, int]) -> P
     )
 
 
-def stored_preprocess(source: str, weights_file: Path, current: Preprocess) -> Preprocess | None:
+def stored_preprocess(
+    source: str, weights_file: Path, current: Preprocess, metadata: Mapping[str, str] | None = None
+) -> Preprocess | None:
     """The preprocessing that belongs to weights, at the size of ``current``; None where nothing says it.
 
-    Read from timm's own record for ``timm:`` names, otherwise from ``config.json`` (ours, or timm's on the hub) or
-    ``preprocessor_config.json`` (transformers: statistics and filter only) beside the weights.
+    Read from timm's own record for ``timm:`` names, otherwise from what lies beside the weights: ``config.json`` (ours,
+    or timm's on the hub), ``open_clip_config.json`` or ``preprocessor_config.json`` (transformers: statistics and
+    filter only); last from the header ``metadata`` of a file of ours.
     """
     if source.startswith("timm:"):
         from timm.models import get_pretrained_cfg
 
         record = get_pretrained_cfg(source.removeprefix("timm:"))
         return None if record is None else timm_preprocess(record.to_dict(), current.image_size)
-    config = _read(weights_file.with_name("config.json"))
+    config = read_json(weights_file.with_name("config.json"))
     if isinstance(own := config.get("preprocess"), dict) and "schema_version" in config:
         return replace(Preprocess.from_dict(own), image_size=current.image_size)
+    # Hubs keep a timm image tower, or transformers' files, beside a CLIP of open_clip.
+    if weights_file.name.startswith("open_clip") or not config:
+        theirs = read_json(weights_file.with_name("open_clip_config.json")).get("preprocess_cfg")
+        if isinstance(theirs, dict) and {"mean", "std"} <= set(theirs):
+            return replace(
+                current,
+                mean=tuple(theirs["mean"]),
+                std=tuple(theirs["std"]),
+                value_scale=255.0,
+                interpolation=theirs.get("interpolation", "bicubic"),
+                resize_mode=theirs.get("resize_mode", "shortest"),
+                crop_pct=1.0,
+            )
     theirs = config.get("pretrained_cfg")
     if isinstance(theirs, dict) and {"mean", "std", "crop_pct", "crop_mode"} <= set(theirs):
         return timm_preprocess(theirs, current.image_size)
-    config = _read(weights_file.with_name("preprocessor_config.json"))
+    config = read_json(weights_file.with_name("preprocessor_config.json"))
     if {"image_mean", "image_std"} <= set(config):
         factor = config.get("rescale_factor")
         return replace(
@@ -61,10 +77,17 @@ def stored_preprocess(source: str, weights_file: Path, current: Preprocess) -> P
             value_scale=round(1 / factor, 6) if factor else current.value_scale,
             interpolation=_PIL_FILTERS.get(config.get("resample", -1), current.interpolation),
         )
+    if metadata and "preprocess" in metadata and "schema_version" in metadata:
+        return replace(Preprocess.from_dict(json.loads(metadata["preprocess"])), image_size=current.image_size)
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no file.
+
+    Raises:
+        ValueError: for a damaged file.
+    """
     if not path.is_file():
         return {}
     try:

@@ -19,13 +19,14 @@ WEIGHT_FILES = (
 HUB_PREFIX, TIMM_PREFIX = "hf-hub:", "timm:"
 
 
-def resolve_source(source: str | Path) -> Path:
+def resolve_source(source: str | Path, *, first: tuple[str, ...] = ()) -> Path:
     """The weights file that ``source`` names.
 
     Args:
         source: a file; a folder (a run folder, or one in the layout of the model hubs); ``hf-hub:org/name`` or
             ``hf-hub:org/name@revision``; ``timm:<name>`` or ``timm:<name>.<tag>``. Of a hub name, a copy in the local
             cache is used as it is, without asking the network.
+        first: names of files that are taken rather than others, where a folder or repository has several.
 
     Raises:
         FileNotFoundError: when there is no such file, folder, repository or weights file in it, or the hub cannot be
@@ -34,14 +35,14 @@ def resolve_source(source: str | Path) -> Path:
     """
     text = str(source)
     if text.startswith(HUB_PREFIX):
-        return _from_hub(text.removeprefix(HUB_PREFIX))
+        return _from_hub(text.removeprefix(HUB_PREFIX), first)
     if text.startswith(TIMM_PREFIX):
-        return _from_hub(_timm_repository(text.removeprefix(TIMM_PREFIX)))
+        return _from_hub(_timm_repository(text.removeprefix(TIMM_PREFIX)), first)
     if "://" in text:
         raise ValueError(f"{text!r} is an address; download the file and give its path, or name it as hf-hub:org/name")
     path = Path(source).expanduser()
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, first)
     if path.is_file():
         return path
     raise FileNotFoundError(f"there are no weights at {text!r}; {_near(path)}")
@@ -63,9 +64,9 @@ def _near(path: Path) -> str:
     )
 
 
-def _in_folder(folder: Path) -> Path:
+def _in_folder(folder: Path, first: tuple[str, ...]) -> Path:
     names = {p.name for p in folder.iterdir()}
-    for name in WEIGHT_FILES:
+    for name in (*first, *WEIGHT_FILES):
         if name in names:
             return folder / name
     clip = sorted(n for n in names if n.startswith("open_clip_") and n.endswith((".safetensors", ".bin")))
@@ -107,7 +108,7 @@ def _timm_repository(name: str) -> str:
     return repository + full if repository.endswith("/") else str(repository)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
     """A weights file of a hub repository, from the local cache or downloaded into it."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
@@ -122,12 +123,13 @@ def _from_hub(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     cache = Path(constants.HF_HUB_CACHE)
+    files = tuple(dict.fromkeys((*first, *WEIGHT_FILES)))
     try:
-        for file in WEIGHT_FILES:
+        for file in files:
             found = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision or None)
             if isinstance(found, str):
                 return _with_shards(Path(found), repository, revision, cache)
-        for file in WEIGHT_FILES:
+        for file in files:
             try:
                 path = hf_hub_download(repository, file, cache_dir=cache, revision=revision or None)
             except LocalEntryNotFoundError:
@@ -160,7 +162,7 @@ def _fetch_configs(repository: str, revision: str, cache: Path) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    for file in ("config.json", "preprocessor_config.json"):
+    for file in ("config.json", "preprocessor_config.json", "open_clip_config.json"):
         try:
             hf_hub_download(repository, file, cache_dir=cache, revision=revision or None)
         except EntryNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from visionzoo.weights.adapters.beit import BEIT
+from visionzoo.weights.adapters.clip import CLIP_LAYOUTS
 from visionzoo.weights.adapters.clip_tower import CLIP_TOWER
 from visionzoo.weights.adapters.deit import DEIT
 from visionzoo.weights.adapters.dino import DINO, DINOV2, DINOV3
@@ -14,6 +15,7 @@ from visionzoo.weights.adapters.rules import Facts
 from visionzoo.weights.adapters.sam import SAM_LAYOUTS
 from visionzoo.weights.adapters.swin import SWIN
 from visionzoo.weights.adapters.torchvision import TORCHVISION_SWIN, TORCHVISION_VIT
+from visionzoo.weights.adapters.transformers_clip import TRANSFORMERS_CLIP_LAYOUTS
 from visionzoo.weights.adapters.transformers_dino import TRANSFORMERS_DINO_LAYOUTS
 from visionzoo.weights.adapters.transformers_swin import TRANSFORMERS_SWIN_LAYOUTS
 from visionzoo.weights.adapters.transformers_vit import TRANSFORMERS_VIT_LAYOUTS
@@ -40,10 +42,14 @@ LAYOUTS: dict[str, Layout] = {
         *TRANSFORMERS_SWIN_LAYOUTS,
         *MAE_LAYOUTS,
         *SAM_LAYOUTS,
+        *CLIP_LAYOUTS,
+        *TRANSFORMERS_CLIP_LAYOUTS,
     )
 }
 #: Names for whole libraries: whichever of their layouts holds the model.
-LIBRARIES = ("transformers", "transformers5", "torchvision")
+LIBRARIES = ("transformers", "transformers5", "torchvision", "open_clip")
+#: Layouts of transformers whose names are the same in files and in memory.
+_BOTH_VERSIONS = ("transformers_swinv2", "transformers_clip", "transformers_siglip")
 
 
 def layouts_named(name: str, family: str) -> list[Layout]:
@@ -55,9 +61,8 @@ def layouts_named(name: str, family: str) -> list[Layout]:
     fitting = [layout for layout in LAYOUTS.values() if family in (layout.family, "timm")]
     if name in LIBRARIES:
         found = [layout for layout in fitting if layout.name.startswith(f"{name}_")]
-        # transformers' Swin v2 has one set of names, which serves both versions
         if name == "transformers5":
-            found += [layout for layout in fitting if layout.name == "transformers_swinv2"]
+            found += [layout for layout in fitting if layout.name in _BOTH_VERSIONS]
     elif name in LAYOUTS:
         found = [layout for layout in fitting if layout.name == name]
     else:

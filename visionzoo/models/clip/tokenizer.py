@@ -1,0 +1,189 @@
+"""Texts to token ids: CLIP's byte pairs, or any tokenizer of transformers in a local folder.
+
+What is odd in a text has a meaning: an empty one is a start and an end token; any Unicode is cleaned (broken encodings
+mended, HTML entities resolved, white space folded) and cut into bytes, so that nothing is unknown; one that is too long
+is cut, keeps its end token, and is counted in ``truncated``.
+
+Legend: B texts, L context length.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import string
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Printable ASCII on which the cleaning does nothing but fold spaces and lower the case: no entities, no special tokens.
+_PLAIN = re.compile(r"[ -%'-;=?-~]*")
+#: What the byte-pair tokenizer cuts plain text into.
+_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
+
+
+class Tokenizer:
+    """Texts to ids of one length. ``truncated`` counts the texts that were cut so far, in this process.
+
+    Args:
+        context_length: L.
+    """
+
+    vocab_size: int
+
+    def __init__(self, context_length: int) -> None:
+        self.context_length = context_length
+        self.truncated = 0
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
+        """(B, L) int64.
+
+        Args:
+            texts: one text or several; an empty one is allowed.
+            context_length: L instead of the tokenizer's own.
+
+        Raises:
+            TypeError: for anything but texts.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"a tokenizer takes a text or several, not {type(text).__name__}: {text!r:.60}")
+        return self._encode(texts, context_length or self.context_length)
+
+    def _encode(self, texts: list[str], length: int) -> Tensor:
+        raise AssertionError(f"{type(self).__name__} must implement _encode")
+
+
+class BytePairTokenizer(Tokenizer):
+    """CLIP's own tokenizer, from open_clip_torch; padding is 0, the end token has the highest id.
+
+    Plain text, which is most of what people write, takes a shorter way to the same ids.
+    """
+
+    vocab_size = 49408
+
+    def __init__(self, context_length: int = 77) -> None:
+        super().__init__(context_length)
+        self._words: dict[str, tuple[int, ...]] = {}
+        self._peer: Any = None
+
+    @property
+    def _simple(self) -> Any:
+        if self._peer is None:  # a worker process opens its own
+            from open_clip.tokenizer import SimpleTokenizer
+
+            self._peer = SimpleTokenizer()
+        return self._peer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_peer": None, "_words": {}}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text of any length, without start and end."""
+        if _PLAIN.fullmatch(text) is None:
+            return list(self._simple.encode(text))
+        return [i for word in _WORDS.findall(text.lower()) for i in self._word(word)]
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        ids = self._words.get(word)
+        if ids is None:
+            if len(self._words) > 2**17:
+                self._words.clear()
+            ids = self._words[word] = tuple(self._simple.encode(word))
+        return ids
+
+    def _encode(self, texts: list[str], length: int) -> Tensor:
+        start, end = self.vocab_size - 2, self.vocab_size - 1
+        out = torch.zeros(len(texts), length, dtype=torch.long)
+        for row, text in zip(out, texts, strict=True):
+            ids = self.encode(text)
+            if len(ids) > length - 2:
+                ids = ids[: length - 2]
+                self.truncated += 1
+            row[: len(ids) + 2] = torch.tensor([start, *ids, end])
+        return out
+
+
+class FolderTokenizer(Tokenizer):
+    """A tokenizer of transformers, padded to the full length with its own padding token.
+
+    Args:
+        folder: where ``AutoTokenizer.save_pretrained`` wrote it.
+        context_length: L.
+        clean: what is done to a text first; :func:`canonical` for SigLIP.
+
+    Raises:
+        ValueError: without transformers, or where there is no tokenizer.
+    """
+
+    def __init__(self, folder: str | Path, context_length: int, clean: Callable[[str], str] | None = None) -> None:
+        super().__init__(context_length)
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise ValueError(f"the tokenizer in {folder} needs transformers: pip install transformers") from error
+        try:
+            self._peer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except (OSError, ValueError, ImportError) as error:
+            first = (str(error).strip().splitlines() or [""])[0][:200]
+            raise ValueError(f"{folder} holds no tokenizer that transformers can open: {first}") from error
+        if self._peer.pad_token_id is None:
+            raise ValueError(f"the tokenizer in {folder} has no padding token; set its pad_token and save it again")
+        self.vocab_size = len(self._peer)
+        self.clean = clean
+
+    def _encode(self, texts: list[str], length: int) -> Tensor:
+        if not texts:
+            return torch.zeros(0, length, dtype=torch.long)
+        if self.clean is not None:
+            texts = [self.clean(t) for t in texts]
+        self.truncated += sum(len(ids) > length for ids in self._peer(texts)["input_ids"])
+        options: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": length}
+        return self._peer(texts, return_tensors="pt", **options)["input_ids"]
+
+
+def canonical(text: str) -> str:
+    """Lower case, without punctuation, single spaces: what SigLIP was trained on."""
+    import ftfy
+
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation))
+    return " ".join(text.lower().split())
+
+
+def open_tokenizer(source: str, context_length: int, vocab_size: int, *, siglip: bool = False) -> Tokenizer:
+    """The tokenizer of a model.
+
+    Args:
+        source: ``clip``, a folder with a tokenizer of transformers, or empty where there is none.
+        context_length: L.
+        vocab_size: ids that the text tower knows.
+        siglip: whether a folder's tokenizer reads texts as :func:`canonical` gives them.
+
+    Raises:
+        FileNotFoundError: for a folder that is not there.
+        ValueError: where there is no tokenizer, or one with more ids than the text tower knows.
+    """
+    if not source:
+        raise ValueError(
+            f"this model's vocabulary of {vocab_size} is not CLIP's, and its tokenizer is not part of visionzoo; give "
+            "tokenizer= a folder that AutoTokenizer.save_pretrained wrote (SigLIP: from the hub's timm/ViT-B-16-SigLIP)"
+        )
+    tokenizer: Tokenizer
+    if source == "clip":
+        tokenizer = BytePairTokenizer(context_length)
+    elif not os.path.isdir(source):
+        raise FileNotFoundError(f"tokenizer={source!r} is neither 'clip' nor a folder with a tokenizer of transformers")
+    else:
+        tokenizer = FolderTokenizer(source, context_length, canonical if siglip else None)
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"the tokenizer {source!r} has {tokenizer.vocab_size} ids, this text tower {vocab_size}; they do not belong "
+            f"together: build the model with vocab_size={tokenizer.vocab_size}"
+        )
+    return tokenizer
