@@ -1,6 +1,6 @@
 """The types that every layer shares. This module imports nothing from visionzoo.
 
-Legend: B batch, N patch tokens, P prefix tokens, D width, (h, w) token grid, (H, W) pixels.
+Legend: B batch, N patch tokens (or masks), T texts, P prefix tokens, D width, (h, w) token grid, (H, W) pixels.
 """
 
 from __future__ import annotations
@@ -51,6 +51,42 @@ class ImageBatch(NamedTuple):
     labels: Tensor  #: (B,) int64 class indices, or (B, K) float32 in {0, 1} for multi-label data
     index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
     bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every image that could not be read
+
+
+class CaptionBatch(NamedTuple):
+    """A batch of images with captions as it leaves the loader. Texts travel as strings: a tokenizer belongs to a model.
+
+    In training every image has one caption, so T = B and ``text_image`` counts up. In evaluation an image has all its
+    captions, and an unreadable image is dropped with them, so B and T may be 0.
+    """
+
+    images: Tensor  #: (B, C, H, W) uint8 in 0..255, RGB
+    texts: tuple[str, ...]  #: T captions, none empty (a list of them once the batch lies in page-locked memory)
+    text_image: Tensor  #: (T,) int64 in 0..B-1, the image in this batch that each text describes; never falls
+    index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
+    bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every sample that could not be read
+
+
+#: Why an object is left out of a :class:`SegmentBatch`, in the order of the columns of ``left_out``.
+LEFT_OUT = ("small", "empty", "crowd")
+
+
+class SegmentBatch(NamedTuple):
+    """A batch of images with the masks of their objects as it leaves the loader.
+
+    Masks of all images lie behind one another: those of image ``b`` are ``masks[image_index == b]``. An image may have
+    none in evaluation, never in training. In evaluation an unreadable image is dropped, so B and N may be 0.
+    """
+
+    images: Tensor  #: (B, C, H, W) uint8 in 0..255, RGB
+    masks: Tensor  #: (N, H, W) bool, at the resolution of the images, none empty; objects may overlap
+    image_index: Tensor  #: (N,) int64 in 0..B-1, the image in this batch that each mask belongs to; never falls
+    names: tuple[str, ...]  #: N, category or caption of each object; "" where the data do not say
+    valid: Tensor  #: (B, H, W) bool, where there is image and not padding
+    sizes: Tensor  #: (B, 2) int64, (height, width) of each image as it is stored
+    left_out: Tensor  #: (B, 3) int64, objects of each image that were left out, by :data:`LEFT_OUT`
+    index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
+    bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every sample that could not be read
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,12 @@ class ManifestSource(FilesSource):
 
 
 def read_manifest(
-    path: str, *, names: tuple[str, ...] | None = None, image_column: str | None = None, label_column: str | None = None
+    path: str,
+    *,
+    names: tuple[str, ...] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    labelled: bool = True,
 ) -> dict[str, ManifestSource]:
     """Read a manifest into sources by the value of its ``split`` column, in lower case ("" without one).
 
@@ -41,16 +46,17 @@ def read_manifest(
         path: a .csv, .tsv, .jsonl or .ndjson file, UTF-8.
         names: class names that numeric labels index into.
         image_column, label_column: column names, where they are not among the usual ones.
+        labelled: False reads no labels, whether there are some or not.
 
     Raises:
         ValueError: for a missing column, a line that is not JSON, or labels out of range, with file and line.
     """
-    rows = list(_rows(path))
+    rows = list(read_rows(path))
     if not rows:
         raise ValueError(f"{path} has no rows")
     columns = list(rows[0][1])
     image_key = pick_column(path, columns, image_column, IMAGE_COLUMNS, "image_column")
-    label_key = pick_column(path, columns, label_column, LABEL_COLUMNS, "label_column")
+    label_key = pick_column(path, columns, label_column, LABEL_COLUMNS, "label_column") if labelled else ""
     lines = [line for line, _ in rows]
     # Encoded before splitting, so that every split has the same classes, also where a label is rare.
     labels = [_several(row.get(label_key)) for _, row in rows]
@@ -85,8 +91,8 @@ def _several(label: Any) -> Any:
     return label
 
 
-def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, columns) of each row."""
+def read_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, columns) of each row. Raises ValueError, with file and line, for what cannot be parsed."""
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         if path.lower().endswith((".csv", ".tsv")):
             reader = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")

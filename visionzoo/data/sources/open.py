@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from visionzoo.data.sources.base import FilesSource, Source, Splits, Subset, class_counts, with_classes
+from visionzoo.data.sources.base import (
+    FilesSource,
+    Source,
+    Splits,
+    Subset,
+    class_counts,
+    forget_labels,
+    with_classes,
+)
 from visionzoo.data.sources.folder import list_images, read_folder, subfolders
-from visionzoo.data.sources.split import stratified_split
+from visionzoo.data.sources.paths import SPLIT_NAMES, by_split, must_exist, split_of
+from visionzoo.data.sources.split import random_split, stratified_split
 
-#: Names people give to a split. A file belongs to a split if its name starts with one of them.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
 SHAPES_SIZES = {"train": 2000, "val": 500}
 
 
 class _Columns(NamedTuple):
     image: str | None
     label: str | None
+    labelled: bool = True  #: False where nobody asks for labels
 
 
 def open_splits(
@@ -79,6 +82,52 @@ def open_splits(
     return _checked(str(path), named, tuple(classes) if classes is not None else None)
 
 
+def open_images(
+    path: str | os.PathLike[str],
+    *,
+    val_path: str | os.PathLike[str] | None = None,
+    val_fraction: float | None = None,
+    seed: int = 0,
+    image_column: str | None = None,
+    root: str | None = None,
+    download: bool = False,
+) -> Splits:
+    """Open images of any source that :func:`open_splits` takes, and of folders without classes; labels are forgotten.
+
+    Args:
+        path: as for :func:`open_splits`, or a folder with images at any depth.
+        val_path: images of their own for validation.
+        val_fraction: where there is no validation split, the share of the training images to hold out. None for 0.05;
+            0 holds none out.
+        seed: of the hold-out.
+        image_column: column of tables with unusual names.
+        root, download: as for :func:`open_splits`.
+
+    Raises:
+        FileNotFoundError: for a missing path.
+        ValueError: for a path without images, or a share outside [0, 1).
+    """
+    if val_fraction is not None and not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction={val_fraction} must be in [0, 1)")
+    table = _Columns(image_column, None, labelled=False)
+    named = _open_any(os.fspath(path), seed, table, root, download)
+    if val_path is not None:
+        other = _open_any(os.fspath(val_path), seed, table, root, download)
+        named["val"] = other.get("val") or other.get("test") or other["train"]
+    named = {name: forget_labels(source) for name, source in named.items()}
+    if val_fraction is not None and "val" in named:
+        warnings.warn(
+            f"val_fraction={val_fraction} is not used: {val_path or path} has validation images", stacklevel=2
+        )
+    if "val" not in named and "test" in named and val_fraction is None:
+        named["val"] = named["test"]
+    elif "val" not in named and "train" in named:
+        kept, held = random_split(len(named["train"]), 0.05 if val_fraction is None else val_fraction, seed)
+        whole = named.pop("train")
+        named |= {name: Subset(whole, part) for name, part in (("train", kept), ("val", held)) if len(part)}
+    return Splits(train=named.get("train"), val=named.get("val"), test=named.get("test"))
+
+
 def open_unlabelled(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> FilesSource:
     """Images for prediction: a folder (searched to any depth), a file, or a list of files.
 
@@ -88,7 +137,7 @@ def open_unlabelled(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[s
     """
     if isinstance(paths, str | os.PathLike):
         path = os.fspath(paths)
-        _must_exist(path)
+        must_exist(path)
         if os.path.isdir(path):
             found, ignored = list_images(path)
             if not found:
@@ -99,7 +148,7 @@ def open_unlabelled(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[s
     if not files:
         raise ValueError("no images to predict: the list of paths is empty")
     for path in files:
-        _must_exist(path)
+        must_exist(path)
     return FilesSource("", [os.fsencode(path) for path in files])
 
 
@@ -121,21 +170,8 @@ def _open_any(path: str, seed: int, table: _Columns, root: str | None, download:
         from visionzoo.data.sources.torchvision_sets import open_torchvision
 
         return open_torchvision(path.removeprefix("torchvision:"), root=root, download=download)
-    _must_exist(path)
+    must_exist(path)
     return _open_folder(path, table) if os.path.isdir(path) else _open_file(path, table)
-
-
-def _must_exist(path: str) -> None:
-    if os.path.exists(path):
-        return
-    parent, name = os.path.split(os.path.abspath(path))
-    while not os.path.isdir(parent):
-        parent, name = os.path.split(parent)
-    near = difflib.get_close_matches(name, os.listdir(parent), n=3, cutoff=0.5)
-    hint = (
-        f"did you mean {' or '.join(os.path.join(parent, n) for n in near)}?" if near else f"{parent} has no {name!r}"
-    )
-    raise FileNotFoundError(f"no such file or folder: {path}; {hint} (built-in sets: digits, shapes)")
 
 
 def _open_file(path: str, table: _Columns) -> dict[str, Source]:
@@ -143,12 +179,14 @@ def _open_file(path: str, table: _Columns) -> dict[str, Source]:
     from visionzoo.data.sources.parquet import ParquetSource
 
     if path.lower().endswith(".parquet"):
-        return {"train": ParquetSource([path], image_column=table.image, label_column=table.label)}
+        return {
+            "train": ParquetSource([path], image_column=table.image, label_column=table.label, labelled=table.labelled)
+        }
     if path.lower().endswith(ENDINGS):
-        groups = read_manifest(path, image_column=table.image, label_column=table.label)
+        groups = read_manifest(path, image_column=table.image, label_column=table.label, labelled=table.labelled)
         named: dict[str, Source] = {}
         for value, source in groups.items():
-            split = _split_of(value) if value else "train"
+            split = split_of(value) if value else "train"
             if split is None or split in named:
                 known = ", ".join(n for names in SPLIT_NAMES.values() for n in names)
                 raise ValueError(f"{path}: cannot use the split {value!r}; known are {known}")
@@ -167,17 +205,28 @@ def _open_folder(path: str, table: _Columns) -> dict[str, Source]:
         files = sorted(os.path.join(folder, n) for n in os.listdir(folder) if not n.startswith("."))
         if tables := [f for f in files if f.lower().endswith(".parquet")]:
             return {
-                split: ParquetSource(part, image_column=table.image, label_column=table.label)
-                for split, part in _by_split(folder, tables).items()
+                split: ParquetSource(part, image_column=table.image, label_column=table.label, labelled=table.labelled)
+                for split, part in by_split(folder, tables).items()
             }
-        if manifests := [f for f in files if f.lower().endswith(ENDINGS) and _split_of(os.path.basename(f))]:
+        if manifests := [f for f in files if f.lower().endswith(ENDINGS) and split_of(os.path.basename(f))]:
             named: dict[str, Source] = {}
-            for split, part in _by_split(folder, manifests).items():
+            for split, part in by_split(folder, manifests).items():
                 if len(part) > 1:
                     raise ValueError(f"{folder} has several manifests for {split}: {', '.join(part)}; name one of them")
                 (named[split],) = _open_file(part[0], table).values()
             return named
-    return _open_class_folders(path)
+    return _open_class_folders(path) if table.labelled else _open_image_folders(path)
+
+
+def _open_image_folders(path: str) -> dict[str, Source]:
+    """Images at any depth: below split folders, or all of them. Class folders mean nothing here."""
+    present = {name.lower(): name for name in subfolders(path)}
+    named: dict[str, Source] = {}
+    for split, names in SPLIT_NAMES.items():
+        name = next((present[n] for n in names if n in present), None)
+        if name is not None:
+            named[split] = open_unlabelled(os.path.join(path, name))
+    return named if "train" in named else {"train": open_unlabelled(path)}
 
 
 def _open_class_folders(path: str) -> dict[str, Source]:
@@ -195,26 +244,6 @@ def _open_class_folders(path: str) -> dict[str, Source]:
             f"{path}: beside {', '.join(named)}, these folders are not read: {sorted(spare)[:8]}", stacklevel=2
         )
     return named or {"train": read_folder(path)}
-
-
-def _split_of(name: str) -> str | None:
-    """The split that a file name or a value of a split column belongs to."""
-    stem = name.lower().split(".")[0]
-    words = stem.replace("_", "-").split("-")
-    return next((split for split, names in SPLIT_NAMES.items() if words[0] in names), None)
-
-
-def _by_split(folder: str, files: list[str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for file in files:
-        groups.setdefault(_split_of(os.path.basename(file)) or "", []).append(file)
-    other = groups.pop("", [])
-    if other and groups:
-        names = ", ".join(os.path.basename(f) for f in other[:5])
-        raise ValueError(
-            f"{folder}: cannot tell which split {names} belongs to; file names start with train, val or test"
-        )
-    return groups or {"train": other}
 
 
 def _has_labels(source: Source) -> bool:

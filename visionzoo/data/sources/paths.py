@@ -1,0 +1,52 @@
+"""What the names of files and folders say."""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+#: Names people give to a split. A file belongs to a split if its name starts with one of them.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+def must_exist(path: str) -> None:
+    """Raises FileNotFoundError for a missing path; the message suggests near names."""
+    if os.path.exists(path):
+        return
+    parent, name = os.path.split(os.path.abspath(path))
+    while not os.path.isdir(parent):
+        parent, name = os.path.split(parent)
+    near = difflib.get_close_matches(name, os.listdir(parent), n=3, cutoff=0.5)
+    hint = (
+        f"did you mean {' or '.join(os.path.join(parent, n) for n in near)}?" if near else f"{parent} has no {name!r}"
+    )
+    raise FileNotFoundError(f"no such file or folder: {path}; {hint} (built-in sets: digits, shapes)")
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file name or a value of a split column belongs to."""
+    stem = name.lower().split(".")[0]
+    words = stem.replace("_", "-").split("-")
+    return next((split for split, names in SPLIT_NAMES.items() if words[0] in names), None)
+
+
+def by_split(folder: str, files: list[str]) -> dict[str, list[str]]:
+    """Group files of ``folder`` by the split that their names say; all are ``train`` if no name says one.
+
+    Raises:
+        ValueError: if some names say a split and others do not.
+    """
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        groups.setdefault(split_of(os.path.basename(file)) or "", []).append(file)
+    other = groups.pop("", [])
+    if other and groups:
+        names = ", ".join(os.path.basename(f) for f in other[:5])
+        raise ValueError(
+            f"{folder}: cannot tell which split {names} belongs to; file names start with train, val or test"
+        )
+    return groups or {"train": other}
