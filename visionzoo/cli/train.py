@@ -35,6 +35,7 @@ from visionzoo.tasks.engine.progress import EpochLines, ProgressBar
 from visionzoo.tasks.engine.results import Results
 from visionzoo.tasks.engine.run_files import RunFiles
 from visionzoo.tasks.engine.seeding import SeedBatches
+from visionzoo.tasks.engine.sheets import Sheets
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
@@ -64,6 +65,10 @@ TASKS: dict[str, TaskEntry] = {
             ("multi_label", "multi_label", None),
             ("class_counts", "class_counts", lambda counts: [int(c) for c in counts]),
         ),
+    ),
+    "mae": TaskEntry(
+        task="visionzoo.tasks.masked:MaskedPretrain",
+        data="visionzoo.data.unlabelled:UnlabelledData",
     ),
 }
 
@@ -194,6 +199,8 @@ class TrainCLI(LightningCLI):
         if self._only != "fit":
             return found
         task: VisionTask = self.model
+        if task.sheet_every_n_steps:
+            found.append(Sheets(task.sheet_every_n_steps, task.sheet_images))
         if task.ema_decay:
             found.append(EMA(task.ema_decay))
         if patience := self._get(self.config, "early_stopping"):
@@ -227,6 +234,8 @@ class TrainCLI(LightningCLI):
         super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
+        if self.model.opening_line:
+            self._say(self.model.opening_line)
         self._say(f"{summarize_parameters(self.model.model)}; run folder {self._path()}")
 
     def after_fit(self) -> None:

@@ -187,6 +187,15 @@ class VisionData(pl.LightningDataModule):
         keys = ShardKeys(len(source), *self.ranks())
         return self.loader(self.evaluation_set(source), sampler=keys, batch_size=self.eval_batch_size)
 
+    def sample_batch(self, count: int) -> Any:
+        """One batch of up to ``count`` held-out samples (training ones where none are), evenly spaced: for pictures."""
+        source = self.val_source or self.train_source
+        if source is None:
+            raise ValueError(f"{self.path} has no images")
+        dataset, collate = self.evaluation_set(source)
+        places = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+        return collate([dataset[(0, int(i))] for i in places])
+
     # Resuming. Lightning stores no order, and iterates the loader before it knows the epoch.
 
     def _position(self) -> tuple[int, int]:

@@ -154,9 +154,10 @@ class MAE(nn.Module):
         self.image_size = encoder.image_size
         self.in_chans = encoder.in_chans
         self.architecture: dict[str, Any] = {}
-        self.num_visible(self._grid(encoder.image_size))
+        self.num_visible(self.grid_of(encoder.image_size))
 
-    def _grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+    def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of what is masked at once. Raises ValueError for a size that does not divide."""
         p = self.patch_size
         if image_size[0] % p or image_size[1] % p:
             raise ValueError(
@@ -213,7 +214,7 @@ class MAE(nn.Module):
         return hidden_pixel_loss(prediction, images, masking.hidden, self.norm_pix_loss)
 
     def _masking(self, images: Tensor, noise: Tensor | None) -> Masking:
-        grid = self._grid((images.shape[2], images.shape[3]))
+        grid = self.grid_of((images.shape[2], images.shape[3]))
         visible, patches = self.num_visible(grid), grid[0] * grid[1]
         if noise is None:
             noise = draw_noise(images, patches)

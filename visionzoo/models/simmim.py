@@ -73,9 +73,10 @@ class SimMIM(nn.Module):
         self.image_size = encoder.image_size
         self.in_chans = encoder.in_chans
         self.architecture: dict[str, Any] = {}
-        self.num_visible(self._grid(encoder.image_size))
+        self.num_visible(self.grid_of(encoder.image_size))
 
-    def _grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+    def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of what is masked at once. Raises ValueError for a size that does not divide."""
         unit = math.lcm(self.patch_size, self.encoder.stride)
         if image_size[0] % unit or image_size[1] % unit:
             raise ValueError(
@@ -111,7 +112,7 @@ class SimMIM(nn.Module):
                 another shape.
         """
         size = (images.shape[2], images.shape[3])
-        rows, cols = self._grid(size)
+        rows, cols = self.grid_of(size)
         visible = self.num_visible((rows, cols))
         if noise is None:
             noise = draw_noise(images, rows * cols)
@@ -125,6 +126,10 @@ class SimMIM(nn.Module):
         grid, _ = self.encoder.split(features if norm is None else norm(features), size)
         pixels = F.pixel_shuffle(self.decoder(grid), self.encoder.stride)
         return MaskedOutput(simmim_loss(pixels, images, cells), patchify(pixels, self.patch_size), mask)
+
+    def loss(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The loss of :meth:`forward`, a float32 scalar."""
+        return self(images, noise).loss
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> Reconstruction:

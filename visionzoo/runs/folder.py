@@ -27,6 +27,8 @@ class RunFolder:
         self.confusion_matrix = self.path / "confusion_matrix.png"
         self.mistakes = self.path / "mistakes.png"
         self.per_class = self.path / "per_class.csv"
+        self.sheets = self.path / "sheets"  #: pictures drawn while training
+        self.reconstruction = self.path / "reconstruction.png"
 
     @classmethod
     def create(cls, base: str | Path = "runs", name: str = "run") -> RunFolder:

@@ -51,6 +51,9 @@ class VisionTask(LightningModule):
     monitor: str  #: the logged value by which the best weights are chosen
     monitor_mode: str = "max"
     prediction_columns: ClassVar[tuple[str, ...]] = ()  #: of ``predictions.csv``, after the image
+    opening_line: str = ""  #: what a person should know before training starts, such as what was loaded
+    sheet_every_n_steps: int = 0  #: optimizer steps between pictures drawn by ``draw_sheet``, for tasks that have it
+    sheet_images: int = 8
 
     model: nn.Module
     preprocess: Preprocess  #: how the data must prepare images for this model

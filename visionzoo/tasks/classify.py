@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from visionzoo.losses.classification import balanced_class_weights, binary_cross_entropy, cross_entropy
-from visionzoo.models.bundle import CONFIG_FILE, ModelConfig, read_config
+from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.classifier import Classifier, create_classifier
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import TrainStep, VisionTask
 from visionzoo.tasks.evaluation import ClassificationEvaluation, EvaluationResults
+from visionzoo.tasks.handover import describe_handover, trunk_options
 from visionzoo.tasks.lora import add_adapters, merged_copy
 from visionzoo.tasks.mixing import Mixer, soft_targets
 from visionzoo.types import ImageBatch
@@ -88,11 +88,12 @@ class Classify(VisionTask):
         self.mixer = Mixer(mixup, cutmix)
         self.register_buffer("class_weights", _class_weights(class_weights, class_counts), persistent=False)
 
-        architecture = _architecture(
-            weights, backbone=backbone, image_size=image_size, global_pool=global_pool, in_chans=in_chans
-        )
+        given = {"backbone": backbone, "image_size": image_size, "global_pool": global_pool}
+        architecture = {**trunk_options(weights, given), "in_chans": in_chans}
         model = create_classifier(num_classes=num_classes, drop_path=drop_path, drop_rate=drop_rate, **architecture)
         self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
+        if self.load_report is not None:
+            self.opening_line = describe_handover(self.load_report, model)
         if finetune != "full":
             _freeze_trunk(model)
         if finetune == "lora":
@@ -196,24 +197,6 @@ class Classify(VisionTask):
             return []
         head = set(self.model.get_classifier().modules())  # type: ignore[operator]
         return [m for m in self.model.modules() if m not in head]
-
-
-def _architecture(weights: str | None, **given: Any) -> dict[str, Any]:
-    """Arguments of :func:`create_classifier`; what is not given comes from the run folder in ``weights``, if it is one.
-
-    A run folder knows its backbone, input size and pooling; weights trained with one pooling mean nothing under
-    another.
-    """
-    if weights is not None and (Path(weights) / CONFIG_FILE).is_file():
-        known = read_config(weights).architecture
-        for name in ("backbone", "image_size", "global_pool"):
-            # another backbone's size and pooling would not fit the one that was asked for
-            if given[name] is None and given["backbone"] in (None, known.get("backbone")):
-                size = known.get(name)
-                given[name] = tuple(size) if isinstance(size, list) else size
-    if given["backbone"] is None:
-        raise ValueError("model.backbone is not given; `visionzoo models` lists names, such as vit_small_patch16_224")
-    return given
 
 
 def _class_weights(policy: str, counts: Sequence[int] | None) -> Tensor | None:

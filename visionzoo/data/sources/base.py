@@ -192,6 +192,14 @@ def class_counts(source: Source) -> np.ndarray:
     return np.bincount(labelled, minlength=len(source.classes))
 
 
+def forget_labels(source: Source) -> Source:
+    """The same images as a source without classes."""
+    bare = copy.copy(source)
+    bare.classes, bare.multi_label = (), False
+    bare.targets = np.full(len(source), NO_LABEL, dtype=np.int64)
+    return bare
+
+
 def with_classes(source: Source, classes: tuple[str, ...], name: str) -> Source:
     """The same samples, with targets that index into ``classes``.
 

@@ -128,6 +128,20 @@ def open_images(
     return Splits(train=named.get("train"), val=named.get("val"), test=named.get("test"))
 
 
+def open_evaluation(path: str | os.PathLike[str], *, seed: int = 0) -> Source:
+    """The labelled images of a data set to evaluate on: its validation split, else its test split, else all of it.
+
+    Raises:
+        FileNotFoundError: for a missing path.
+        ValueError: for a path that holds nothing readable, or no labels.
+    """
+    named = _open_any(os.fspath(path), seed, _Columns(None, None), None, False)
+    source = named.get("val") or named.get("test") or named["train"]
+    if not _has_labels(source):
+        raise ValueError(f"{path} has no labels")
+    return source
+
+
 def open_unlabelled(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> FilesSource:
     """Images for prediction: a folder (searched to any depth), a file, or a list of files.
 

@@ -41,6 +41,7 @@ class ParquetSource(Source):
         names: tuple[str, ...] | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
+        labelled: bool = True,
     ) -> None:
         """
         Args:
@@ -48,6 +49,7 @@ class ParquetSource(Source):
             names: class names in order; None for those of the schema.
             image_column, label_column: column names; None for the schema's image and class-label features or the usual
                 names.
+            labelled: False reads no labels, whether there are some or not.
 
         Raises:
             ValueError: for a file that is not parquet, a missing column, or labels out of range.
@@ -56,7 +58,7 @@ class ParquetSource(Source):
         opened = [_open(path) for path in self.files]
         schema = opened[0].schema_arrow
         self.image_column = _image_column(self.files[0], schema, image_column)
-        label_key, schema_names = _label_column(self.files[0], schema, label_column)
+        label_key, schema_names = _label_column(self.files[0], schema, label_column) if labelled else ("", None)
         labels: list[Any] = []
         groups: list[tuple[int, int]] = []
         ends: list[int] = []
@@ -64,9 +66,12 @@ class ParquetSource(Source):
         total = image_bytes = 0
         for f, (path, parquet) in enumerate(zip(self.files, opened, strict=True)):
             pick_column(path, parquet.schema_arrow.names, self.image_column, (), "image_column")
-            pick_column(path, parquet.schema_arrow.names, label_key, (), "label_column")
             self._file_starts.append(total)
-            labels += parquet.read(columns=[label_key]).column(label_key).to_pylist()
+            if labelled:
+                pick_column(path, parquet.schema_arrow.names, label_key, (), "label_column")
+                labels += parquet.read(columns=[label_key]).column(label_key).to_pylist()
+            else:
+                labels += [None] * parquet.metadata.num_rows
             for g in range(parquet.metadata.num_row_groups):
                 group = parquet.metadata.row_group(g)
                 total += group.num_rows

@@ -50,3 +50,8 @@ def by_split(folder: str, files: list[str]) -> dict[str, list[str]]:
             f"{folder}: cannot tell which split {names} belongs to; file names start with train, val or test"
         )
     return groups or {"train": other}
+
+
+def cache_folder(name: str) -> str:
+    """Where things called ``name`` are kept for this user between runs; the folder may not exist yet."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "visionzoo", name)

@@ -7,7 +7,7 @@ classification, CLIP and segmentation all have something to learn on a machine w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,7 @@ def draw(
     return Drawing(
         image=Image.fromarray(np.rint(pixels).astype(np.uint8)),
         class_name=chosen[0][1],
-        caption=_caption(shown),
+        caption=describe(shown),
         masks=masks[seen],
         objects=shown,
     )
@@ -146,30 +146,57 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
 }
 
 
-def _caption(objects: Sequence[tuple[str, str]]) -> str:
+def describe(objects: Sequence[tuple[str, str]]) -> str:
+    """The caption of objects (colour, kind): "a red circle and a blue star"."""
     words = [f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {kind}" for colour, kind in objects]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
 class ShapesSource(Source):
-    """``length`` pictures of one object each, labelled by kind."""
+    """``length`` pictures, labelled by the kind of their largest object."""
 
-    def __init__(self, length: int, *, seed: int = 0, start: int = 0, size: int = 64) -> None:
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        size: int = 64,
+        objects: tuple[int, int] = (1, 1),
+        combinations: Sequence[tuple[str, str]] = COMBINATIONS,
+    ) -> None:
         """
         Args:
             length: number of pictures.
             seed: names the set.
             start: index of the first picture; splits of one set take different ranges.
             size: pixels per edge.
+            objects: fewest and most objects in a picture.
+            combinations: allowed (colour, kind).
         """
         self.seed, self.start, self.size = seed, start, size
+        self.objects_per_image, self.combinations = objects, tuple(combinations)
         self.classes = KINDS
         self.multi_label = False
-        kinds = np.array([KINDS.index(kind) for _, kind in COMBINATIONS], dtype=np.int64)
-        self.targets = kinds[(np.arange(length) + start) % len(COMBINATIONS)]
+        #: (N,) int64, position in ``combinations`` of the largest object of each picture.
+        self.main_object = (np.arange(length) + start) % len(self.combinations)
+        kinds = np.array([KINDS.index(kind) for _, kind in self.combinations], dtype=np.int64)
+        self.targets = kinds[self.main_object]
+
+    def drawing(self, i: int) -> Drawing:
+        """Picture ``i`` and all that is known of it."""
+        return draw(
+            self.seed, self.start + i, size=self.size, objects=self.objects_per_image, combinations=self.combinations
+        )
 
     def sample_id(self, i: int) -> str:
         return f"shapes:{self.seed}:{self.start + i}"
 
     def raw(self, i: int) -> ImageInput:
-        return draw(self.seed, self.start + i, size=self.size).image
+        return self.drawing(i).image
+
+    def stable_ids(self) -> Iterable[str]:
+        yield from super().stable_ids()
+        # A picture of the same name shows something else under other settings.
+        if (settings := (self.size, self.objects_per_image, self.combinations)) != (64, (1, 1), COMBINATIONS):
+            yield repr(settings)

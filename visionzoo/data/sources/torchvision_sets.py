@@ -10,6 +10,7 @@ import numpy as np
 
 from visionzoo.data.images import ImageInput, UnreadableImage
 from visionzoo.data.sources.base import NO_LABEL, Source
+from visionzoo.data.sources.paths import cache_folder
 
 _BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 _BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -73,11 +74,6 @@ class TorchvisionSource(Source):
         return image
 
 
-def default_root() -> str:
-    """Where downloaded sets are kept."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "visionzoo", "torchvision")
-
-
 def open_torchvision(name: str, *, root: str | None = None, download: bool = False) -> dict[str, Source]:
     """The splits of a named set.
 
@@ -97,7 +93,7 @@ def open_torchvision(name: str, *, root: str | None = None, download: bool = Fal
     import filelock
     import torchvision
 
-    folder = root or default_root()
+    folder = root or cache_folder("torchvision")
     os.makedirs(folder, exist_ok=True)
     build = getattr(torchvision.datasets, name)
     # Several ranks may ask at once; the first one downloads.

@@ -12,7 +12,7 @@ from visionzoo.tasks.base import VisionTask
 
 
 @contextmanager
-def _pictures_may_fail(where: object) -> Iterator[None]:
+def pictures_may_fail(where: object) -> Iterator[None]:
     """A disk that is full must not take the result of a run with it."""
     try:
         yield
@@ -40,7 +40,7 @@ class Results(Callback):
         assert isinstance(pl_module, VisionTask)
         folder = pl_module.run_folder
         if trainer.is_global_zero and folder.metrics_csv.is_file():
-            with _pictures_may_fail(folder.path):
+            with pictures_may_fail(folder.path):
                 viz.learning_curves(folder.metrics_csv, folder.curves)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,5 +55,5 @@ class Results(Callback):
         values = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
         self.line = pl_module.summary(values)
         if trainer.is_global_zero:
-            with _pictures_may_fail(pl_module.run_folder.path):
+            with pictures_may_fail(pl_module.run_folder.path):
                 pl_module.draw_results(pl_module.run_folder)

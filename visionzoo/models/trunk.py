@@ -1,0 +1,49 @@
+"""The backbone inside a model on disk, whatever the task it was trained for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from visionzoo.backbones import create_backbone
+from visionzoo.backbones.base import Backbone
+from visionzoo.models.bundle import WEIGHTS_FILE, ModelConfig, read_config
+from visionzoo.weights import load_weights
+
+
+def trunk_name(config: ModelConfig) -> str:
+    """The registered name of the backbone that a configuration builds.
+
+    Raises:
+        ValueError: for a configuration that names none.
+    """
+    from visionzoo.models.mae import MAE_BACKBONES
+
+    name = config.architecture.get("backbone")
+    if not isinstance(name, str):
+        raise ValueError(f"the model of task {config.task!r} does not say which backbone it has")
+    return MAE_BACKBONES.get(name, name)
+
+
+def load_trunk(folder: str | Path) -> Backbone:
+    """The trained backbone of a run or another folder with ``model.safetensors`` and ``config.json``, in eval mode.
+
+    Its size, channels, pooling and preprocessing are those it was trained with; heads and decoders stay behind.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no exported model in it.
+        ValueError: for a damaged file.
+    """
+    config = read_config(folder)
+    known: dict[str, Any] = config.architecture
+    size = known.get("image_size")
+    backbone = create_backbone(
+        trunk_name(config),
+        image_size=tuple(size) if isinstance(size, list) else size,
+        in_chans=int(known.get("in_chans", 3)),
+    )
+    if known.get("global_pool") is not None:
+        backbone.reset_classifier(0, known["global_pool"])
+    load_weights(backbone, Path(folder) / WEIGHTS_FILE)
+    backbone.preprocess = config.preprocess
+    return backbone.eval()

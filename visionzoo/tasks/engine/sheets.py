@@ -1,0 +1,53 @@
+"""Pictures of what a model does, drawn while it learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from visionzoo.tasks.engine.loggers import Events
+from visionzoo.tasks.engine.results import pictures_may_fail
+
+
+class Sheets(Callback):
+    """Every N optimizer steps let the task draw the same few held-out images, into ``sheets/`` and TensorBoard.
+
+    Args:
+        every_n_steps: optimizer steps between sheets; 0 draws none.
+        images: images on a sheet.
+    """
+
+    def __init__(self, every_n_steps: int, images: int) -> None:
+        self.every_n_steps, self.images = every_n_steps, images
+        self._batch: Any = None
+        self._last_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        stepped, self._last_step = step != self._last_step, step
+        if stepped and self.every_n_steps and step % self.every_n_steps == 0 and trainer.is_global_zero:
+            self._draw(trainer, pl_module, step)
+
+    def _draw(self, trainer: Trainer, task: Any, step: int) -> None:
+        if self._batch is None:
+            self._batch = trainer.datamodule.sample_batch(self.images)  # type: ignore[attr-defined]
+        if not len(self._batch.images):
+            return
+        out = task.run_folder.sheets / f"step_{step:07d}.png"
+        training = task.training
+        task.eval()
+        with pictures_may_fail(out.parent):
+            task.draw_sheet(self._batch, out, title=f"step {step}")
+            for logger in trainer.loggers:
+                if isinstance(logger, Events):
+                    picture = np.asarray(Image.open(out).convert("RGB"))
+                    logger.experiment.add_image("sheet", picture, step, dataformats="HWC")
+        task.train(training)

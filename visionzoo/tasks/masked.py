@@ -1,0 +1,209 @@
+"""Pretrain a backbone on images without labels, by hiding most of each one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from visionzoo.backbones import backbone_info
+from visionzoo.data.keys import sample_key
+from visionzoo.models.bundle import ModelConfig
+from visionzoo.models.mae import MAE, MAE_BACKBONES, create_mae
+from visionzoo.models.simmim import SimMIM, create_simmim
+from visionzoo.runs import RunFolder
+from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.handover import run_config, trunk_options
+from visionzoo.types import ImageBatch
+from visionzoo.weights import load_weights
+
+Method = Literal["auto", "mae", "simmim"]
+
+
+class MaskedPretrain(VisionTask):
+    """Masked pretraining: MAE (arXiv 2111.06377) where the backbone can drop tokens, else SimMIM (arXiv 2111.09886).
+
+    The defaults are MAE's recipe: AdamW with betas 0.9 and 0.95, learning rate scaled by the effective batch, linear
+    warm-up, cosine.
+
+    Args:
+        backbone: a name from ``visionzoo models``, or mae_vit_{base_patch16,large_patch16,huge_patch14}; not needed
+            when weights is a run folder.
+        method: mae, simmim, or auto, which takes mae where the backbone has the capability tokens.
+        weights: go on from these: a run of this task, or a released MAE or SimMIM checkpoint; none starts from scratch.
+        image_size: height and width of the model's input in pixels, one number or two; none for the backbone's own.
+        in_chans: channels of the images.
+        in_chans_policy: how stored weights become in_chans channels, see visionzoo.load_weights.
+        mask_ratio: share of each image that is hidden; none for the paper's 0.75 (mae) or 0.6 (simmim).
+        norm_pix_loss: predict each patch relative to its own mean and deviation (mae; better features).
+        decoder_dim: width of MAE's decoder.
+        decoder_depth: number of its blocks.
+        decoder_heads: attention heads of each.
+        positions: sincos gives the encoder fixed positions, as in the paper; learned leaves it its own (mae).
+        mask_patch_size: side in pixels of what is hidden at once (simmim).
+        drop_path: stochastic-depth rate of the encoder's last block.
+        base_lr: learning rate for 256 images per optimizer step, scaled linearly to the real number of them.
+        lr: learning rate as it is, in place of base_lr.
+        betas: AdamW's two momenta.
+        warmup_epochs: length of the linear warm-up; none for the paper's 40 epochs, or a tenth of a shorter run.
+        sheet_every_n_steps: optimizer steps between reconstruction sheets; 0 draws one at the end only.
+        sheet_images: images on a sheet.
+    """
+
+    task_name = "mae"
+    monitor = "val/loss"
+    monitor_mode = "min"
+
+    def __init__(
+        self,
+        *,
+        backbone: str | None = None,
+        method: Method = "auto",
+        weights: str | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        in_chans: int = 3,
+        in_chans_policy: str | None = None,
+        mask_ratio: float | None = None,
+        norm_pix_loss: bool = True,
+        decoder_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        positions: Literal["sincos", "learned"] = "sincos",
+        mask_patch_size: int = 32,
+        drop_path: float = 0.0,
+        base_lr: float = 1.5e-4,
+        lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.95),
+        warmup_epochs: float | None = None,
+        sheet_every_n_steps: int = 500,
+        sheet_images: int = 8,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            base_lr=base_lr if lr is None else None,
+            lr=base_lr if lr is None else lr,
+            betas=betas,
+            warmup_epochs=warmup_epochs or 0.0,
+            **kwargs,
+        )
+        if method not in ("auto", "mae", "simmim"):
+            raise ValueError(f"method={method!r} is unknown; use auto, mae or simmim")
+        if sheet_every_n_steps < 0 or sheet_images < 1:
+            raise ValueError(
+                f"sheet_every_n_steps={sheet_every_n_steps} must be at least 0, sheet_images={sheet_images} at least 1"
+            )
+        self.sheet_every_n_steps, self.sheet_images = sheet_every_n_steps, sheet_images
+        self._usual_warmup = warmup_epochs is None
+
+        found = _starting_point(weights, {"backbone": backbone, "image_size": image_size})
+        self.method = _method(method, found["backbone"])
+        common = {**found, "in_chans": in_chans, "drop_path": drop_path}
+        model: MAE | SimMIM
+        if self.method == "mae":
+            model = create_mae(
+                **common,
+                mask_ratio=0.75 if mask_ratio is None else mask_ratio,
+                norm_pix_loss=norm_pix_loss,
+                decoder_dim=decoder_dim,
+                decoder_depth=decoder_depth,
+                decoder_heads=decoder_heads,
+                positions=positions,
+            )
+        else:
+            ratio = 0.6 if mask_ratio is None else mask_ratio
+            model = create_simmim(**common, mask_ratio=ratio, mask_patch_size=mask_patch_size)
+        self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
+        self.backbone_name: str = found["backbone"]
+        self.use_model(model, model.preprocess, in_chans)
+        self.register_buffer("_loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.register_buffer("_images", torch.zeros((), dtype=torch.float64), persistent=False)
+
+    def use_model(self, model: nn.Module, preprocess: Any, in_chans: int | None = None) -> None:
+        super().use_model(model, preprocess, in_chans)
+        assert isinstance(model, MAE | SimMIM)
+        self.network = model.loss if not self.compile_model else torch.compile(model.loss)
+
+    def train_loss(self, batch: ImageBatch) -> TrainStep:
+        return TrainStep(self.network(self.normalize(batch.images)), {}, len(batch.images))
+
+    def _noise(self, images: Tensor, index: Tensor) -> Tensor:
+        """(B, N) noise that depends on each image's position in the data only, so that every epoch hides the same."""
+        rows, columns = self.model.grid_of((images.shape[2], images.shape[3]))  # type: ignore[operator]
+        seeded = (torch.Generator().manual_seed(sample_key(i)) for i in index.tolist())
+        return torch.stack([torch.rand(rows * columns, generator=g) for g in seeded]).to(images.device)
+
+    def update_evaluation(self, batch: ImageBatch) -> None:
+        if len(batch.images) == 0:
+            return
+        images = self.normalize(batch.images)
+        loss = self.model.loss(images, self._noise(images, batch.index))  # type: ignore[operator]
+        self._loss_sum += loss.double() * len(images)
+        self._images += len(images)
+
+    def finish_evaluation(self) -> dict[str, Tensor]:
+        total = self.trainer.strategy.reduce(torch.stack([self._loss_sum, self._images]), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        self._loss_sum.zero_()
+        self._images.zero_()
+        return {"loss": (total[0] / total[1]).float()}
+
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        """(B,) loss of each image."""
+        images = self.normalize(batch.images)
+        noise = self._noise(images, batch.index)
+        return torch.stack([self.model.loss(i[None], n[None]) for i, n in zip(images, noise, strict=True)])  # type: ignore[operator]
+
+    prediction_columns = ("loss",)
+
+    def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:
+        return [(f"{value:.6f}",) for value in outputs.tolist()]
+
+    def export_model(self) -> tuple[nn.Module, ModelConfig]:
+        model: Any = self.model
+        return model, ModelConfig(task=self.method, architecture=model.architecture, preprocess=self.preprocess)
+
+    @torch.no_grad()
+    def draw_sheet(self, batch: ImageBatch, out: Path, title: str = "") -> Path:
+        """Draw original, masked image, reconstruction and reconstruction with the visible patches of each image."""
+        from visionzoo.viz.reconstruction import reconstruction_sheet
+
+        images = self.normalize(batch.images.to(self.device))
+        made = self.model.reconstruct(images, self._noise(images, batch.index))  # type: ignore[operator]
+        pictures = [self.normalize.invert(p).permute(0, 2, 3, 1).cpu().numpy() for p in made[:4]]
+        return reconstruction_sheet(*pictures, out, note=made.note, title=title)
+
+    def draw_results(self, folder: RunFolder) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = data.sample_batch(self.sheet_images)
+        if len(batch.images):
+            self.draw_sheet(batch, folder.reconstruction, title="Held-out images")
+
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        return f"reconstruction loss {metrics['loss']:.4f} on held-out images" if "loss" in metrics else ""
+
+    def _warmup(self, total: int) -> int:
+        if not self._usual_warmup or self.warmup_steps > 0:
+            return super()._warmup(total)
+        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return min(round(40 * per_epoch), total // 10)
+
+
+def _method(method: str, backbone: str) -> str:
+    if method != "auto":
+        return method
+    return "mae" if backbone in MAE_BACKBONES or "tokens" in backbone_info(backbone).capabilities else "simmim"
+
+
+def _starting_point(weights: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    config = run_config(weights)
+    if config is not None and config.task not in ("mae", "simmim"):
+        raise ValueError(
+            f"{weights} holds a model of task {config.task!r}, which has nothing to reconstruct with; "
+            "give a run of this task, or none"
+        )
+    if given["backbone"] in MAE_BACKBONES and config is None:
+        return given
+    return trunk_options(weights, {**given, "backbone": MAE_BACKBONES.get(given["backbone"], given["backbone"])})

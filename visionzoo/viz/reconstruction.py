@@ -1,0 +1,45 @@
+"""What a masked image model makes of images, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from visionzoo.viz.sheets import contact_sheet
+
+COLUMNS = ("original", "masked", "reconstruction", "visible patches pasted")
+
+
+def reconstruction_sheet(
+    original: np.ndarray,
+    masked: np.ndarray,
+    reconstruction: np.ndarray,
+    pasted: np.ndarray,
+    out: str | Path,
+    *,
+    note: str = "",
+    title: str = "",
+) -> Path:
+    """Draw a row for each image: original, masked, reconstruction, and reconstruction with the visible patches pasted.
+
+    Args:
+        original, masked, reconstruction, pasted: (B, H, W, C) uint8 in 0..255; of more than 3 channels, and of 2, the
+            first is drawn.
+        out: where the picture goes; the suffix chooses the format.
+        note: a line under the title, for what has to be known about the colours.
+        title: above the sheet.
+
+    Raises:
+        ValueError: for no images.
+    """
+    if not len(original):
+        raise ValueError("there is no image to draw")
+    columns = (original, masked, reconstruction, pasted)
+    tiles = [_colours(column[i]) for i in range(len(original)) for column in columns]
+    captions = [(name,) for _ in range(len(original)) for name in COLUMNS]
+    return contact_sheet(tiles, captions, out, title=title, note=note, columns=len(COLUMNS))
+
+
+def _colours(image: np.ndarray) -> np.ndarray:
+    return image if image.shape[2] in (1, 3) else image[:, :, :1]
