@@ -172,10 +172,10 @@ class VisionData(pl.LightningDataModule):
         assert self.train_source is not None
         return self.loader(self.training_set(self.train_source), batch_sampler=TrainBatches(order, self._position))
 
-    def evaluation_loader(self, source: Source) -> DataLoader[Any]:
-        """Every sample of ``source`` once, over all ranks."""
+    def evaluation_loader(self, source: Source, parts: tuple[SourceDataset, Collator] | None = None) -> DataLoader[Any]:
+        """Every sample of ``source`` once, over all ranks, as ``parts`` say; None for :meth:`evaluation_set`."""
         batches = EvalBatches(len(source), self.eval_batch_size, *self.ranks())
-        return self.loader(self.evaluation_set(source), batch_sampler=batches)
+        return self.loader(parts or self.evaluation_set(source), batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Every validation image once, over all ranks; no loader if there are none."""

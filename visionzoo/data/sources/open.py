@@ -18,9 +18,8 @@ from visionzoo.data.sources.base import (
 )
 from visionzoo.data.sources.folder import list_images, read_folder, subfolders
 from visionzoo.data.sources.paths import SPLIT_NAMES, by_split, must_exist, split_of
+from visionzoo.data.sources.shapes import VAL_LENGTH, ShapesSource, shapes_length
 from visionzoo.data.sources.split import random_split, stratified_split
-
-SHAPES_SIZES = {"train": 2000, "val": 500}
 
 
 class _Columns(NamedTuple):
@@ -44,9 +43,9 @@ def open_splits(
     """Open a labelled data set, whatever it is. Labels are read, images are not.
 
     Args:
-        path: ``digits`` or ``shapes`` (built in); ``torchvision:CIFAR10``; a folder of class folders, with or without
-            ``train``/``val``/``test`` above them; a parquet file or a folder of ``train*.parquet`` etc.; a CSV, TSV or
-            JSONL manifest or a folder of ``train.csv`` etc.
+        path: ``digits`` or ``shapes`` (built in; ``shapes:N``: N training pictures); ``torchvision:CIFAR10``; a folder
+            of class folders, with or without ``train``/``val``/``test`` above them; a parquet file or a folder of
+            ``train*.parquet`` etc.; a CSV, TSV or JSONL manifest or a folder of ``train.csv`` etc.
         val_path: a source of its own for validation, of any of these kinds.
         val_fraction: where there is no validation split, the share of the training images to hold out, stratified.
             None: use the test split if there is one, otherwise hold out 0.2. 1 makes everything validation, 0 has none.
@@ -172,14 +171,8 @@ def _open_any(path: str, seed: int, table: _Columns, root: str | None, download:
         from visionzoo.data.sources.digits import DigitsSource
 
         return {"train": DigitsSource()}
-    if path == "shapes":
-        from visionzoo.data.sources.shapes import ShapesSource
-
-        train = SHAPES_SIZES["train"]
-        return {
-            "train": ShapesSource(train, seed=seed),
-            "val": ShapesSource(SHAPES_SIZES["val"], seed=seed, start=train),
-        }
+    if (length := shapes_length(path)) is not None:
+        return {"train": ShapesSource(length, seed=seed), "val": ShapesSource(VAL_LENGTH, seed=seed, start=length)}
     if path.startswith("torchvision:"):
         from visionzoo.data.sources.torchvision_sets import open_torchvision
 

@@ -30,6 +30,9 @@ COLOURS = {
 #: Every (colour, kind), with neighbours differing in kind.
 COMBINATIONS = tuple((colour, kind) for colour in COLOURS for kind in KINDS)
 
+#: Pictures of the two splits of the set; ``shapes:N`` has N to train on.
+TRAIN_LENGTH, VAL_LENGTH = 2000, 500
+
 #: Shapes are drawn this many times larger, then averaged: smooth edges.
 _OVERSAMPLE = 4
 
@@ -150,6 +153,20 @@ def describe(objects: Sequence[tuple[str, str]]) -> str:
     """The caption of objects (colour, kind): "a red circle and a blue star"."""
     words = [f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {kind}" for colour, kind in objects]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def shapes_length(path: str) -> int | None:
+    """Training pictures of ``shapes`` or ``shapes:N``; None for any other path.
+
+    Raises:
+        ValueError: for an N that is not a whole number above 0.
+    """
+    name, colon, count = path.partition(":")
+    if name != "shapes":
+        return None
+    if colon and (not count.isdigit() or int(count) < 1):
+        raise ValueError(f"{path}: write shapes:N with N training pictures, 1 or more")
+    return int(count) if colon else TRAIN_LENGTH
 
 
 class ShapesSource(Source):

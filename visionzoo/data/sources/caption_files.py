@@ -1,0 +1,94 @@
+"""Captions in a manifest, and captions in ``.txt`` files beside the images."""
+
+from __future__ import annotations
+
+import os
+
+from visionzoo.data.sources.base import FilesSource, printable
+from visionzoo.data.sources.captions import CaptionSets, CaptionSource, PackedTexts, clean_captions
+from visionzoo.data.sources.folder import list_images
+from visionzoo.data.sources.manifest import IMAGE_COLUMNS, ManifestSource, pick_column, read_rows
+from visionzoo.data.sources.paths import SPLIT_NAMES, split_of
+
+CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "sentence", "sentences", "description")
+
+
+def has_caption_column(path: str) -> bool:
+    """Whether the first row of a manifest has one of the usual columns of captions."""
+    first = next(iter(read_rows(path)), None)
+    return first is not None and any(name in first[1] for name in CAPTION_COLUMNS)
+
+
+def read_caption_manifest(
+    path: str, *, image_column: str | None = None, caption_column: str | None = None
+) -> CaptionSets:
+    """Read a CSV, TSV or JSONL manifest of images and captions.
+
+    Several captions of an image are a list (JSONL) or several rows with the same file name. File names are relative to
+    the manifest. A ``split`` column is respected; without one everything is ``train``.
+
+    Args:
+        path: a .csv, .tsv, .jsonl or .ndjson file, UTF-8.
+        image_column, caption_column: column names, where they are not among the usual ones.
+
+    Raises:
+        ValueError: for no rows, a missing column, a line that cannot be parsed, a caption that is not text, or an
+            unknown split.
+    """
+    groups: dict[str, dict[str, list[str]]] = {}  # split -> file -> captions, in the order of the manifest
+    image_key = caption_key = ""
+    empty = 0
+    for line, row in read_rows(path):
+        if not image_key:
+            columns = list(row)
+            image_key = pick_column(path, columns, image_column, IMAGE_COLUMNS, "image_column")
+            caption_key = pick_column(path, columns, caption_column, CAPTION_COLUMNS, "caption_column")
+        texts, dropped = clean_captions(row.get(caption_key), lambda line=line: f"{path} line {line}")  # type: ignore[misc]
+        empty += dropped
+        value = str(row.get("split") or "").strip()
+        split = split_of(value) if value else "train"
+        if split is None:
+            known = ", ".join(n for names in SPLIT_NAMES.values() for n in names)
+            raise ValueError(f"{path} line {line}: cannot use the split {value!r}; known are {known}")
+        file = str(row.get(image_key) or "")
+        # Rows without a file name are unreadable images each of its own.
+        groups.setdefault(split, {}).setdefault(file or f"\0{line}", []).extend(texts)
+    if not groups:
+        raise ValueError(f"{path} has no rows")
+    root = os.path.dirname(path)
+    named = {}
+    for split, found in groups.items():
+        names = [b"" if file.startswith("\0") else os.fsencode(file) for file in found]
+        named[split] = CaptionSource(ManifestSource(root, names), PackedTexts(found.values()))
+    return CaptionSets(named=named, empty_captions=empty)
+
+
+def has_text_files(folder: str, tries: int = 1000) -> bool:
+    """Whether images below ``folder`` have a ``.txt`` beside them; looks at no more than ``tries`` images."""
+    found, _ = list_images(folder)
+    root = os.fsencode(folder)
+    return any(os.path.exists(_text_file(root, name)) for name in found[:: max(1, len(found) // tries)])
+
+
+def read_text_files(folder: str) -> CaptionSets:
+    """Images at any depth below a folder, each with its captions in a ``.txt`` of the same name, one per line."""
+    found, _ = list_images(folder)
+    root = os.fsencode(folder)
+    texts: list[tuple[str, ...]] = []
+    empty = 0
+    for name in found:
+        path = _text_file(root, name)
+        lines: list[str] = []
+        if os.path.exists(path):
+            with open(path, encoding="utf-8-sig", errors="replace") as file:
+                lines = file.read().splitlines()
+        captions, dropped = clean_captions(lines, lambda path=path: printable(os.fsdecode(path)))  # type: ignore[misc]
+        texts.append(captions)
+        empty += dropped
+    return CaptionSets(
+        named={"train": CaptionSource(FilesSource(folder, found), PackedTexts(texts))}, empty_captions=empty
+    )
+
+
+def _text_file(root: bytes, name: bytes) -> bytes:
+    return os.path.join(root, os.path.splitext(name)[0] + b".txt")
