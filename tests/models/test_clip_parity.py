@@ -12,16 +12,17 @@ from visionzoo.models.clip.create import build_clip
 from visionzoo.weights.adapters import LAYOUTS
 
 #: One of each width and kind in the fast suite; their sizes at other resolutions are the same code.
-FAST = ("ViT-B-32", "ViT-B-16-quickgelu", "RN50-quickgelu", "ViT-B-16-SigLIP")
-SLOW = (
+FAST = (
+    "ViT-B-32",
+    "ViT-B-16-quickgelu",
     "ViT-L-14",
-    "ViT-L-14-336-quickgelu",
     "ViT-H-14",
     "ViT-g-14",
-    "ViT-SO400M-14-SigLIP",
+    "RN50-quickgelu",
+    "ViT-B-16-SigLIP",
     "ViT-SO400M-14-SigLIP-384",
-    "ViT-L-16-SigLIP-256",
 )
+SLOW = ("ViT-L-14-336-quickgelu", "ViT-SO400M-14-SigLIP", "ViT-L-16-SigLIP-256")
 
 
 def compare(name, depth):

@@ -217,11 +217,12 @@ def load_weights(
         ValueError: when it cannot be read safely, or does not fit; the model is then unchanged.
     """
     preprocess: Preprocess | None = None
+    path: Path | None = None
+    metadata: dict[str, str] = {}
     current = getattr(model, "preprocess", None)
     if isinstance(source, Mapping):
         name = "the given state dict"
         state, _ = unwrap(source)
-        path, metadata = None, {}
     else:
         path = resolve_source(source, first=getattr(model, "weight_files", ()))
         name = str(source)

@@ -108,7 +108,7 @@ def _spec(size: int, name: str, resize_mode: str) -> Preprocess:
 
 
 #: Text towers: OpenAI's three widths and LAION's, and smaller ones for training from nothing.
-TEXT_SIZES: dict[str, dict[str, int]] = {
+TEXT_SIZES: dict[str, dict[str, Any]] = {
     "nano": {"width": 128, "layers": 2, "heads": 4},
     "tiny": {"width": 256, "layers": 4, "heads": 4},
     "small": {"width": 384, "layers": 12, "heads": 6},

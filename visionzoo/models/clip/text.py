@@ -136,8 +136,7 @@ class TextTower(nn.Module):
         projection = self.text_projection
         if isinstance(projection, nn.Linear):
             nn.init.zeros_(projection.bias)
-            projection = projection.weight
-        nn.init.normal_(projection, std=width**-0.5)
+        nn.init.normal_(projection.weight if isinstance(projection, nn.Linear) else projection, std=width**-0.5)
 
     @property
     def blocks(self) -> list[TextBlock]:
@@ -174,7 +173,7 @@ class TextTower(nn.Module):
             return ids.new_full((ids.shape[0],), ids.shape[1] - 1)
         if config.pool == "argmax":
             return ids.argmax(dim=-1)
-        ends = ids == config.end_id
+        ends = ids.eq(config.end_id or 0)
         if not torch.compiler.is_compiling() and not bool(ends.any(dim=-1).all()):
             raise ValueError(f"a text has no end token (id {config.end_id}); use the tokenizer this model belongs to")
         return ends.int().argmax(dim=-1)

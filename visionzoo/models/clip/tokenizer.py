@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Printable ASCII on which the cleaning does nothing but fold spaces and lower the case: no entities, no special tokens.
+#: Printable ASCII without entities and special tokens: the cleaning does nothing to it but fold spaces and lower case.
 _PLAIN = re.compile(r"[ -%'-;=?-~]*")
 #: What the byte-pair tokenizer cuts plain text into.
 _WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
@@ -56,7 +56,7 @@ class Tokenizer:
         return self._encode(texts, context_length or self.context_length)
 
     def _encode(self, texts: list[str], length: int) -> Tensor:
-        raise AssertionError(f"{type(self).__name__} must implement _encode")
+        raise AssertionError(f"{type(self).__name__} must encode {len(texts)} texts to {length} ids")
 
 
 class BytePairTokenizer(Tokenizer):
@@ -183,7 +183,7 @@ def open_tokenizer(source: str, context_length: int, vocab_size: int, *, siglip:
         tokenizer = FolderTokenizer(source, context_length, canonical if siglip else None)
     if tokenizer.vocab_size > vocab_size:
         raise ValueError(
-            f"the tokenizer {source!r} has {tokenizer.vocab_size} ids, this text tower {vocab_size}; they do not belong "
-            f"together: build the model with vocab_size={tokenizer.vocab_size}"
+            f"the tokenizer {source!r} has {tokenizer.vocab_size} ids, this text tower {vocab_size}; they do not "
+            f"belong together: build the model with vocab_size={tokenizer.vocab_size}"
         )
     return tokenizer

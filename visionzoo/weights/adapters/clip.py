@@ -1,4 +1,4 @@
-"""Whole CLIPs, as OpenAI and open_clip store them. Canonical is open_clip's form for a timm tower and its own text tower.
+"""Whole CLIPs, as OpenAI and open_clip store them. Canonical is open_clip's form for a timm and its own text tower.
 
 open_clip has two classes, with the text tower at the root or under ``text.``, and three kinds of image tower.
 """

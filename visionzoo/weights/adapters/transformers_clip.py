@@ -11,6 +11,7 @@ from visionzoo.weights.adapters.clip import in_trunk
 from visionzoo.weights.adapters.layout import BUFFER, Layout
 from visionzoo.weights.adapters.rules import Facts, Rule, Tensors, join, move
 
+_CLASS = "vision_model.embeddings.class_embedding"
 _LAYER = "encoder.layers.{i}."
 
 
@@ -72,14 +73,12 @@ TRANSFORMERS_CLIP = Layout(
     name="transformers_clip",
     about="transformers' CLIPModel",
     family="clip",
-    has_all=("text_model.embeddings.token_embedding.weight", "vision_model.embeddings.class_embedding"),
+    has_all=("text_model.embeddings.token_embedding.weight", _CLASS),
     rules=(
         *_TEXT,
         *in_trunk(
             (
-                move(
-                    "vision_model.embeddings.class_embedding", "cls_token", lambda t: t[None, None], lambda t: t[0, 0]
-                ),
+                move(_CLASS, "cls_token", lambda t: t[None, None], lambda t: t[0, 0]),
                 move("vision_model.pre_layrnorm.{p}", "norm_pre.{p}"),
                 *_IMAGE,
             )

@@ -1,0 +1,222 @@
+"""Contrastive losses of image and text features, in float32 whatever the precision of the features.
+
+Neither loss ever holds the whole matrix of similarities: it is made a few rows at a time, and the gradient of each
+chunk is taken at once, so that memory grows with the batch and not with its square.
+
+Legend: B pairs of this process, W processes, N = W * B pairs in all, D width; features have length one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+#: (B, D) -> the features of all processes (N, D) in one order, and the row where this process's own begin.
+Gather = Callable[[Tensor], tuple[Tensor, int]]
+
+#: Similarities held at once: 16 MiB in float32.
+CHUNK = 2**22
+#: exp(logit_scale) never counts for more (arXiv 2103.00020, section 2.5).
+MAX_SCALE = 100.0
+
+
+def info_nce(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    *,
+    gather: Gather | None = None,
+    chunk_rows: int | None = None,
+) -> Tensor:
+    """CLIP's loss (arXiv 2103.00020, figure 3): each image picks its text among all, and each text its image.
+
+    In slow form, with s = min(exp(logit_scale), 100)::
+
+        for i in range(N):
+            rows += logsumexp([s * image[i] @ text[j] for j in range(N)]) - s * image[i] @ text[i]
+            cols += logsumexp([s * image[j] @ text[i] for j in range(N)]) - s * image[i] @ text[i]
+        loss = (rows + cols) / (2 * N)
+
+    Args:
+        image_features: (B, D), of length one.
+        text_features: (B, D), row i belonging to image i.
+        logit_scale: scalar, the logarithm of the inverse temperature, as it is learned.
+        gather: with several processes, what brings their features together, with gradients, for instance
+            :func:`visionzoo.losses.gather.gather_features`. The loss is then the mean over this process's own rows, so
+            that the mean over processes, which data-parallel training takes of gradients, is the loss of all.
+        chunk_rows: rows of the matrix held at once; None for about 16 MiB.
+
+    Returns:
+        float32 scalar (float64 for float64 features).
+
+    Raises:
+        ValueError: for features of unequal or other shapes, no pairs, or a temperature that is not finite.
+    """
+    image, text, scale = _prepare(image_features, text_features, logit_scale)
+    with torch.autocast(image.device.type, enabled=False):
+        images, texts, first = _everyone(image, text, gather)
+        rows = _CrossEntropy.apply(image, texts, scale, first, chunk_rows)
+        cols = _CrossEntropy.apply(text, images, scale, first, chunk_rows)
+        return (rows + cols) / (2 * image.shape[0])
+
+
+def sigmoid_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    *,
+    gather: Gather | None = None,
+    chunk_rows: int | None = None,
+) -> Tensor:
+    """SigLIP's loss (arXiv 2303.15343, equation 1): for each pair of an image and a text, whether they belong together.
+
+    In slow form::
+
+        for i in range(N):
+            for j in range(N):
+                z = 1 if i == j else -1
+                loss -= log(sigmoid(z * (s * image[i] @ text[j] + logit_bias))) / N
+
+    Args:
+        logit_bias: scalar, learned.
+
+    The other arguments, the result and the errors are those of :func:`info_nce`.
+    """
+    image, text, scale = _prepare(image_features, text_features, logit_scale)
+    with torch.autocast(image.device.type, enabled=False):
+        _, texts, first = _everyone(None, text, gather)
+        bias = logit_bias.to(image.dtype)
+        return _PairwiseSigmoid.apply(image, texts, scale, bias, first, chunk_rows) / image.shape[0]
+
+
+def _prepare(image: Tensor, text: Tensor, logit_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if image.ndim != 2 or image.shape != text.shape or image.shape[0] == 0:
+        raise ValueError(
+            f"image features {tuple(image.shape)} and text features {tuple(text.shape)} must both be (B, D), with at "
+            "least one pair"
+        )
+    if not bool(torch.isfinite(logit_scale.detach()).all()):
+        raise ValueError(
+            f"the temperature is broken: logit_scale={float(logit_scale.detach()):.4g}. An earlier step had a gradient "
+            "that was not finite; lower the learning rate, clip gradients, or go back to an earlier checkpoint"
+        )
+    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+    scale = logit_scale.to(dtype).clamp(max=math.log(MAX_SCALE)).exp().reshape(())
+    return image.to(dtype), text.to(dtype), scale
+
+
+def _everyone(image: Tensor | None, text: Tensor, gather: Gather | None) -> tuple[Any, Tensor, int]:
+    if gather is None:
+        return image, text, 0
+    texts, first = gather(text)
+    return (None if image is None else gather(image)[0]), texts, first
+
+
+def _chunks(rows: int, columns: int, chunk_rows: int | None) -> Iterator[slice]:
+    step = max(1, CHUNK // columns) if chunk_rows is None else chunk_rows
+    if step < 1:
+        raise ValueError(f"chunk_rows={chunk_rows} must be at least 1")
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+class _Gradients:
+    """What both losses accumulate chunk by chunk: the gradients for queries (B, D), keys (N, D) and scale."""
+
+    def __init__(self, ctx: Any, queries: Tensor, keys: Tensor, scale: Tensor) -> None:
+        self.keys = keys
+        self.scale = scale
+        self.of_queries = torch.empty_like(queries) if ctx.needs_input_grad[0] else None
+        self.of_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
+        self.of_scale = torch.zeros_like(scale)
+
+    def add(self, chunk: slice, queries: Tensor, cosines: Tensor, slope: Tensor) -> None:
+        """
+        Args:
+            chunk: rows of the queries.
+            queries: (b, D), those rows.
+            cosines: (b, N), their products with the keys.
+            slope: (b, N), the gradient of the sum for the logits.
+        """
+        self.of_scale += (slope * cosines).sum()
+        if self.of_queries is not None:
+            self.of_queries[chunk] = (slope @ self.keys).mul_(self.scale)
+        if self.of_keys is not None:
+            self.of_keys.addmm_(slope.T, queries * self.scale)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Sum over queries of the cross entropy of ``scale * queries @ keys.T``; query i belongs to key ``first + i``."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, queries: Tensor, keys: Tensor, scale: Tensor, first: int, chunk_rows: int | None
+    ) -> Tensor:
+        total = scale.new_zeros(())
+        learning = any(ctx.needs_input_grad[:3])
+        gradients = _Gradients(ctx, queries, keys, scale) if learning else None
+        for chunk in _chunks(queries.shape[0], keys.shape[0], chunk_rows):
+            part = queries[chunk]
+            cosines = part @ keys.T
+            log_p = (cosines * scale).log_softmax(dim=1)
+            right = torch.arange(first + chunk.start, first + chunk.stop, device=keys.device)
+            total -= log_p.gather(1, right[:, None]).sum()
+            if gradients is not None:
+                slope = log_p.exp_()
+                slope[torch.arange(part.shape[0], device=keys.device), right] -= 1
+                gradients.add(chunk, part, cosines, slope)
+        if gradients is not None:
+            ctx.save_for_backward(gradients.of_queries, gradients.of_keys, gradients.of_scale)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return (*(None if g is None else g * grad for g in ctx.saved_tensors), None, None)
+
+
+class _PairwiseSigmoid(torch.autograd.Function):
+    """Sum over all pairs of ``-log(sigmoid(z * (scale * query @ key + bias)))``, z = 1 where they belong together."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        first: int,
+        chunk_rows: int | None,
+    ) -> Tensor:
+        total = scale.new_zeros(())
+        of_bias = torch.zeros_like(bias)
+        learning = any(ctx.needs_input_grad[:4])
+        gradients = _Gradients(ctx, queries, keys, scale) if learning else None
+        for chunk in _chunks(queries.shape[0], keys.shape[0], chunk_rows):
+            part = queries[chunk]
+            cosines = part @ keys.T
+            logits = cosines * scale + bias
+            row = torch.arange(part.shape[0], device=keys.device)
+            right = row + first + chunk.start
+            # -log sigmoid(-x) for all, and x less where the pair belongs together: -log sigmoid(x) = that - x.
+            total += F.softplus(logits).sum() - logits[row, right].sum()
+            if gradients is not None:
+                slope = logits.sigmoid_()
+                slope[row, right] -= 1
+                of_bias += slope.sum()
+                gradients.add(chunk, part, cosines, slope)
+        if gradients is not None:
+            ctx.save_for_backward(gradients.of_queries, gradients.of_keys, gradients.of_scale, of_bias)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return (*(None if g is None else g * grad for g in ctx.saved_tensors), None, None)
