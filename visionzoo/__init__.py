@@ -29,6 +29,8 @@ _HOME = {
     "create_sam": "visionzoo.models.sam.build",
     "ImageClassifier": "visionzoo.inference.classifier",
     "ZeroShotClassifier": "visionzoo.inference.zero_shot",
+    "SamPredictor": "visionzoo.inference.sam_predictor",
+    "MaskGenerator": "visionzoo.inference.mask_generator",
     "Preprocess": "visionzoo.types",
     "Features": "visionzoo.types",
     "Tokens": "visionzoo.types",

@@ -1,4 +1,4 @@
-"""Segment Anything (arXiv 2304.02643): an image encoder, a prompt encoder and a mask decoder, as in the paper's figure 4.
+"""Segment Anything (arXiv 2304.02643): an image encoder, a prompt encoder and a mask decoder (figure 4).
 
 Meta's names everywhere but inside the image encoder, whose parameters are named as timm names them.
 """

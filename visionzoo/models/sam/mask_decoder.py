@@ -6,7 +6,8 @@ ambiguous one), M masks that are asked for.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class MLP(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, out_dim: int, depth: int) -> None:
         super().__init__()
         widths = [dim, *[hidden_dim] * (depth - 1), out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -45,6 +46,16 @@ class Decoded(NamedTuple):
     def select(self, index: Tensor) -> Decoded:
         """Only some of the prompts."""
         return Decoded(self.masks[index], self.score[index], self.keys[index], self.grid)
+
+
+class _Brushes(NamedTuple):
+    """The upscaling as matrix products."""
+
+    first: Tensor  #: (4 * C / 4, C)
+    first_bias: Tensor
+    norm: Any
+    second: Tensor  #: (4 * C / 8, C / 4)
+    second_bias: Tensor
 
 
 class MaskDecoder(nn.Module):
@@ -116,29 +127,24 @@ class MaskDecoder(nn.Module):
         chosen = range(self.num_mask_tokens)[self.wanted(multimask)]
         weights = torch.stack([self.output_hypernetworks_mlps[k](decoded.masks[:, k]) for k in chosen], dim=1)
         n, s, _ = decoded.keys.shape
-        if torch.is_grad_enabled() and decoded.keys.requires_grad:
-            values = self._paint(decoded.keys, weights)
+        brushes = self._brushes()
+        if torch.is_grad_enabled() and (decoded.keys.requires_grad or weights.requires_grad):
+            values = _paint(decoded.keys, weights, brushes)
         else:
             values = decoded.keys.new_empty(n, len(chosen), s, 16)
             for i in range(n):
                 for start in range(0, s, _CELLS_AT_ONCE):
                     part = slice(start, start + _CELLS_AT_ONCE)
-                    values[i, :, part] = self._paint(decoded.keys[i : i + 1, part], weights[i : i + 1])[0]
+                    values[i, :, part] = _paint(decoded.keys[i : i + 1, part], weights[i : i + 1], brushes)[0]
         h, w = decoded.grid
         # Each cell holds its 2 x 2 of 2 x 2 pixels.
         return values.view(n, -1, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, -1, 4 * h, 4 * w)
 
-    def _paint(self, keys: Tensor, weights: Tensor) -> Tensor:
-        """The upscaling, cell by cell: transposed convolutions whose stride is their size do not overlap.
-
-        (N, S, C) cells and (N, M, C / 8) weights -> (N, M, S, 16) logits of the pixels of each cell.
-        """
+    def _brushes(self) -> _Brushes:
         first, norm, _, second, _ = self.output_upscaling
-        n, s, _ = keys.shape
-        x = F.linear(keys, _as_matrix(first.weight), first.bias.repeat(4)).view(n, 4 * s, -1)
-        x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-        x = linear(x, _as_matrix(second.weight), second.bias.repeat(4), gelu="none").view(n, 16 * s, -1)
-        return (weights @ x.mT).view(n, -1, s, 16)
+        layers: list[Any] = [first, second]
+        (w1, b1), (w2, b2) = ((_as_matrix(layer.weight), layer.bias.repeat(4)) for layer in layers)
+        return _Brushes(w1, b1, norm, w2, b2)
 
     def forward(
         self,
@@ -172,3 +178,16 @@ class MaskDecoder(nn.Module):
 def _as_matrix(weight: Tensor) -> Tensor:
     """Weight (C, E, 2, 2) of a transposed convolution of stride 2 as a linear layer's, (2 * 2 * E, C)."""
     return weight.permute(2, 3, 1, 0).flatten(0, 2)
+
+
+def _paint(keys: Tensor, weights: Tensor, brushes: _Brushes) -> Tensor:
+    """The upscaling, cell by cell: transposed convolutions whose stride is their size do not overlap.
+
+    (N, S, C) cells and (N, M, C / 8) weights -> (N, M, S, 16) logits of the pixels of each cell.
+    """
+    n, s, _ = keys.shape
+    norm = brushes.norm
+    x = F.linear(keys, brushes.first, brushes.first_bias).view(n, 4 * s, -1)
+    x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+    x = linear(x, brushes.second, brushes.second_bias, gelu="none").view(n, 16 * s, -1)
+    return (weights @ x.mT).view(n, -1, s, 16)

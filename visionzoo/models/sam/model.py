@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionzoo.backbones.base import Backbone
 from visionzoo.models.sam.encoder import NeckedEncoder, OwnEncoder
-from visionzoo.models.sam.mask_decoder import MaskDecoder
+from visionzoo.models.sam.mask_decoder import Decoded, MaskDecoder
 from visionzoo.models.sam.prompt_encoder import PromptEncoder, PromptTokens
 from visionzoo.models.sam.prompts import Prompts, join
 from visionzoo.models.sam.transformer import Cells
@@ -103,8 +104,7 @@ class Sam(nn.Module):
         self.name = "SAM"
         self.image_size = image_encoder.image_size
         self.architecture: dict[str, Any] = {}
-        trunk = getattr(image_encoder, "trunk", image_encoder)
-        self.stem_key = f"image_encoder.{'' if trunk is image_encoder else 'trunk.'}{trunk.stem_key}"
+        self.stem_key = self.backbone_prefix + self.backbone.stem_key
 
     @property
     def preprocess(self) -> SamPreprocess:
@@ -122,6 +122,17 @@ class Sam(nn.Module):
     def device(self) -> torch.device:
         """Where the model is."""
         return self.pixel_mean.device
+
+    @property
+    def backbone(self) -> Backbone:
+        """The image encoder without the neck that it may have got here."""
+        encoder = self.image_encoder
+        return encoder.trunk if isinstance(encoder, NeckedEncoder) else encoder
+
+    @property
+    def backbone_prefix(self) -> str:
+        """What the keys of :attr:`backbone` start with."""
+        return "image_encoder.trunk." if isinstance(self.image_encoder, NeckedEncoder) else "image_encoder."
 
     @property
     def embedding_size(self) -> tuple[int, int]:
@@ -165,8 +176,11 @@ class Sam(nn.Module):
         return self._answer(cells, tokens, multimask)
 
     def _answer(self, cells: Cells, tokens: PromptTokens, multimask: bool | None) -> SamOutput:
-        decoded = self.mask_decoder.decode(cells, self.embedding_size, tokens.sparse, tokens.valid)
+        decoded = self._decode(cells, tokens)
         return SamOutput(self.mask_decoder.masks(decoded, multimask), self.mask_decoder.scores(decoded, multimask))
+
+    def _decode(self, cells: Cells, tokens: PromptTokens) -> Decoded:
+        return self.mask_decoder.decode(cells, self.embedding_size, tokens.sparse, tokens.valid)
 
     # For one image and many questions.
 
@@ -182,6 +196,14 @@ class Sam(nn.Module):
         if prompts.masks is not None:
             return self.decode(context.embedding, prompts._replace(image_index=None), multimask)
         return self._answer(context.cells, self.prompt_encoder.encode(prompts), multimask)
+
+    @torch.no_grad()
+    def ask_scores(
+        self, context: SamContext, prompts: Prompts, multimask: bool | None = True
+    ) -> tuple[Decoded, Tensor]:
+        """:meth:`ask` up to the scores (N, M): masks of what is good enough come from ``mask_decoder.masks``."""
+        decoded = self._decode(context.cells, self.prompt_encoder.encode(prompts))
+        return decoded, self.mask_decoder.scores(decoded, multimask)
 
     # Meta's methods.
 
@@ -230,19 +252,17 @@ class Sam(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed: position tables and learned tokens."""
-        trunk = getattr(self.image_encoder, "trunk", self.image_encoder)
-        prefix = "image_encoder." if trunk is self.image_encoder else "image_encoder.trunk."
+        trunk, prefix = self.backbone, self.backbone_prefix
         tokens = [n for n, m in self.named_modules() if isinstance(m, nn.Embedding)]
         return {prefix + n for n in trunk.no_weight_decay()} | {f"{n}.weight" for n in tokens}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the encoder's blocks in the backward pass, to save memory."""
-        getattr(self.image_encoder, "trunk", self.image_encoder).set_grad_checkpointing(enable)
+        self.backbone.set_grad_checkpointing(enable)
 
     def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Resample the encoder's tables to this model's size; see :meth:`Backbone.adapt_state_dict`."""
-        trunk = getattr(self.image_encoder, "trunk", self.image_encoder)
-        prefix = "image_encoder." if trunk is self.image_encoder else "image_encoder.trunk."
+        trunk, prefix = self.backbone, self.backbone_prefix
         own, notes = trunk.adapt_state_dict(
             {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         )

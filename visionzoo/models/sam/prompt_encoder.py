@@ -6,7 +6,7 @@ Legend: N prompts, P points, C width, (H, W) pixels of the model's input, (h, w)
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -135,8 +135,9 @@ class PromptEncoder(nn.Module):
     def _point_tokens(self, points: Tensor, labels: Tensor) -> Tensor:
         h, w = self.input_image_size
         places = (points + 0.5) / torch.tensor((w, h), dtype=points.dtype, device=points.device)
-        weights = [self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)]
-        table = torch.cat((torch.zeros_like(weights[0]), *weights))  # type: ignore[list-item]
+        nothing = torch.zeros_like(self.not_a_point_embed.weight)
+        kinds: Any = self.point_embeddings
+        table = torch.cat((nothing, self.not_a_point_embed.weight, *(kind.weight for kind in kinds)))
         # What is no point stands nowhere.
         position = self.pe_layer(places) * (labels >= 0).unsqueeze(-1)
         return position.to(table.dtype) + F.embedding(labels - IGNORED, table)

@@ -1,0 +1,113 @@
+"""Simulated users: where somebody would click next, and how they would draw a box (arXiv 2304.02643, appendix A).
+
+Points are (x, y) in pixels, whole numbers meaning a pixel's middle, as SAM takes them.
+
+Legend: N objects, (H, W) pixels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: A simulated box corner moves by this share of the side, at most so many pixels (appendix A, "Prompts").
+BOX_NOISE, BOX_NOISE_PIXELS = 0.1, 20.0
+
+
+class Clicks(NamedTuple):
+    """One click for each object."""
+
+    points: Tensor  #: (N, 2) float32, (x, y); zeros where there is nothing to click on
+    labels: Tensor  #: (N,) int64: 1 on what the mask lacks, 0 on what it has too much
+    found: Tensor  #: (N,) bool, False where the mask is right everywhere
+
+
+def random_clicks(masks: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> Clicks:
+    """A click on a pixel drawn evenly from where the mask is wrong, as in training.
+
+    Args:
+        masks: (N, H, W) bool, what there is so far; all False for a first click, which then lies in the object.
+        targets: (N, H, W) bool.
+        generator: on the masks' device; None for torch's own.
+    """
+    masks, targets = masks.bool(), targets.bool()
+    wrong = (masks ^ targets).flatten(1)
+    found = wrong.any(dim=1)
+    # An even draw, also where there is nothing to draw from; that one is not used.
+    weights = torch.where(found[:, None], wrong, True).float()
+    if not len(weights):
+        return _clicks(found.long(), found.long(), found, masks.shape[-1])
+    place = torch.multinomial(weights, 1, generator=generator)[:, 0]
+    label = targets.flatten(1).gather(1, place[:, None])[:, 0].long()
+    return _clicks(place, label, found, masks.shape[-1])
+
+
+def central_clicks(masks: Tensor, targets: Tensor) -> Clicks:
+    """A click in the middle of the largest part that is wrong, as in evaluation: always the same.
+
+    The middle is the pixel farthest from the part's border; the image's edge is a border too. Of parts of the same
+    size, and pixels equally far, the first in raster order counts. Missing and surplus pixels are never one part.
+
+    Args:
+        masks: (N, H, W) bool, what there is so far.
+        targets: (N, H, W) bool.
+    """
+    n, _, width = masks.shape
+    place, label = torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64)
+    found = torch.zeros(n, dtype=torch.bool)
+    have, want = masks.bool().cpu().numpy(), targets.bool().cpu().numpy()
+    for i in range(n):
+        parts = [_largest_part(want[i] & ~have[i]), _largest_part(have[i] & ~want[i])]
+        sizes = [int(part.sum()) for part in parts]
+        if max(sizes) == 0:
+            continue
+        surplus = sizes[1] > sizes[0]
+        place[i], label[i], found[i] = _middle(parts[surplus]), int(not surplus), True
+    device = masks.device
+    return _clicks(place.to(device), label.to(device), found.to(device), width)
+
+
+def noisy_boxes(boxes: Tensor, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """Boxes as somebody would draw them: each edge is moved by a normal number, then kept inside the image.
+
+    Args:
+        boxes: (N, 4), x0, y0, x1, y1.
+        size: (H, W).
+        generator: on the boxes' device; None for torch's own.
+
+    Returns:
+        (N, 4) float32, corners in order.
+    """
+    boxes = boxes.float()
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    noise = torch.randn(boxes.shape, generator=generator, device=boxes.device) * sides * BOX_NOISE
+    moved = boxes + noise.clamp(-BOX_NOISE_PIXELS, BOX_NOISE_PIXELS)
+    low, high = torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])
+    limit = torch.tensor((size[1] - 1, size[0] - 1), dtype=boxes.dtype, device=boxes.device)
+    return torch.cat((low, high), dim=1).clamp(min=0).minimum(limit.repeat(2))
+
+
+def _clicks(place: Tensor, label: Tensor, found: Tensor, width: int) -> Clicks:
+    points = torch.stack((place % width, place // width), dim=1).float()
+    return Clicks(points * found[:, None], label * found, found)
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part, neighbours at corners included: (H, W) bool."""
+    import cv2
+
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    sizes = stats[1:, cv2.CC_STAT_AREA]
+    return labels == 1 + int(np.argmax(sizes)) if len(sizes) else mask
+
+
+def _middle(part: np.ndarray) -> int:
+    """Raster index of the pixel farthest from the border."""
+    import cv2
+
+    framed = np.pad(part.astype(np.uint8), 1)
+    distance = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    return int(np.argmax(distance))
