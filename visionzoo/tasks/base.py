@@ -14,7 +14,7 @@ from visionzoo.models.preprocess import Normalize
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.types import Preprocess
-from visionzoo.weights import SCHEMA_VERSION
+from visionzoo.weights import SCHEMA_VERSION, LoadReport
 
 
 class TrainStep(NamedTuple):
@@ -51,6 +51,7 @@ class VisionTask(LightningModule):
     monitor: str  #: the logged value by which the best weights are chosen
     monitor_mode: str = "max"
     prediction_columns: ClassVar[tuple[str, ...]] = ()  #: of ``predictions.csv``, after the image
+    load_report: LoadReport | None = None  #: what came of ``weights``
     opening_line: str = ""  #: what a person should know before training starts, such as what was loaded
     sheet_every_n_steps: int = 0  #: optimizer steps between pictures drawn by ``draw_sheet``, for tasks that have it
     sheet_images: int = 8
@@ -135,6 +136,7 @@ class VisionTask(LightningModule):
         """Take the exported model of a run in place of the trained one, to evaluate what others will load."""
         model, config = load_bundle(folder.path)
         self.use_model(model, config.preprocess, self.in_chans)
+        self.load_report = None  # whatever the run started from
 
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from visionzoo.backbones import backbone_info
 from visionzoo.data.keys import sample_key
@@ -56,6 +57,9 @@ class MaskedPretrain(VisionTask):
     task_name = "mae"
     monitor = "val/loss"
     monitor_mode = "min"
+    prediction_columns = ("loss",)
+
+    model: MAE | SimMIM
 
     def __init__(
         self,
@@ -118,8 +122,7 @@ class MaskedPretrain(VisionTask):
         self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
         self.backbone_name: str = found["backbone"]
         self.use_model(model, model.preprocess, in_chans)
-        self.register_buffer("_loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
-        self.register_buffer("_images", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.held_out_loss = MeanMetric()
 
     def use_model(self, model: nn.Module, preprocess: Any, in_chans: int | None = None) -> None:
         super().use_model(model, preprocess, in_chans)
@@ -131,7 +134,7 @@ class MaskedPretrain(VisionTask):
 
     def _noise(self, images: Tensor, index: Tensor) -> Tensor:
         """(B, N) noise that depends on each image's position in the data only, so that every epoch hides the same."""
-        rows, columns = self.model.grid_of((images.shape[2], images.shape[3]))  # type: ignore[operator]
+        rows, columns = self.model.grid_of((images.shape[2], images.shape[3]))
         seeded = (torch.Generator().manual_seed(sample_key(i)) for i in index.tolist())
         return torch.stack([torch.rand(rows * columns, generator=g) for g in seeded]).to(images.device)
 
@@ -139,31 +142,25 @@ class MaskedPretrain(VisionTask):
         if len(batch.images) == 0:
             return
         images = self.normalize(batch.images)
-        loss = self.model.loss(images, self._noise(images, batch.index))  # type: ignore[operator]
-        self._loss_sum += loss.double() * len(images)
-        self._images += len(images)
+        self.held_out_loss.update(self.model.loss(images, self._noise(images, batch.index)), len(images))
 
     def finish_evaluation(self) -> dict[str, Tensor]:
-        total = self.trainer.strategy.reduce(torch.stack([self._loss_sum, self._images]), reduce_op="sum")
-        assert isinstance(total, Tensor)
-        self._loss_sum.zero_()
-        self._images.zero_()
-        return {"loss": (total[0] / total[1]).float()}
+        loss = self.held_out_loss.compute()
+        self.held_out_loss.reset()
+        return {"loss": loss}
 
     def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """(B,) loss of each image."""
         images = self.normalize(batch.images)
         noise = self._noise(images, batch.index)
-        return torch.stack([self.model.loss(i[None], n[None]) for i, n in zip(images, noise, strict=True)])  # type: ignore[operator]
-
-    prediction_columns = ("loss",)
+        return torch.stack([self.model.loss(i[None], n[None]) for i, n in zip(images, noise, strict=True)])
 
     def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:
         return [(f"{value:.6f}",) for value in outputs.tolist()]
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
-        model: Any = self.model
-        return model, ModelConfig(task=self.method, architecture=model.architecture, preprocess=self.preprocess)
+        config = ModelConfig(task=self.method, architecture=self.model.architecture, preprocess=self.preprocess)
+        return self.model, config
 
     @torch.no_grad()
     def draw_sheet(self, batch: ImageBatch, out: Path, title: str = "") -> Path:
@@ -171,9 +168,9 @@ class MaskedPretrain(VisionTask):
         from visionzoo.viz.reconstruction import reconstruction_sheet
 
         images = self.normalize(batch.images.to(self.device))
-        made = self.model.reconstruct(images, self._noise(images, batch.index))  # type: ignore[operator]
+        made = self.model.reconstruct(images, self._noise(images, batch.index))
         pictures = [self.normalize.invert(p).permute(0, 2, 3, 1).cpu().numpy() for p in made[:4]]
-        return reconstruction_sheet(*pictures, out, note=made.note, title=title)
+        return reconstruction_sheet(pictures, out, note=made.note, title=title)
 
     def draw_results(self, folder: RunFolder) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,7 @@ COLUMNS = ("original", "masked", "reconstruction", "visible patches pasted")
 
 
 def reconstruction_sheet(
-    original: np.ndarray,
-    masked: np.ndarray,
-    reconstruction: np.ndarray,
-    pasted: np.ndarray,
+    pictures: Sequence[np.ndarray],
     out: str | Path,
     *,
     note: str = "",
@@ -24,8 +22,7 @@ def reconstruction_sheet(
     """Draw a row for each image: original, masked, reconstruction, and reconstruction with the visible patches pasted.
 
     Args:
-        original, masked, reconstruction, pasted: (B, H, W, C) uint8 in 0..255; of more than 3 channels, and of 2, the
-            first is drawn.
+        pictures: the four columns, each (B, H, W, C) uint8 in 0..255; of 2 or more than 3 channels the first is drawn.
         out: where the picture goes; the suffix chooses the format.
         note: a line under the title, for what has to be known about the colours.
         title: above the sheet.
@@ -33,11 +30,11 @@ def reconstruction_sheet(
     Raises:
         ValueError: for no images.
     """
-    if not len(original):
+    count = len(pictures[0])
+    if not count:
         raise ValueError("there is no image to draw")
-    columns = (original, masked, reconstruction, pasted)
-    tiles = [_colours(column[i]) for i in range(len(original)) for column in columns]
-    captions = [(name,) for _ in range(len(original)) for name in COLUMNS]
+    tiles = [_colours(column[i]) for i in range(count) for column in pictures]
+    captions = [(name,) for _ in range(count) for name in COLUMNS]
     return contact_sheet(tiles, captions, out, title=title, note=note, columns=len(COLUMNS))
 
 

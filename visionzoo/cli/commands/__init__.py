@@ -13,4 +13,6 @@ COMMANDS: dict[str, str] = {
     "embed": "visionzoo.cli.commands.embed",
     "data": "visionzoo.cli.commands.data",
     "attention": "visionzoo.cli.commands.attention",
+    "reconstruct": "visionzoo.cli.commands.reconstruct",
+    "probe": "visionzoo.cli.commands.probe",
 }

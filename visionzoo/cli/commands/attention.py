@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
-#: What a picture can be written as; another ending would overwrite something that is none.
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+from visionzoo.cli.commands.output import PICTURES, check_picture
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,10 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    if Path(args.out).suffix.lower() not in PICTURES:
-        raise ValueError(f"--out {args.out}: the file must end in one of {', '.join(PICTURES)}")
-    if os.path.exists(args.out) and os.path.samefile(args.out, args.image):
-        raise ValueError(f"--out {args.out} is the image itself; name another file")
+    check_picture("--out", args.out, [args.image], PICTURES)
     from visionzoo.inference.attention import draw_attention
 
     out = draw_attention(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,23 @@ def check_target(option: str, value: str | None, ending: str) -> None:
         raise ValueError(
             f"{option} {value}: the file must end in {ending}; to print instead, put {option} last or use {option} -"
         )
+
+
+#: What a picture can be written as; another ending would overwrite something that is none.
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+
+def check_picture(option: str, value: str, sources: Sequence[str], endings: Sequence[str] = PICTURES[:4]) -> None:
+    """Refuse a target that is not named like a picture, or that is one of the images to be read.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if Path(value).suffix.lower() not in endings:
+        raise ValueError(f"{option} {value}: the file must end in one of {', '.join(endings)}")
+    for source in sources:
+        if os.path.exists(value) and os.path.exists(source) and os.path.samefile(value, source):
+            raise ValueError(f"{option} {value} is the image itself; name another file")
 
 
 def emit_json(value: Any, target: str) -> None:

@@ -1,0 +1,33 @@
+"""``visionzoo reconstruct IMAGE... --model RUN --out sheet.png``"""
+
+from __future__ import annotations
+
+import argparse
+
+from visionzoo.cli.commands.output import check_picture
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "reconstruct",
+        help="draw what a masked image model makes of hidden patches",
+        description="Hide patches of images, let a run of `train.py mae` draw them, and write a sheet: original, "
+        "masked image, reconstruction, and reconstruction with the visible patches pasted.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--model", required=True, metavar="RUN", help="run folder of `train.py mae`")
+    parser.add_argument("--mask-ratio", type=float, metavar="SHARE", help="share that is hidden (default: the run's)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses what is hidden (default: 0)")
+    parser.add_argument("--out", default="sheet.png", metavar="FILE", help="the picture to write (default: sheet.png)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    check_picture("--out", args.out, args.images)
+    from visionzoo.inference.reconstruction import draw_reconstruction
+
+    made = draw_reconstruction(
+        args.images, args.model, args.out, mask_ratio=args.mask_ratio, seed=args.seed, device=args.device
+    )
+    print(f"{made.out}: {made.hidden} of {made.patches} patches hidden, loss {made.loss:.4f}")
+    return 0
