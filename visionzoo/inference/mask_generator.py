@@ -110,7 +110,7 @@ class MaskGenerator:
         if len(point_grids) <= crop_n_layers:
             raise ValueError(f"{len(point_grids)} point_grids for {crop_n_layers + 1} layers; give one for each")
         if output_mode == "coco_rle":
-            _need_pycocotools()
+            need_pycocotools(f"output_mode={output_mode!r}")
         self.point_grids = [np.asarray(grid, dtype=np.float64).reshape(-1, 2) for grid in point_grids]
         self.predictor = SamPredictor(model)
         self.points_per_batch = points_per_batch
@@ -311,8 +311,9 @@ def _threads() -> int:
     return min(torch.get_num_threads(), os.cpu_count() or 1)
 
 
-def _need_pycocotools() -> None:
+def need_pycocotools(what: str) -> None:
+    """Raises ImportError, naming what needs it, unless pycocotools is there."""
     try:
         import pycocotools  # noqa: F401
     except ImportError as error:
-        raise ImportError("output_mode='coco_rle' needs pycocotools: pip install 'visionzoo[sam]'") from error
+        raise ImportError(f"{what} needs pycocotools: pip install 'visionzoo[sam]'") from error

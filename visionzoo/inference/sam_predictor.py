@@ -20,6 +20,7 @@ from visionzoo.inference.device import resolve_device
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.sam.model import Sam, SamContext
 from visionzoo.models.sam.prompts import NOT_A_POINT, Prompts
+from visionzoo.runs.folder import RunFolder
 
 #: Working memory of one chunk of prompts in the decoder, in bytes: about 64 prompts of Meta's models.
 CHUNK_BYTES = 2**30
@@ -79,7 +80,7 @@ class SamPredictor:
             FileNotFoundError: if there is no such folder, or no exported model in it.
             ValueError: for a model of another task, or a damaged file.
         """
-        model, config = load_bundle(source, device=resolve_device(device))
+        model, config = load_bundle(RunFolder.open(source).path, device=resolve_device(device))
         if not isinstance(model, Sam):
             raise ValueError(f"{source} holds a model of task {config.task!r}, not one for segmentation")
         return cls(model)

@@ -13,6 +13,7 @@ COMMANDS: dict[str, str] = {
     "embed": "visionzoo.cli.commands.embed",
     "data": "visionzoo.cli.commands.data",
     "attention": "visionzoo.cli.commands.attention",
+    "masks": "visionzoo.cli.commands.masks",
     "reconstruct": "visionzoo.cli.commands.reconstruct",
     "probe": "visionzoo.cli.commands.probe",
 }

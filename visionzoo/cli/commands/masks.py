@@ -1,0 +1,114 @@
+"""``visionzoo masks IMAGE --model M --point x,y --out overlay.png``"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from visionzoo.cli.commands.output import check_target, emit_json
+
+#: What a picture can be written as; another ending would overwrite something that is none.
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def _numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
+    return values
+
+
+def _point(text: str) -> list[float]:
+    return _numbers(text, (2, 3), "x,y or x,y,label, where the label is 1 for the object and 0 for what is not")
+
+
+def _box(text: str) -> list[float]:
+    return _numbers(text, (4,), "x0,y0,x1,y1")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "masks",
+        help="segment what is clicked on, or everything",
+        description="Segment an object by clicks and a box, or everything in an image, with a promptable model (SAM). "
+        "Pixels count from the upper left corner.",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="image file")
+    parser.add_argument(
+        "--model", required=True, help="run folder, vit_b, vit_l, vit_h, or the name of a backbone (`visionzoo models`)"
+    )
+    parser.add_argument("--weights", help="for a name: file, folder or hf-hub:org/name (default: random)")
+    parser.add_argument(
+        "--point",
+        type=_point,
+        action="append",
+        default=[],
+        metavar="X,Y[,LABEL]",
+        help="click on the object, or with label 0 beside it; may be given several times",
+    )
+    parser.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="box around the object")
+    parser.add_argument("--all", action="store_true", help="segment everything, by a grid of clicks")
+    parser.add_argument("--out", default="overlay.png", metavar="FILE", help="the picture (default: overlay.png)")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="COCO JSON; without FILE to the terminal")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a name (default: its own)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    group = parser.add_argument_group("with --all")
+    group.add_argument("--points-per-side", type=int, default=32, metavar="N", help="of the grid (default: 32)")
+    group.add_argument("--min-iou", type=float, default=0.88, help="least predicted IoU of a mask (default: 0.88)")
+    group.add_argument("--min-stability", type=float, default=0.95, help="least stability of a mask (default: 0.95)")
+    group.add_argument(
+        "--crop-layers", type=int, default=0, metavar="N", help="also search 4, 16 .. crops (default: 0)"
+    )
+    group.add_argument("--min-area", type=int, default=0, metavar="PIXELS", help="remove smaller holes and islands")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.all == bool(args.point or args.box):
+        raise ValueError("say what to segment: either --point and --box, or --all")
+    if Path(args.out).suffix.lower() not in PICTURES:
+        raise ValueError(f"--out {args.out}: the file must end in one of {', '.join(PICTURES)}")
+    if os.path.exists(args.out) and os.path.exists(args.image) and os.path.samefile(args.out, args.image):
+        raise ValueError(f"--out {args.out} is the image itself; name another file")
+    check_target("--json", args.json, ".json")
+    from visionzoo.inference.masks import coco_record, draw_segmented, load_sam, segment_all, segment_prompt
+
+    if args.json:
+        _check_pycocotools()
+    points = [p[:2] for p in args.point]
+    labels = [p[2] if len(p) == 3 else 1 for p in args.point]
+    model = load_sam(args.model, weights=args.weights, image_size=args.image_size, device=args.device)
+    if args.weights is None and not os.path.isdir(args.model):
+        print(f"{args.model} has random weights here; name trained ones with --weights", file=sys.stderr)
+    if args.all:
+        result = segment_all(
+            model,
+            args.image,
+            progress=True,
+            points_per_side=args.points_per_side,
+            pred_iou_thresh=args.min_iou,
+            stability_score_thresh=args.min_stability,
+            crop_n_layers=args.crop_layers,
+            min_mask_region_area=args.min_area,
+        )
+    else:
+        result = segment_prompt(model, args.image, points, labels, args.box)
+    if args.json:
+        emit_json(coco_record(result, os.path.basename(args.image)), args.json)
+    out = draw_segmented(args.image, result, args.out, points=points, labels=labels, box=args.box)
+    count = f"{len(result.masks)} mask{'s' if len(result.masks) != 1 else ''}"
+    print(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
+    return 0
+
+
+def _check_pycocotools() -> None:
+    from visionzoo.inference.mask_generator import need_pycocotools
+
+    try:
+        need_pycocotools("--json")
+    except ImportError as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,148 @@
+"""Segment an image on request: a click, a box, or everything; a picture, and COCO's JSON for programs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from visionzoo.data.images import ImageInput, open_image
+from visionzoo.inference.device import resolve_device
+from visionzoo.inference.mask_generator import MaskGenerator, need_pycocotools
+from visionzoo.inference.regions import Runs
+from visionzoo.inference.sam_predictor import SamPredictor, check_box, check_points
+from visionzoo.models.sam import Sam, create_sam
+from visionzoo.viz.overlay import mask_overlay
+
+
+class Segmented(NamedTuple):
+    """What came of one image."""
+
+    masks: list[dict[str, Any]]  #: Meta's keys, ``segmentation`` (height, width) bool
+    size: tuple[int, int]  #: (height, width)
+
+
+def load_sam(
+    model: str | Path,
+    *,
+    weights: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    device: str | torch.device | None = None,
+) -> Sam:
+    """A run folder's model, or a new one.
+
+    Args:
+        model: a run folder, ``vit_b``, ``vit_l``, ``vit_h``, or the name of a backbone.
+        weights: for a name: what ``create_sam`` takes; None for random weights.
+        image_size: for a name.
+        device: None for a GPU where there is one, otherwise the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for an unknown model, unfitting weights, or ``weights`` or ``image_size`` given for a run.
+    """
+    if not os.path.isdir(model):
+        return create_sam(str(model), weights=weights, image_size=image_size).eval().to(resolve_device(device))
+    if weights is not None or image_size is not None:
+        raise ValueError(f"{model} has weights and an image size of its own; leave the options out")
+    return SamPredictor.load(model, device).model
+
+
+def segment_prompt(
+    model: Sam,
+    image: ImageInput,
+    points: Sequence[Sequence[float]] = (),
+    labels: Sequence[int] = (),
+    box: Sequence[float] | None = None,
+) -> Segmented:
+    """The mask of one object, best of three for a lone click.
+
+    Args:
+        model: in eval mode.
+        image: what ``open_image`` takes.
+        points: (x, y) in pixels.
+        labels: 1 or 0 for each.
+        box: x0, y0, x1, y1.
+
+    Raises:
+        ValueError: for an unreadable image, no prompt, or one outside the image.
+    """
+    pixels = np.asarray(open_image(image))
+    size = (pixels.shape[0], pixels.shape[1])
+    if not len(points) and box is None:
+        raise ValueError("say what to segment: a point, a box, or everything")
+    # Before the image is encoded, which takes a while.
+    if len(points):
+        check_points(points, labels, size)
+    if box is not None:
+        check_box(box, size)
+    predictor = SamPredictor(model)
+    predictor.set_image(pixels)
+    masks, scores, _ = predictor.predict(
+        np.array(points) if len(points) else None,
+        np.array(labels) if len(points) else None,
+        None if box is None else np.array(box),
+        multimask_output=len(points) == 1 and box is None,
+    )
+    best = int(scores.argmax())
+    runs = Runs.of(np.ascontiguousarray(masks[best].T))
+    x0, y0, x1, y1 = runs.box
+    record = {
+        "segmentation": masks[best],
+        "area": runs.area,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "predicted_iou": float(scores[best]),
+        "point_coords": [list(map(float, p)) for p in points],
+    }
+    return Segmented([record], size)
+
+
+def segment_all(model: Sam, image: ImageInput, *, progress: bool = False, **options: Any) -> Segmented:
+    """Masks of everything; ``options`` are those of :class:`MaskGenerator`."""
+    pixels = np.asarray(open_image(image))
+    masks = MaskGenerator(model, **options).generate(pixels, progress=progress)
+    return Segmented(masks, (pixels.shape[0], pixels.shape[1]))
+
+
+def draw_segmented(
+    image: ImageInput,
+    result: Segmented,
+    out: str | Path,
+    *,
+    points: Sequence[Sequence[float]] = (),
+    labels: Sequence[int] = (),
+    box: Sequence[float] | None = None,
+) -> Path:
+    """Write the picture with its masks and prompts."""
+    masks = [m["segmentation"] for m in result.masks]
+    boxes = () if box is None else (box,)
+    return mask_overlay(np.asarray(open_image(image)), masks, out, points=points, labels=labels, boxes=boxes)
+
+
+def coco_record(result: Segmented, name: str) -> dict[str, Any]:
+    """COCO's instance JSON with one image and one category, masks as run lengths.
+
+    Raises:
+        ImportError: without pycocotools.
+    """
+    need_pycocotools("COCO's JSON")
+    height, width = result.size
+    annotations = []
+    for i, mask in enumerate(result.masks, 1):
+        more = {k: v for k, v in mask.items() if k != "segmentation"}
+        # JSON has no NaN: the stability of an empty mask.
+        more = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in more.items()}
+        runs = Runs.of(np.ascontiguousarray(mask["segmentation"].T))
+        annotations.append(
+            {"id": i, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": runs.coco(), **more}
+        )
+    return {
+        "images": [{"id": 1, "file_name": name, "width": width, "height": height}],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": annotations,
+    }
