@@ -1,6 +1,6 @@
 """Name what is in images, with a classifier that was trained before.
 
-Legend: N images, K classes, D width of what the head reads.
+Legend: B batch, C channels, (H, W) pixels, N images, K classes, D width of the features.
 """
 
 from __future__ import annotations
@@ -38,7 +38,112 @@ class Report(NamedTuple):
     unreadable: list[Unreadable]
 
 
-class ImageClassifier:
+class ImageLabeller:
+    """What every model that names images answers. Subclasses set the attributes, and score and embed a batch."""
+
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    device: torch.device
+    name: str
+
+    def predict(
+        self,
+        images: Images,
+        top_k: int = 5,
+        batch_size: int = 32,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> list[Any]:
+        """Name the images.
+
+        Args:
+            images: one image, a folder, or a list of either.
+            top_k: answers for each image; fewer where there are fewer classes.
+            batch_size: images sent through the model at a time.
+            on_error: what an unreadable image does: ``raise``, or ``skip``, which gives None in its place and warns.
+
+        Returns:
+            for each image a list of (label, probability in [0, 1]), highest first. The scores of a multi-label model do
+            not sum to 1.
+
+        Raises:
+            ValueError: naming an image that cannot be read, and why; or for ``top_k`` below 1.
+            FileNotFoundError: for a path that does not exist, also with ``skip``.
+        """
+        done = self.report(images, top_k, batch_size, on_error)
+        if done.unreadable:
+            warnings.warn(describe_unreadable(done.unreadable, len(done.names)), stacklevel=2)
+        return done.predictions
+
+    def report(
+        self,
+        images: Images,
+        top_k: int = 5,
+        batch_size: int = 32,
+        on_error: Literal["raise", "skip"] = "skip",
+    ) -> Report:
+        """What :meth:`predict` says, together with what each image is called and which ones were unreadable."""
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k} must be at least 1")
+        items = expand(images)
+        predictions: list[Prediction | None] = [None] * len(items)
+        unreadable: list[Unreadable] = []
+        for output in self._run(self._scores, items, batch_size, on_error):
+            unreadable += output.unreadable
+            if output.positions:
+                values, classes = output.values.topk(min(top_k, len(self.labels)))
+                for i, row, ks in zip(output.positions, values.tolist(), classes.tolist(), strict=True):
+                    predictions[i] = [(self.labels[k], p) for k, p in zip(ks, row, strict=True)]
+        return Report([name_of(item, i) for i, item in enumerate(items)], predictions, unreadable)
+
+    def probabilities(self, images: Images, batch_size: int = 32) -> Tensor:
+        """(N, K) float32 on the CPU: softmax over the classes, or a sigmoid for each class of a multi-label model.
+
+        Raises:
+            ValueError, FileNotFoundError: as :meth:`predict`.
+        """
+        return self._collect(self._scores, images, batch_size, len(self.labels))
+
+    def embed(self, images: Images, batch_size: int = 32) -> Tensor:
+        """(N, D) float32 on the CPU: what is compared or read to name each image.
+
+        Raises:
+            ValueError, FileNotFoundError: as :meth:`predict`.
+        """
+        return self._collect(self._features, images, batch_size, self.width)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) normalised images -> (B, K) probabilities."""
+        raise AssertionError(f"{type(self).__name__} must score images {tuple(images.shape)}")
+
+    def _features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) normalised images -> (B, D)."""
+        raise AssertionError(f"{type(self).__name__} must embed images {tuple(images.shape)}")
+
+    @property
+    def width(self) -> int:
+        """D, the width of :meth:`embed`."""
+        raise AssertionError(f"{type(self).__name__} must say its width")
+
+    def _collect(self, forward: Callable[[Tensor], Tensor], images: Images, batch_size: int, width: int) -> Tensor:
+        values = [output.values for output in self._run(forward, expand(images), batch_size, "raise")]
+        return torch.cat(values) if values else torch.empty(0, width)
+
+    def _run(
+        self, forward: Callable[[Tensor], Tensor], items: list[ImageInput], batch_size: int, on_error: str
+    ) -> Iterable[Output]:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
+        stream = Stream(forward, self.preprocess, self.device)
+        outputs = stream.run(len(items), lambda i: open_image(items[i]), lambda i: name_of(items[i], i), batch_size)
+        for output in outputs:
+            if output.unreadable and on_error == "raise":
+                raise ValueError(
+                    f"{describe_unreadable(output.unreadable, len(items))}; on_error='skip' goes on without"
+                )
+            yield output
+
+
+class ImageClassifier(ImageLabeller):
     """A trained classifier that takes images in any form and answers with labels and probabilities.
 
     Made by :meth:`load` or :meth:`from_model`. An image is whatever PIL can open (a path, bytes, an open file), a PIL
@@ -125,92 +230,16 @@ class ImageClassifier:
         assert isinstance(preprocess, Preprocess)
         return cls(model, labels, preprocess, multi_label=multi_label, device=device, name=name)
 
-    def predict(
-        self,
-        images: Images,
-        top_k: int = 5,
-        batch_size: int = 32,
-        on_error: Literal["raise", "skip"] = "raise",
-    ) -> list[Any]:
-        """Name the images.
-
-        Args:
-            images: one image, a folder, or a list of either.
-            top_k: answers for each image; fewer where there are fewer classes.
-            batch_size: images sent through the model at a time.
-            on_error: what an unreadable image does: ``raise``, or ``skip``, which gives None in its place and warns.
-
-        Returns:
-            for each image a list of (label, probability in [0, 1]), highest first. The scores of a multi-label model do
-            not sum to 1.
-
-        Raises:
-            ValueError: naming an image that cannot be read, and why; or for ``top_k`` below 1.
-            FileNotFoundError: for a path that does not exist, also with ``skip``.
-        """
-        done = self.report(images, top_k, batch_size, on_error)
-        if done.unreadable:
-            warnings.warn(describe_unreadable(done.unreadable, len(done.names)), stacklevel=2)
-        return done.predictions
-
-    def report(
-        self,
-        images: Images,
-        top_k: int = 5,
-        batch_size: int = 32,
-        on_error: Literal["raise", "skip"] = "skip",
-    ) -> Report:
-        """What :meth:`predict` says, together with what each image is called and which ones were unreadable."""
-        if top_k < 1:
-            raise ValueError(f"top_k={top_k} must be at least 1")
-        items = expand(images)
-        predictions: list[Prediction | None] = [None] * len(items)
-        unreadable: list[Unreadable] = []
-        for output in self._run(self._scores, items, batch_size, on_error):
-            unreadable += output.unreadable
-            if output.positions:
-                values, classes = output.values.topk(min(top_k, len(self.labels)))
-                for i, row, ks in zip(output.positions, values.tolist(), classes.tolist(), strict=True):
-                    predictions[i] = [(self.labels[k], p) for k, p in zip(ks, row, strict=True)]
-        return Report([name_of(item, i) for i, item in enumerate(items)], predictions, unreadable)
-
-    def probabilities(self, images: Images, batch_size: int = 32) -> Tensor:
-        """(N, K) float32 on the CPU: softmax over the classes, or a sigmoid for each class of a multi-label model.
-
-        Raises:
-            ValueError, FileNotFoundError: as :meth:`predict`.
-        """
-        return self._collect(self._scores, images, batch_size, len(self.labels))
-
-    def embed(self, images: Images, batch_size: int = 32) -> Tensor:
-        """(N, D) float32 on the CPU: what the head reads of each image.
-
-        Raises:
-            ValueError, FileNotFoundError: as :meth:`predict`.
-        """
-        return self._collect(self.model.embed_images, images, batch_size, int(self.model.pooled_dim))  # type: ignore[arg-type]
-
     def _scores(self, images: Tensor) -> Tensor:
         logits = self.model(images).float()
         return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
-    def _collect(self, forward: Callable[[Tensor], Tensor], images: Images, batch_size: int, width: int) -> Tensor:
-        values = [output.values for output in self._run(forward, expand(images), batch_size, "raise")]
-        return torch.cat(values) if values else torch.empty(0, width)
+    def _features(self, images: Tensor) -> Tensor:
+        return self.model.embed_images(images)  # type: ignore[operator]
 
-    def _run(
-        self, forward: Callable[[Tensor], Tensor], items: list[ImageInput], batch_size: int, on_error: str
-    ) -> Iterable[Output]:
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
-        stream = Stream(forward, self.preprocess, self.device)
-        outputs = stream.run(len(items), lambda i: open_image(items[i]), lambda i: name_of(items[i], i), batch_size)
-        for output in outputs:
-            if output.unreadable and on_error == "raise":
-                raise ValueError(
-                    f"{describe_unreadable(output.unreadable, len(items))}; on_error='skip' goes on without"
-                )
-            yield output
+    @property
+    def width(self) -> int:
+        return int(self.model.pooled_dim)  # type: ignore[arg-type]
 
 
 def expand(images: Images) -> list[ImageInput]:

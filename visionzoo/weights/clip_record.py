@@ -57,7 +57,7 @@ def clip_record(path: Path | None, keys: Collection[str], metadata: Mapping[str,
             )
         if own.get("model_type") in _TRANSFORMERS_DEFAULTS:
             return ClipRecord(
-                activation=_transformers_activation(own, str(path.with_name("config.json"))),
+                activation=transformers_activation(own, str(path.with_name("config.json"))),
                 preprocess=path.with_name("preprocessor_config.json").is_file(),
                 origin=str(path.with_name("config.json")),
             )
@@ -73,7 +73,12 @@ def _open_clip_activation(model_cfg: Mapping[str, Any]) -> str:
     return "gelu_tanh" if act.get("approximate") == "tanh" else "gelu"
 
 
-def _transformers_activation(config: Mapping[str, Any], origin: str) -> str:
+def transformers_activation(config: Mapping[str, Any], origin: str) -> str:
+    """The activation of a CLIP or SigLIP of transformers, by our name.
+
+    Raises:
+        ValueError: for one that no model here has, or towers that differ.
+    """
     default = _TRANSFORMERS_DEFAULTS[config["model_type"]]
     found = {(config.get(part) or {}).get("hidden_act", default) for part in ("text_config", "vision_config")}
     unknown = found - set(_TRANSFORMERS_ACTIVATIONS)

@@ -15,6 +15,7 @@ from visionzoo.models.clip.config import (
     named_config,
     statistics,
 )
+from visionzoo.models.clip.identify import identify
 from visionzoo.models.clip.image import ImageTower, set_activation
 from visionzoo.models.clip.model import Clip
 from visionzoo.models.clip.text import TextTower
@@ -50,7 +51,8 @@ def create_clip(
 
     Args:
         name: open_clip's name, such as ``ViT-B-32``, ``ViT-L-14-336-quickgelu``, ``RN50-quickgelu``,
-            ``ViT-B-16-SigLIP``. As there, a bare name computes GELU; OpenAI's weights want ``-quickgelu``.
+            ``ViT-B-16-SigLIP``. As there, a bare name computes GELU; OpenAI's weights want ``-quickgelu``. None, and no
+            backbone, where a configuration beside ``weights`` says which model it is.
         backbone: instead of a name: a registered backbone, or ``timm/<name>``.
         weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`, both towers.
         image_weights: the same, for the backbone alone: a MAE of ours, a classifier, ``timm:<tag>``.
@@ -92,6 +94,12 @@ def create_clip(
         "end_id": end_id,
         "loss": loss,
     }
+    if name is None and backbone is None and isinstance(weights, str | Path):
+        found = identify(weights)
+        name, backbone = found.get("name"), found.get("backbone")
+        parts = {k: found.get(k) if v is None else v for k, v in parts.items()}
+        activation, tokenizer = activation or found.get("activation"), tokenizer or found.get("tokenizer")
+        image_size, in_chans = image_size or found.get("image_size"), found.get("in_chans", in_chans)
     config = _config(name, backbone, {k: v for k, v in parts.items() if v is not None})
     if activation is not None:
         config = config.with_activation(activation)

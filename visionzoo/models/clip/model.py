@@ -72,7 +72,7 @@ class Clip(nn.Module):
         self.architecture: dict[str, Any] = {}
         #: What the maker of this model said of weights to come: ``activation``, ``preprocess``.
         self.stated: frozenset[str] = frozenset()
-        self._tokenizer_source = tokenizer
+        self.tokenizer_source = tokenizer
         self._tokenizer: Tokenizer | None = None
 
     @property
@@ -110,9 +110,7 @@ class Clip(nn.Module):
         if self._tokenizer is None:
             # SigLIP is the one that reads padding, and cleaned text.
             siglip = not self.config.causal
-            self._tokenizer = open_tokenizer(
-                self._tokenizer_source, self.context_length, self.vocab_size, siglip=siglip
-            )
+            self._tokenizer = open_tokenizer(self.tokenizer_source, self.context_length, self.vocab_size, siglip=siglip)
         return self._tokenizer
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:

@@ -151,7 +151,7 @@ class TextTower(nn.Module):
             ValueError: for another shape or type, more columns than the context, or fewer where padding counts.
         """
         self._check(ids)
-        at = self._pooled_place(ids)
+        at = self.pooled_place(ids)
         if self.config.causal and ids.numel() and not torch.compiler.is_compiling():
             # A compiled graph keeps one length: asking the data would break it in two.
             ids = ids[:, : int(at.max()) + 1]
@@ -166,7 +166,7 @@ class TextTower(nn.Module):
         projection = self.text_projection
         return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
-    def _pooled_place(self, ids: Tensor) -> Tensor:
+    def pooled_place(self, ids: Tensor) -> Tensor:
         """Where the token stands that is read: (B,) int64."""
         config = self.config
         if config.pool == "last":

@@ -1,0 +1,110 @@
+"""Text embeddings of labels, in memory and, on request, on disk.
+
+Legend: K labels, T templates, L context length, E embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from visionzoo.inference.progress import track
+from visionzoo.models.clip.model import Clip
+from visionzoo.weights import write_safetensors
+
+#: Prompts whose ids are held at once: 80 MB at 77 tokens.
+_ROUND = 2**17
+
+
+class TextCache:
+    """The embeddings of labels under one model and one set of templates: each is computed once.
+
+    Args:
+        model: the CLIP.
+        templates: sentences with one ``{}``.
+        folder: where embeddings are kept between processes; None for memory only. A file belongs to exactly these
+            weights and templates.
+        batch_size: prompts encoded at a time.
+    """
+
+    def __init__(self, model: Clip, templates: Sequence[str], folder: str | Path | None, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"text_batch_size={batch_size} must be at least 1")
+        self.model = model
+        self.templates = tuple(templates)
+        self.batch_size = batch_size
+        self.encoded = 0  #: prompts that went through the text tower
+        self._memory: dict[str, Tensor] = {}
+        self._path = None if folder is None else Path(folder) / f"{_fingerprint(model, self.templates)}.safetensors"
+
+    def embed(self, labels: Sequence[str]) -> Tensor:
+        """(K, E) float32 of length one: the mean direction of each label's sentences, on the model's device."""
+        missing = [label for label in labels if label not in self._memory]
+        if missing and self._path is not None:
+            stored = self._read()
+            self._memory |= {label: stored[_key(label)] for label in missing if _key(label) in stored}
+            missing = [label for label in missing if label not in self._memory]
+        if missing:
+            step = max(1, _ROUND // len(self.templates))
+            for start in range(0, len(missing), step):
+                some = missing[start : start + step]
+                self._memory.update(zip(some, self._encode(some).cpu(), strict=True))
+            if self._path is not None:
+                stored = self._read() | {_key(label): self._memory[label] for label in missing}
+                write_safetensors(stored, self._path)
+        rows = torch.stack([self._memory[label] for label in labels])
+        return rows.to(self.model.logit_scale.device)
+
+    @torch.inference_mode()
+    def _encode(self, labels: list[str]) -> Tensor:
+        """(K, E): all sentences of all labels, the short ones together, since a batch is as long as its longest."""
+        model, count = self.model, len(self.templates)
+        cut = model.tokenizer.truncated
+        ids = model.tokenizer([t.format(label) for label in labels for t in self.templates])
+        if cut := model.tokenizer.truncated - cut:
+            warnings.warn(
+                f"{cut} of {len(ids)} prompts are longer than the {model.context_length} tokens this model reads, and "
+                "were cut at the end; use shorter labels",
+                stacklevel=5,
+            )
+        order = model.text.pooled_place(ids).argsort()
+        device = model.logit_scale.device
+        sums = torch.zeros(len(labels), model.embed_dim, device=device)
+        batches = order.split(self.batch_size)
+        for batch in track(batches, len(batches), "labels"):
+            features = model.encode_text(ids[batch].to(device)).float()
+            sums.index_add_(0, (batch // count).to(device), F.normalize(features, dim=-1))
+        self.encoded += len(ids)
+        return F.normalize(sums, dim=-1)
+
+    def _read(self) -> dict[str, Tensor]:
+        assert self._path is not None
+        if not self._path.is_file():
+            return {}
+        try:
+            return load_file(self._path)
+        except (SafetensorError, OSError) as error:
+            warnings.warn(f"the cache {self._path} cannot be read and is made anew: {error}", stacklevel=5)
+            return {}
+
+
+def _key(label: str) -> str:
+    return hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _fingerprint(model: Clip, templates: Sequence[str]) -> str:
+    """Changes with everything that an embedding depends on: weights, configuration, tokenizer, templates."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((model.config, model.tokenizer_source, tuple(templates))).encode())
+    for key, tensor in model.text.state_dict().items():
+        digest.update(f"{key} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,243 @@
+"""Name what is in images with labels that a person types, by a CLIP or SigLIP.
+
+Legend: B batch, C channels, (H, W) pixels, N images, K labels, E embedding.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from visionzoo.inference.classifier import ImageLabeller, Images, Prediction, Report
+from visionzoo.inference.device import resolve_device
+from visionzoo.inference.templates import resolve_templates
+from visionzoo.inference.text_cache import TextCache
+from visionzoo.models.bundle import CONFIG_FILE, load_bundle, read_config
+from visionzoo.models.clip import Clip, create_clip
+from visionzoo.weights.preprocessing import read_json
+
+#: What a label is compared with where each is scored by itself and the model has no bias for that.
+NEUTRAL = "something"
+#: Labels of up to so many words are words, not captions.
+_BARE_WORDS = 2
+
+
+class ZeroShotClassifier(ImageLabeller):
+    """A classifier whose classes are texts. An image is whatever :class:`visionzoo.ImageClassifier` takes.
+
+    Probabilities are a softmax over the labels, so they say which label fits best, not whether one fits: give
+    ``unknown``, or a label such as "something else". With ``multi_label`` each label is scored by itself: SigLIP was
+    trained for that; for CLIP the score compares the label with the neutral word "something".
+    """
+
+    def __init__(
+        self,
+        model: Clip,
+        labels: Sequence[str],
+        templates: str | Sequence[str] | None = None,
+        *,
+        multi_label: bool = False,
+        unknown: float | None = None,
+        unknown_label: str = "unknown",
+        cache_dir: str | Path | None = None,
+        text_batch_size: int = 256,
+        device: str | torch.device | None = None,
+        name: str | None = None,
+    ) -> None:
+        """
+        Args:
+            model: from :func:`visionzoo.create_clip`; it is put in eval mode.
+            labels: K texts, at least one, no two the same but for case and spaces.
+            templates: sentences with one ``{}`` for the label: None for the label as it stands, a sentence, several, or
+                ``"imagenet"`` for 80 whose mean is taken.
+            multi_label: whether each label is scored by itself.
+            unknown: an image whose best label has a lower probability is first called ``unknown_label``; in (0, 1).
+            unknown_label: what to call it.
+            cache_dir: where text embeddings are kept between processes; None for memory only.
+            text_batch_size: prompts encoded at a time.
+            device: where the model goes; None leaves it where it is.
+            name: what it is called in messages and tables; None for the model's name.
+
+        Raises:
+            ValueError: for no labels, empty or repeated ones, a template without ``{}``, a threshold outside (0, 1), or
+                a model without a tokenizer.
+        """
+        if not isinstance(model, Clip):
+            raise ValueError(f"a zero-shot classifier needs a model of create_clip, not {type(model).__name__}")
+        if unknown is not None and not 0 < unknown < 1:
+            raise ValueError(f"unknown={unknown} must be above 0 and below 1: the least probability of a known label")
+        self.model = model.eval() if device is None else model.eval().to(resolve_device(device))
+        self.device = self.model.logit_scale.device
+        self.preprocess = model.preprocess
+        self.name = name or model.name
+        self.multi_label = multi_label
+        self.unknown = unknown
+        self.unknown_label = unknown_label
+        self.templates = resolve_templates(templates)
+        self._cache = TextCache(self.model, self.templates, cache_dir, text_batch_size)
+        self._set_labels(_checked(labels, ()))
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        labels: Sequence[str] | None = None,
+        templates: str | Sequence[str] | None = None,
+        *,
+        multi_label: bool = False,
+        unknown: float | None = None,
+        cache_dir: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> ZeroShotClassifier:
+        """A classifier from a run folder or released weights.
+
+        Args:
+            source: a run folder of a CLIP, a folder with weights of open_clip or transformers and their configuration,
+                or ``hf-hub:org/name``.
+            labels: None for those that were saved with a run, where there are any.
+            device: None for a GPU where there is one, otherwise the CPU.
+
+        The other arguments are those of the class.
+
+        Raises:
+            FileNotFoundError: if there is no such folder, or no model in it.
+            ValueError: for a model of another task, one whose configuration is unknown, or no labels.
+        """
+        device = resolve_device(device)
+        folder = Path(source)
+        saved: Sequence[str] = ()
+        if os.path.isdir(folder) and "schema_version" in read_json(folder / CONFIG_FILE):
+            if (task := read_config(folder).task) != "clip":
+                raise ValueError(f"{source} holds a model of task {task!r}, not a CLIP")
+            model, config = load_bundle(folder, device=device)
+            saved = config.labels
+        else:
+            model = create_clip(weights=str(source)).to(device)
+        assert isinstance(model, Clip)
+        if labels is None and not saved:
+            raise ValueError(f"{source} has no labels of its own; give labels=['cat', 'dog', ...]")
+        return cls(
+            model,
+            saved if labels is None else labels,
+            templates,
+            multi_label=multi_label,
+            unknown=unknown,
+            cache_dir=cache_dir,
+            name=folder.name,
+        )
+
+    def add(self, labels: str | Sequence[str]) -> None:
+        """Add labels; only these are encoded.
+
+        Raises:
+            ValueError: for empty labels, or ones that are there.
+        """
+        new = _checked([labels] if isinstance(labels, str) else labels, self.labels)
+        self._set_labels((*self.labels, *new))
+
+    def remove(self, labels: str | Sequence[str]) -> None:
+        """Remove labels; nothing is encoded, and their embeddings stay at hand.
+
+        Raises:
+            ValueError: for a label that is not there, or if none would be left.
+        """
+        gone = {_folded(label) for label in ([labels] if isinstance(labels, str) else labels)}
+        if unknown := gone - {_folded(label) for label in self.labels}:
+            raise ValueError(f"there is no label {', '.join(map(repr, sorted(unknown)))}; there are {self._shown()}")
+        left = tuple(label for label in self.labels if _folded(label) not in gone)
+        if not left:
+            raise ValueError(f"removing {', '.join(sorted(gone))} leaves no label; make a new classifier instead")
+        self._set_labels(left)
+
+    @property
+    def text_embeddings(self) -> Tensor:
+        """(K, E) float32 of length one, in the order of ``labels``."""
+        return self._weights
+
+    @property
+    def width(self) -> int:
+        return self.model.embed_dim
+
+    def report(
+        self,
+        images: Images,
+        top_k: int = 5,
+        batch_size: int = 32,
+        on_error: Literal["raise", "skip"] = "skip",
+    ) -> Report:
+        done = super().report(images, top_k, batch_size, on_error)
+        return done._replace(predictions=[None if p is None else self._judged(p) for p in done.predictions])
+
+    def _judged(self, prediction: Prediction) -> Prediction:
+        """The prediction, with the unknown in front where the best label is not probable enough."""
+        best = prediction[0][1]
+        if self.unknown is None or best >= self.unknown:
+            return prediction
+        return [(self.unknown_label, 1 - best), *prediction]
+
+    def _set_labels(self, labels: tuple[str, ...]) -> None:
+        if self.templates == ("{}",) and all(len(label.split()) <= _BARE_WORDS for label in labels):
+            warnings.warn(
+                "the labels are bare words, and this model learned from captions: templates='a photo of a {}.' or "
+                "templates='imagenet' names images better",
+                stacklevel=3,
+            )
+        if len(labels) == 1 and not self.multi_label:
+            warnings.warn(
+                f"with the one label {labels[0]!r} every image has it with probability 1; add labels, or use "
+                "multi_label=True",
+                stacklevel=3,
+            )
+        weights = self._cache.embed(labels)
+        if self.multi_label and self.model.logit_bias is None:
+            self._neutral = self._cache.embed([NEUTRAL])
+        self.labels, self._weights = labels, weights
+
+    def _features(self, images: Tensor) -> Tensor:
+        dtype = next(self.model.visual.parameters()).dtype
+        return F.normalize(self.model.encode_image(images.to(dtype)).float(), dim=-1)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        features, scale = self._features(images), self.model.logit_scale.float().exp()
+        cosines = features @ self._weights.T
+        if not self.multi_label:
+            return (scale * cosines).softmax(dim=1)  # a bias would change nothing
+        if self.model.logit_bias is not None:
+            return (scale * cosines + self.model.logit_bias.float()).sigmoid()
+        return (scale * (cosines - features @ self._neutral.T)).sigmoid()
+
+    def _shown(self) -> str:
+        shown = ", ".join(self.labels[:10])
+        return shown if len(self.labels) <= 10 else f"{shown} and {len(self.labels) - 10} more"
+
+
+def _folded(label: str) -> str:
+    """What makes two labels the same: the tokenizer does not see case and spaces."""
+    return " ".join(label.split()).casefold()
+
+
+def _checked(labels: Iterable[str], existing: Sequence[str]) -> tuple[str, ...]:
+    """New labels, stripped, none empty and none there already."""
+    if isinstance(labels, str):
+        raise ValueError(f"labels={labels!r} is one text; give a list, such as {labels.split(',')!r}")
+    seen = {_folded(label): label for label in existing}
+    found = []
+    for position, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise ValueError(f"label {position} is a {type(label).__name__}, not a text: {label!r:.60}")
+        if not label.strip():
+            raise ValueError(f"label {position} is empty; remove it or say what it stands for")
+        if (other := seen.get(_folded(label))) is not None:
+            raise ValueError(f"label {label!r} is there already, as {other!r}; case and spaces make no difference")
+        seen[_folded(label)] = label
+        found.append(label.strip())
+    if not found:
+        raise ValueError("there are no labels; give at least one, better two or more")
+    return tuple(found)

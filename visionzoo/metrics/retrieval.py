@@ -1,0 +1,73 @@
+"""How often the right text is found for an image, and the right image for a text.
+
+Legend: N images, M captions (several of one image), D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: Similarities held at once: 64 MiB in float32.
+_CHUNK = 2**24
+
+
+def retrieval_recall(
+    image_features: Tensor, text_features: Tensor, owner: Tensor, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Recall at k both ways, as the captioning benchmarks count it (Flickr30k, COCO).
+
+    Image to text: the share of images for which at least one of their captions is among the k most similar captions.
+    Text to image: the share of captions whose image is among the k most similar images. What scores the same as the
+    right answer counts as ranked before it, so that constant features find nothing.
+
+    Args:
+        image_features: (N, D), of length one.
+        text_features: (M, D), of length one.
+        owner: (M,) int64, the image that each caption belongs to; every image needs a caption.
+        ks: each at least 1.
+
+    Returns:
+        ``image_to_text_r1``, ``text_to_image_r1`` and so on, in [0, 1].
+
+    Raises:
+        ValueError: for shapes that do not belong together, features that are not finite, an owner out of range, an
+            image without captions, or a k below 1.
+    """
+    n, m = len(image_features), len(text_features)
+    _check(image_features, text_features, owner, ks)
+    image, text = image_features.float(), text_features.float()
+    owner = owner.to(image.device)
+    image_rank = torch.empty(n, dtype=torch.int64, device=image.device)
+    text_rank = torch.empty(m, dtype=torch.int64, device=image.device)
+    for rows in torch.arange(n, device=image.device).split(max(1, _CHUNK // m)):
+        scores = image[rows] @ text.T
+        own = owner[None, :] == rows[:, None]
+        best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+        image_rank[rows] = ((scores >= best) & ~own).sum(dim=1)
+    for rows in torch.arange(m, device=image.device).split(max(1, _CHUNK // n)):
+        scores = text[rows] @ image.T
+        right = scores.gather(1, owner[rows, None])
+        text_rank[rows] = (scores >= right).sum(dim=1) - 1
+    ranks = {"image_to_text": image_rank, "text_to_image": text_rank}
+    return {f"{way}_r{k}": float((rank < k).float().mean()) for way, rank in ranks.items() for k in ks}
+
+
+def _check(image: Tensor, text: Tensor, owner: Tensor, ks: Sequence[int]) -> None:
+    if image.ndim != 2 or text.ndim != 2 or image.shape[1:] != text.shape[1:] or owner.shape != text.shape[:1]:
+        raise ValueError(
+            f"images {tuple(image.shape)}, texts {tuple(text.shape)} and owner {tuple(owner.shape)} must be (N, D), "
+            "(M, D) and (M,)"
+        )
+    if not (torch.isfinite(image).all() and torch.isfinite(text).all()):
+        raise ValueError("features hold NaN or infinity; ranks would mean nothing")
+    if min(ks, default=0) < 1:
+        raise ValueError(f"ks={list(ks)} must be whole numbers from 1 on")
+    images = len(image)
+    if len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < images:
+        raise ValueError(f"owner runs from {int(owner.min())} to {int(owner.max())}; there are images 0..{images - 1}")
+    alone = images - len(owner.unique())
+    if alone or not images:
+        raise ValueError(f"{alone} of {images} images have no caption; leave them out, or give them one")
