@@ -110,6 +110,19 @@ def open_image(source: ImageInput) -> Image.Image:
         return _to_rgb(_upright(image))
 
 
+def open_values(source: ImageInput) -> np.ndarray:
+    """The numbers of a label map as they are stored, (H, W) int32; of a palette image its indices.
+
+    Raises:
+        UnreadableImage: as :func:`open_image`, and for an image of several channels or of fractions.
+    """
+    with _decoded(source) as image:
+        image.load()
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            raise UnreadableImage(f"mode {image.mode}; a label map has one channel of whole numbers")
+        return np.asarray(image).astype(np.int32)
+
+
 def image_facts(source: ImageInput) -> ImageFacts:
     """Decode an image fully, and say what it is. Takes and raises what :func:`open_image` does."""
     with _decoded(source) as image:

@@ -68,8 +68,8 @@ class EvalTransform:
         """(C, H, W) uint8 of an RGB image. ``key`` is for training transforms and changes nothing here."""
         return to_tensor(self.fit(image), self.channels)
 
-    def fit(self, image: Image.Image) -> Image.Image:
-        """The image brought to (H, W), as PIL."""
+    def resized_size(self, old_height: int, old_width: int) -> tuple[int, int]:
+        """(height, width) that an image is resized to, before it is cropped or padded."""
         spec = self.preprocess
         height, width = spec.image_size
         # timm resizes to the input size divided by the crop share, rounded down.
@@ -78,16 +78,20 @@ class EvalTransform:
             new_height, new_width = edges
         elif spec.resize_mode == "shortest" and edges[0] == edges[1]:
             # torchvision's rule for one number: the longer edge is truncated, not rounded.
-            short, long = sorted(image.size)
+            short, long = sorted((old_height, old_width))
             longer = int(edges[0] * long / short)
-            new_width, new_height = (edges[0], longer) if image.width <= image.height else (longer, edges[0])
+            new_width, new_height = (edges[0], longer) if old_width <= old_height else (longer, edges[0])
         else:
-            ratios = image.height / edges[0], image.width / edges[1]
+            ratios = old_height / edges[0], old_width / edges[1]
             ratio = max(ratios) if spec.resize_mode == "longest" else min(ratios)
             # Meta rounds halves up, timm (Python) to even.
             to_int = (lambda x: int(x + 0.5)) if spec.pad_anchor == "top_left" else round
-            new_height, new_width = to_int(image.height / ratio), to_int(image.width / ratio)
-        new_height, new_width = max(new_height, 1), max(new_width, 1)
+            new_height, new_width = to_int(old_height / ratio), to_int(old_width / ratio)
+        return max(new_height, 1), max(new_width, 1)
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The image brought to (H, W), as PIL."""
+        new_height, new_width = self.resized_size(image.height, image.width)
         if new_height * new_width > _LARGEST_RESIZED:
             return self._crop_first(image, new_height, new_width)
         return self._crop_or_pad(self._resize(image, (new_width, new_height)))

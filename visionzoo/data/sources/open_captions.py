@@ -16,10 +16,9 @@ from visionzoo.data.sources.caption_files import (
     read_text_files,
 )
 from visionzoo.data.sources.captions import CaptionSets, CaptionSource, ClassTexts, captions_from_classes
-from visionzoo.data.sources.folder import subfolders
 from visionzoo.data.sources.manifest import ENDINGS
 from visionzoo.data.sources.open import open_evaluation, open_splits
-from visionzoo.data.sources.paths import SPLIT_NAMES, by_split, must_exist, split_of
+from visionzoo.data.sources.paths import by_split, must_exist, split_folders, split_of
 from visionzoo.data.sources.shapes import (
     COLOURS,
     COMBINATIONS,
@@ -182,7 +181,7 @@ def _open_folder(path: str, columns: tuple[str | None, str | None]) -> CaptionSe
                 return None
             parts[split] = found
         return _merge(parts)
-    below = _split_folders(path)
+    below = split_folders(path)
     parts = {split: found for split, folder in below.items() if (found := _captioned_folder(folder, columns))}
     if parts:
         if missing := sorted(set(below) - set(parts)):
@@ -196,17 +195,6 @@ def _captioned_folder(folder: str, columns: tuple[str | None, str | None]) -> Ca
     if shards:
         return read_shards(shards, caption_column=columns[1])
     return read_text_files(folder) if has_text_files(folder) else None
-
-
-def _split_folders(path: str) -> dict[str, str]:
-    """Folders named after splits."""
-    present = {name.lower(): name for name in subfolders(path)}
-    return {
-        split: os.path.join(path, present[name])
-        for split, names in SPLIT_NAMES.items()
-        for name in reversed(names)
-        if name in present
-    }
 
 
 def _merge(parts: dict[str, CaptionSets]) -> CaptionSets:

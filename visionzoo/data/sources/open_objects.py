@@ -1,0 +1,173 @@
+"""The one entry to images with masks: what is this path, and what are its splits?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from visionzoo.data.sources.base import printable
+from visionzoo.data.sources.coco import SegmentAnythingSource, read_coco, split_of_file
+from visionzoo.data.sources.folder import list_images
+from visionzoo.data.sources.objects import LabelMapSource, ObjectSource, ShapeObjects
+from visionzoo.data.sources.paths import must_exist, split_folders, split_of
+from visionzoo.data.sources.shapes import VAL_LENGTH, ShapesSource, shapes_length
+from visionzoo.data.sources.split import with_validation
+
+#: Share of the training images held out where the data have no validation split.
+DEFAULT_FRACTION = 0.1
+#: Fewest and most objects in a picture of the built-in shapes.
+SHAPES_OBJECTS = (1, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectSets:
+    """What was found under a path."""
+
+    named: dict[str, ObjectSource]  #: by split: train, val, test
+    problems: tuple[tuple[str, str], ...] = ()  #: (file, what is wrong with it) of what was passed over
+    without_objects: int = 0  #: training images that have none and were left out
+
+
+def open_objects(
+    path: str,
+    *,
+    val_path: str | None = None,
+    val_fraction: float | None = None,
+    seed: int = 0,
+    image_root: str | None = None,
+    object_name: str = "",
+    shapes_size: int = 128,
+) -> ObjectSets:
+    """Open images with masks, whatever they are. Annotations of COCO are read, others and images are not.
+
+    Args:
+        path: ``shapes`` or ``shapes:N`` (built in); an instance JSON of COCO, or a folder with ``instances_train.json``
+            etc. (in it or in ``annotations/``); a folder with ``images/`` and ``masks/``, label maps of the same names;
+            a folder of SA-1B's pairs of ``.jpg`` and ``.json``. The last two may have ``train``/``val``/``test`` above.
+        val_path: validation data of their own, of any of these kinds.
+        val_fraction: where there is no validation split, the share of training images to hold out. None: use the test
+            split if there is one, otherwise hold out 0.1.
+        seed: of the hold-out, and of ``shapes``.
+        image_root: folder of the images of a COCO file, where it is not where COCO has it.
+        object_name: what the objects of label maps are.
+        shapes_size: pixels per edge of ``shapes``.
+
+    Raises:
+        FileNotFoundError: for a missing path, or images that are not there.
+        ValueError: for a path that holds none of these.
+    """
+    length = shapes_length(path)
+    if length is not None:
+        return ObjectSets(
+            named={
+                "train": _shapes(length, seed, 0, shapes_size),
+                "val": _shapes(VAL_LENGTH, seed, length, shapes_size),
+            }
+        )
+    problems: list[tuple[str, str]] = []
+    named = _open_any(path, image_root, object_name, problems)
+    if val_path is not None:
+        other = _open_any(val_path, image_root, object_name, problems)
+        named["val"] = other.get("val") or other.get("test") or other["train"]
+    named = with_validation(named, val_fraction, seed, default=DEFAULT_FRACTION)
+    train, left_out = named.get("train"), 0
+    if train is not None and train.object_counts is not None:
+        having = np.flatnonzero(train.object_counts)
+        left_out = len(train) - len(having)
+        if not len(having):
+            raise ValueError(f"{path}: none of the {len(train)} training images has an object")
+        named = {**named, "train": train.take(having)} if left_out else named
+    return ObjectSets(named=named, problems=tuple(problems), without_objects=left_out)
+
+
+def _shapes(length: int, seed: int, start: int, size: int) -> ObjectSource:
+    return ShapeObjects(ShapesSource(length, seed=seed, start=start, size=size, objects=SHAPES_OBJECTS))
+
+
+def _open_any(
+    path: str, image_root: str | None, object_name: str, problems: list[tuple[str, str]]
+) -> dict[str, ObjectSource]:
+    must_exist(path)
+    if os.path.isdir(path):
+        return _open_folder(path, image_root, object_name, problems)
+    if path.lower().endswith(".json"):
+        return {"train": _coco(path, image_root, problems)}
+    raise ValueError(f"{path} is not a set of masks; a file can be COCO's instance .json")
+
+
+def _open_folder(
+    path: str, image_root: str | None, object_name: str, problems: list[tuple[str, str]]
+) -> dict[str, ObjectSource]:
+    if files := _instance_files(path):
+        named: dict[str, ObjectSource] = {}
+        for file in files:
+            split = split_of(split_of_file(os.path.basename(file)).rstrip("0123456789")) or "train"
+            if split in named:
+                raise ValueError(f"{path} has several instance files for {split}: {', '.join(files)}; name one of them")
+            named[split] = _coco(file, image_root, problems)
+        return named
+    below = split_folders(path)
+    for folders in (below, {"train": path}):
+        found = {split: source for split, f in folders.items() if (source := _plain_folder(f, object_name, problems))}
+        if found:
+            return found
+    raise ValueError(
+        f"no masks in {path}: need instances_train.json (COCO), the folders images/ and masks/, or a .json beside "
+        "every image (SA-1B), each also below train/ and val/"
+    )
+
+
+def _instance_files(path: str) -> list[str]:
+    folders = [folder for folder in (path, os.path.join(path, "annotations")) if os.path.isdir(folder)]
+    for folder in folders:
+        names = sorted(n for n in os.listdir(folder) if n.lower().endswith(".json") and not n.startswith("."))
+        for wanted in (
+            [n for n in names if n.startswith("instances")],
+            [n for n in names if split_of(n)],
+        ):
+            if wanted:
+                return [os.path.join(folder, name) for name in wanted]
+    return []
+
+
+def _coco(path: str, image_root: str | None, problems: list[tuple[str, str]]) -> ObjectSource:
+    source = read_coco(path, image_root)
+    if source.orphans:
+        problems.append((path, f"{source.orphans} annotations are of images that it does not list"))
+    return source
+
+
+def _plain_folder(folder: str, object_name: str, problems: list[tuple[str, str]]) -> ObjectSource | None:
+    """``images/`` + ``masks/``, or images with a JSON each; None if it is neither."""
+    images, masks = os.path.join(folder, "images"), os.path.join(folder, "masks")
+    if os.path.isdir(images) and os.path.isdir(masks):
+        return _label_maps(images, masks, object_name, problems)
+    found, _ = list_images(folder)
+    root = os.fsencode(folder)
+    paired = [n for n in found if os.path.exists(os.path.join(root, os.path.splitext(n)[0] + b".json"))]
+    if not paired:
+        return None
+    _note_unpaired(folder, set(found) - set(paired), "no .json beside it", problems)
+    return SegmentAnythingSource(folder, paired)
+
+
+def _label_maps(images: str, masks: str, object_name: str, problems: list[tuple[str, str]]) -> ObjectSource:
+    pictures, maps = ({os.path.splitext(n)[0]: n for n in list_images(f)[0]} for f in (images, masks))
+    both = sorted(set(pictures) & set(maps))
+    if not both:
+        raise ValueError(
+            f"no image of {images} ({len(pictures)}) has a mask of the same name in {masks} ({len(maps)}); "
+            "1.jpg goes with 1.png"
+        )
+    _note_unpaired(images, {pictures[k] for k in set(pictures) - set(maps)}, "no mask of the same name", problems)
+    _note_unpaired(masks, {maps[k] for k in set(maps) - set(pictures)}, "no image of the same name", problems)
+    return LabelMapSource(images, [pictures[k] for k in both], masks, [maps[k] for k in both], object_name)
+
+
+def _note_unpaired(
+    folder: str, names: Sequence[bytes] | set[bytes], reason: str, problems: list[tuple[str, str]]
+) -> None:
+    problems += [(printable(os.path.join(folder, os.fsdecode(name))), reason) for name in sorted(names)]

@@ -1,0 +1,104 @@
+"""COCO's run lengths and polygons as masks.
+
+A mask is read column by column; its counts are lengths of runs of zeros and ones in turn, zeros first. Compressed
+counts are text: 5 bits of a number per character (from "0" on), a sixth bit for "goes on", and from the fourth number
+on the difference to the one before the last (cocoapi, ``maskApi.c``, ``rleToString``).
+
+Counts are read here and not by pycocotools: it does not check that they fill the mask, and damaged ones corrupt its
+memory. Its polygons are used, so that a polygon covers the very pixels that COCO's own scores assume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from visionzoo.data.images import UnreadableImage
+
+
+def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Counts of any form of COCO's ``segmentation``.
+
+    Args:
+        segmentation: ``{"size": [H, W], "counts": text or list}``, or a list of polygons ``[x1, y1, x2, y2, ...]`` in
+            pixels, which are united. Polygons of fewer than three corners cover nothing.
+        height, width: of the image.
+
+    Returns:
+        (R,) int64, run lengths that sum to height * width.
+
+    Raises:
+        UnreadableImage: for anything else, another size, or counts that do not fill the mask.
+    """
+    if isinstance(segmentation, list):
+        return _polygons(segmentation, height, width)
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
+        raise UnreadableImage("a segmentation is neither polygons nor run lengths with size and counts")
+    if list(segmentation["size"]) != [height, width]:
+        raise UnreadableImage(f"a mask has size {segmentation['size']} (H, W), its image is [{height}, {width}]")
+    counts = segmentation["counts"]
+    runs = _decompress(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts)
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise UnreadableImage(f"damaged run lengths: they fill {runs.sum()} of {height * width} pixels")
+    return runs
+
+
+def fill_mask(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) bool of run lengths."""
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def _decompress(counts: str | bytes) -> np.ndarray:
+    codes = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    runs: list[int] = []
+    value = shift = 0
+    for code in codes:
+        code -= 48
+        if not 0 <= code < 64 or shift > 60:
+            raise UnreadableImage("damaged run lengths: a character that is none of theirs")
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise UnreadableImage("damaged run lengths: cut off inside a number")
+    if any(abs(run) >= 1 << 40 for run in runs):
+        raise UnreadableImage("damaged run lengths: a run longer than any image")
+    return np.array(runs, dtype=np.int64)
+
+
+def _whole_numbers(counts: Any) -> np.ndarray:
+    if not isinstance(counts, list) or not all(isinstance(n, int) and 0 <= n < 1 << 40 for n in counts):
+        raise UnreadableImage("run lengths must be text, or a list of whole numbers from 0 on")
+    return np.array(counts, dtype=np.int64)
+
+
+def _polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
+    corners: list[list[float]] = []
+    for polygon in polygons:
+        try:
+            points = np.asarray(polygon, dtype=np.float64)
+        except (TypeError, ValueError):
+            points = np.empty((0, 0))
+        if points.ndim != 1 or len(points) % 2 or not np.isfinite(points).all():
+            raise UnreadableImage("a polygon must be a flat list of numbers x1, y1, x2, y2, ...")
+        if len(points) >= 6:
+            # Far outside, a corner only costs memory: edges are walked pixel by pixel.
+            limit = np.array([width, height] * (len(points) // 2))
+            corners.append(np.clip(points, -limit, 2 * limit).tolist())
+    if not corners:
+        return np.array([height * width], dtype=np.int64)
+    try:
+        from pycocotools import mask as coco
+    except ImportError as error:
+        raise ImportError("polygons are read by pycocotools; pip install 'visionzoo[sam]'") from error
+
+    merged = coco.merge(coco.frPyObjects(corners, height, width))
+    return _decompress(merged["counts"])

@@ -1,0 +1,307 @@
+"""Views of an image together with the masks of its objects.
+
+Geometry is a rectangle of the image that lands on a rectangle of the model's input. The pixels are resampled by PIL, as
+in :mod:`visionzoo.data.transforms`; masks are taken at the nearest pixel, by the same rectangles. Mirroring and colour
+are albumentations', for image and masks at once.
+
+Legend: M objects of one image, n of them in a view, (H, W) the model's input.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from visionzoo.data.augment import AugmentOptions, build_augment
+from visionzoo.data.images import UnreadableImage
+from visionzoo.data.sources.objects import Objects
+from visionzoo.data.transforms import RESAMPLING, EvalTransform, to_tensor
+from visionzoo.types import Preprocess
+
+SegmentCrop = Literal["scale_jitter", "random_resized", "resize"]
+
+#: Random views that are tried before the whole image is taken, when none of its objects is in them.
+ATTEMPTS = 4
+
+
+class Grid(NamedTuple):
+    """Which pixel of the image each pixel of the input shows."""
+
+    rows: np.ndarray  #: (H,) int64 row of the image; -1 where there is padding
+    columns: np.ndarray  #: (W,) int64 column of the image; -1 where there is padding
+
+    def take(self, mask: np.ndarray) -> np.ndarray:
+        """(H, W) bool of a mask of the whole image; padding is False."""
+        return np.take(mask[self.rows], self.columns, axis=1) & self.valid()
+
+    def valid(self) -> np.ndarray:
+        """(H, W) bool, where there is image."""
+        return (self.rows >= 0)[:, None] & (self.columns >= 0)
+
+
+class View(NamedTuple):
+    """What a model is shown of one image."""
+
+    image: Tensor  #: (C, H, W) uint8
+    masks: Tensor  #: (n, H, W) bool, none with fewer pixels than asked for
+    names: tuple[str, ...]  #: n
+    valid: Tensor  #: (H, W) bool, where there is image and not padding
+    size: tuple[int, int]  #: (height, width) of the image as it is stored
+    left_out: tuple[int, int, int]  #: objects left out, see :data:`visionzoo.types.LEFT_OUT`
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """What varies from one view to the next in training. Checked at birth."""
+
+    crop: SegmentCrop = "scale_jitter"
+    jitter_scale: tuple[float, float] = (0.5, 2.0)  #: for ``scale_jitter``, of the size in evaluation
+    crop_scale: tuple[float, float] = (0.3, 1.0)  #: for ``random_resized``, area as a share of the image
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  #: for ``random_resized``, width / height
+    hflip: float = 0.5
+    vflip: float = 0.0
+    color_jitter: float = 0.1
+    masks_per_image: int = 16  #: most masks in a view
+    min_area: int = 4  #: fewest pixels of an object, in the image and in the view
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("scale_jitter", "random_resized", "resize"):
+            raise ValueError(f"crop={self.crop!r} is unknown; use scale_jitter, random_resized or resize")
+        low, high = self.jitter_scale
+        if not 0.05 <= low <= high <= 10:
+            raise ValueError(f"jitter_scale={self.jitter_scale} must be (smallest, largest) within 0.05..10")
+        if self.masks_per_image < 1:
+            raise ValueError(f"masks_per_image={self.masks_per_image} must be at least 1")
+        if self.min_area < 1:
+            raise ValueError(f"min_area={self.min_area} must be at least 1: an empty mask is no object")
+        self.augment()
+
+    def augment(self) -> AugmentOptions:
+        """What this module leaves to albumentations. Raises ValueError for an option out of range."""
+        return AugmentOptions(
+            crop="random_resized" if self.crop == "random_resized" else "resize",
+            crop_scale=self.crop_scale,
+            crop_ratio=self.crop_ratio,
+            hflip=self.hflip,
+            vflip=self.vflip,
+            policy="none",
+            color_jitter=self.color_jitter,
+        )
+
+
+class EvalView:
+    """An image as the model sees it in evaluation, with its masks."""
+
+    def __init__(self, preprocess: Preprocess, *, masks_per_image: int | None = None, min_area: int = 4) -> None:
+        """
+        Args:
+            preprocess: the model's own.
+            masks_per_image: most masks; which of more is drawn by the key. None for all.
+            min_area: fewest pixels of an object, in the image and in the view.
+        """
+        self.transform = EvalTransform(preprocess)
+        self.masks_per_image, self.min_area = masks_per_image, min_area
+
+    def __call__(self, image: Image.Image, objects: Objects, key: int) -> View:
+        """The view of an RGB image; it may have no objects.
+
+        Raises:
+            UnreadableImage: if the masks have another size than the image.
+        """
+        _check_size(image, objects)
+        grid = eval_grid(self.transform, image.height, image.width)
+        order = _large_enough(objects, self.min_area)
+        chosen: list[tuple[int, np.ndarray]] = []
+        small = 0
+        if self.masks_per_image is not None and len(order) > self.masks_per_image:
+            order = np.random.default_rng(key).permutation(order)
+        for k in order:
+            if len(chosen) == self.masks_per_image:
+                break
+            seen = grid.take(objects.mask(int(k)))
+            if seen.sum() < self.min_area:
+                small += 1  # by the model's resolution, or outside a crop
+            else:
+                chosen.append((int(k), seen))
+        chosen.sort(key=lambda pair: pair[0])
+        small_here, empty, crowds = _left_out(objects, self.min_area)
+        return View(
+            image=self.transform(image),
+            masks=_stack([seen for _, seen in chosen], grid.valid().shape),
+            names=tuple(objects.names[k] for k, _ in chosen),
+            valid=torch.from_numpy(grid.valid()),
+            size=objects.size,
+            left_out=(small_here + small, empty, crowds),
+        )
+
+
+class TrainView:
+    """A random view for training. All randomness comes from the key, as in ``TrainTransform``."""
+
+    def __init__(self, preprocess: Preprocess, options: ViewOptions) -> None:
+        """
+        Args:
+            preprocess: the model's own.
+            options: what varies.
+        """
+        self.preprocess, self.options = preprocess, options
+        self.transform = EvalTransform(preprocess)
+        self.resample = RESAMPLING[preprocess.interpolation]
+        self._crop, self._augment = build_augment(options.augment(), preprocess)
+
+    def __call__(self, image: Image.Image, objects: Objects, key: int) -> View:
+        """A view with at least one object.
+
+        Raises:
+            UnreadableImage: if the masks have another size than the image, or there is no object large enough.
+        """
+        _check_size(image, objects)
+        least = self.options.min_area
+        large = _large_enough(objects, least)
+        if not len(large):
+            raise UnreadableImage(f"no objects of at least {least} pixels")
+        numbers, choices = np.random.default_rng(key), random.Random(key)
+        order = numbers.permutation(large)
+        for _ in range(ATTEMPTS):
+            pixels, grid = self._place(image, numbers, choices)
+            chosen = self._visible(objects, order, grid)
+            if chosen:
+                break
+        else:
+            grid = eval_grid(self.transform, image.height, image.width)
+            pixels = np.array(self.transform.fit(image))
+            chosen = self._visible(objects, order, grid)
+            if not chosen:
+                height, width = self.preprocess.image_size
+                raise UnreadableImage(f"no objects of at least {least} pixels at {height} x {width}")
+        masks, valid = [seen for _, seen in chosen], grid.valid()
+        if self._augment is not None:
+            self._augment.set_random_state(numbers, choices)
+            layers = [layer.astype(np.uint8) for layer in (*masks, valid)]
+            result = self._augment(image=pixels, masks=layers)
+            pixels = result["image"]
+            *masks, valid = (layer.astype(bool) for layer in result["masks"])
+            if not valid.all():  # colour has changed the padding too
+                pixels[~valid] = self.preprocess.pad_value
+        return View(
+            image=to_tensor(np.ascontiguousarray(pixels), self.transform.channels),
+            masks=_stack(masks, valid.shape),
+            names=tuple(objects.names[k] for k, _ in chosen),
+            valid=torch.from_numpy(np.ascontiguousarray(valid)),
+            size=objects.size,
+            left_out=_left_out(objects, least),
+        )
+
+    def _visible(self, objects: Objects, order: np.ndarray, grid: Grid) -> list[tuple[int, np.ndarray]]:
+        """(object, mask) of the first objects in ``order`` that can be seen."""
+        chosen: list[tuple[int, np.ndarray]] = []
+        for k in order:
+            if len(chosen) == self.options.masks_per_image:
+                break
+            seen = grid.take(objects.mask(int(k)))
+            if seen.sum() >= self.options.min_area:
+                chosen.append((int(k), seen))
+        return chosen
+
+    def _place(
+        self, image: Image.Image, numbers: np.random.Generator, choices: random.Random
+    ) -> tuple[np.ndarray, Grid]:
+        """The pixels (H, W, 3) of a random view, before mirroring and colour, and where they are from."""
+        height, width = self.preprocess.image_size
+        if self._crop is not None:
+            self._crop.set_random_state(numbers, choices)
+            params = self._crop.get_params_dependent_on_data({"shape": (image.height, image.width, 3)}, {})
+            left, top, right, bottom = (int(edge) for edge in params["crop_coords"])
+            shown = image.crop((left, top, right, bottom)).resize((width, height), self.resample)
+            return np.array(shown), Grid(_nearest(top, bottom, height), _nearest(left, right, width))
+        if self.options.crop == "resize":
+            return np.array(self.transform.fit(image)), eval_grid(self.transform, image.height, image.width)
+        scale = numbers.uniform(*self.options.jitter_scale)
+        whole = self.transform.resized_size(image.height, image.width)
+        shift = numbers.random(2)
+        down, across = (
+            _window(old, new * scale, edge, float(at), self.preprocess.pad_anchor)
+            for old, new, edge, at in zip((image.height, image.width), whole, (height, width), shift, strict=True)
+        )
+        part = image.crop((across.start, down.start, across.stop, down.stop))
+        fill: Any = self.preprocess.pad_value
+        canvas = np.empty((height, width, 3), dtype=np.uint8)
+        canvas[:] = fill
+        canvas[down.to : down.to + down.size, across.to : across.to + across.size] = np.asarray(
+            part.resize((across.size, down.size), self.resample)
+        )
+        return canvas, Grid(down.indices(height), across.indices(width))
+
+
+class _Span(NamedTuple):
+    """Along one axis: pixels start..stop of the image become ``size`` pixels of the input from ``to`` on."""
+
+    start: int
+    stop: int
+    size: int
+    to: int
+
+    def indices(self, edge: int) -> np.ndarray:
+        """(edge,) int64, the pixel of the image at each pixel of the input; -1 outside."""
+        found = np.full(edge, -1, dtype=np.int64)
+        found[self.to : self.to + self.size] = _nearest(self.start, self.stop, self.size)
+        return found
+
+
+def _window(old: int, new: float, edge: int, shift: float, anchor: str) -> _Span:
+    """An axis of ``old`` pixels, scaled to ``new``: what of it is seen in ``edge`` pixels.
+
+    What is longer is cut at ``shift``, a share of what is too much; what is shorter is padded at the anchor.
+    """
+    if new > edge:
+        length = max(1, round(old * edge / new))
+        start = round(shift * (old - length))
+        return _Span(start, start + length, edge, 0)
+    size = max(1, round(new))
+    return _Span(0, old, size, 0 if anchor == "top_left" else (edge - size) // 2)
+
+
+def _nearest(start: int, stop: int, size: int) -> np.ndarray:
+    """(size,) int64: pixels start..stop resampled to ``size`` by PIL's nearest rule."""
+    return start + ((np.arange(size) + 0.5) * ((stop - start) / size)).astype(np.int64)
+
+
+def eval_grid(transform: EvalTransform, height: int, width: int) -> Grid:
+    """Which pixel of an image of (height, width) each pixel of the evaluation view shows."""
+    edges = transform.preprocess.image_size
+    resized = transform.resized_size(height, width)
+    axes = []
+    for old, new, edge in zip((height, width), resized, edges, strict=True):
+        pad = max(edge - new, 0)
+        before = 0 if transform.preprocess.pad_anchor == "top_left" else pad // 2
+        first = round((new + pad - edge) / 2.0) - before  # in the resized image, of the input's first pixel
+        place = np.arange(edge) + first
+        source = ((place + 0.5) * (old / new)).astype(np.int64)
+        axes.append(np.where((place >= 0) & (place < new), np.clip(source, 0, old - 1), -1))
+    return Grid(axes[0], axes[1])
+
+
+def _check_size(image: Image.Image, objects: Objects) -> None:
+    if objects.size != (image.height, image.width):
+        height, width = objects.size
+        raise UnreadableImage(f"its mask is {width}x{height} pixels, the image {image.width}x{image.height}")
+
+
+def _large_enough(objects: Objects, least: int) -> np.ndarray:
+    return np.flatnonzero(objects.areas >= least)
+
+
+def _left_out(objects: Objects, least: int) -> tuple[int, int, int]:
+    empty = int((objects.areas == 0).sum())
+    return int((objects.areas < least).sum()) - empty, empty, objects.crowds
+
+
+def _stack(masks: list[np.ndarray], shape: tuple[int, ...]) -> Tensor:
+    """(n, H, W) bool."""
+    return torch.from_numpy(np.stack(masks)) if masks else torch.empty((0, *shape), dtype=torch.bool)
