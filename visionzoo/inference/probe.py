@@ -5,6 +5,7 @@ Legend: N images, D width of the features, K classes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import warnings
@@ -124,16 +125,11 @@ def probe(
         kind = "mean" if is_run and read_config(model).task in ("mae", "simmim") else "pooled"
     backbone.to(resolve_device(device)).eval()
     folder = Path(cache) if cache is not None else default_cache()
-    print_of_model = _weights_hash(backbone)
-    parts = [
-        _features(backbone, s, kind, batch_size, folder, print_of_model, n)
-        for s, n in ((train, "train"), (test, "test"))
-    ]
+    read = functools.partial(_features, backbone, kind, batch_size, folder, _weights_hash(backbone))
+    parts = [read(train, "train"), read(test, "test")]
     (x, y), (tx, ty) = ((p.values, p.labels) for p in parts)
     if len(np.unique(y)) < 2 or not len(ty):
-        raise ValueError(
-            f"{path} has too few labelled images that can be read: {len(y)} to train, {len(ty)} to test on"
-        )
+        raise ValueError(f"{path} has too few labelled images that can be read: {len(y)} and {len(ty)} held out")
     linear, strength = linear_probe(x, y, tx, ty, seed=seed)
     k = min(neighbours, len(y))
     return ProbeReport(
@@ -227,7 +223,9 @@ def _backbone(
         return load_trunk(model)
     if os.path.isdir(model):
         read_config(model)  # says what is wrong with the folder
-    return create_backbone(str(model), weights=weights, image_size=image_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights are the same ones every time
+        return create_backbone(str(model), weights=weights, image_size=image_size)
 
 
 def default_cache() -> Path:
@@ -243,13 +241,31 @@ def _weights_hash(backbone: Backbone) -> str:
     return digest.hexdigest()
 
 
+def _content_hash(source: Source) -> str:
+    """A hash of which samples these are, with sizes and times of their files: another folder may use the same names."""
+
+    @functools.cache
+    def state(path: str) -> str:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return ""
+        return f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
+
+    digest = hashlib.blake2b(fingerprint(Splits(train=source, val=None, test=None)).encode(), digest_size=16)
+    for i in range(len(source)):
+        name = source.sample_id(i)
+        digest.update(f"{name}\0{state(name) or state(name.rpartition(':')[0])}\0".encode())
+    return digest.hexdigest()
+
+
 def _features(
-    backbone: Backbone, source: Source, kind: str, batch_size: int, folder: Path, model: str, title: str
+    backbone: Backbone, kind: str, batch_size: int, folder: Path, model: str, source: Source, title: str
 ) -> _Part:
     """Features of a source, from the disk where they are there."""
     from safetensors.numpy import load_file, save_file
 
-    data = fingerprint(Splits(train=source, val=None, test=None))
+    data = _content_hash(source)
     spec = repr(sorted(backbone.preprocess.to_dict().items()))
     name = hashlib.blake2b(f"{model}{data}{spec}{kind}".encode(), digest_size=16).hexdigest()
     file = folder / f"{name}.safetensors"

@@ -146,7 +146,8 @@ class MaskedPretrain(VisionTask):
 
     def finish_evaluation(self) -> dict[str, Tensor]:
         loss = self.held_out_loss.compute()
-        self.held_out_loss.reset()
+        with torch.inference_mode(False):  # or its state could never be changed by a training run that follows
+            self.held_out_loss.reset()
         return {"loss": loss}
 
     def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
