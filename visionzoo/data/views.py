@@ -38,7 +38,10 @@ class Grid(NamedTuple):
 
     def take(self, mask: np.ndarray) -> np.ndarray:
         """(H, W) bool of a mask of the whole image; padding is False."""
-        return np.take(mask[self.rows], self.columns, axis=1) & self.valid()
+        seen: np.ndarray = np.take(mask[self.rows], self.columns, axis=1)
+        seen[self.rows < 0] = False
+        seen[:, self.columns < 0] = False
+        return seen
 
     def valid(self) -> np.ndarray:
         """(H, W) bool, where there is image."""
@@ -180,20 +183,19 @@ class TrainView:
             if not chosen:
                 height, width = self.preprocess.image_size
                 raise UnreadableImage(f"no objects of at least {least} pixels at {height} x {width}")
-        masks, valid = [seen for _, seen in chosen], grid.valid()
+        masks = [seen for _, seen in chosen]
         if self._augment is not None:
             self._augment.set_random_state(numbers, choices)
-            layers = [layer.astype(np.uint8) for layer in (*masks, valid)]
-            result = self._augment(image=pixels, masks=layers)
-            pixels = result["image"]
-            *masks, valid = (layer.astype(bool) for layer in result["masks"])
-            if not valid.all():  # colour has changed the padding too
-                pixels[~valid] = self.preprocess.pad_value
+            # Only where there is image: padding keeps its place and its colour.
+            inside = _inside(grid.rows), _inside(grid.columns)
+            result = self._augment(image=pixels[inside], masks=[seen[inside].astype(np.uint8) for seen in masks])
+            for layer, changed in zip((pixels, *masks), (result["image"], *result["masks"]), strict=True):
+                layer[inside] = changed
         return View(
-            image=to_tensor(np.ascontiguousarray(pixels), self.transform.channels),
-            masks=_stack(masks, valid.shape),
+            image=to_tensor(pixels, self.transform.channels),
+            masks=_stack(masks, grid.valid().shape),
             names=tuple(objects.names[k] for k, _ in chosen),
-            valid=torch.from_numpy(np.ascontiguousarray(valid)),
+            valid=torch.from_numpy(grid.valid()),
             size=objects.size,
             left_out=_left_out(objects, least),
         )
@@ -285,6 +287,12 @@ def eval_grid(transform: EvalTransform, height: int, width: int) -> Grid:
         source = ((place + 0.5) * (old / new)).astype(np.int64)
         axes.append(np.where((place >= 0) & (place < new), np.clip(source, 0, old - 1), -1))
     return Grid(axes[0], axes[1])
+
+
+def _inside(axis: np.ndarray) -> slice:
+    """The part of an axis of a :class:`Grid` that shows the image."""
+    shown = np.flatnonzero(axis >= 0)
+    return slice(int(shown[0]), int(shown[-1]) + 1)
 
 
 def _check_size(image: Image.Image, objects: Objects) -> None:
