@@ -66,6 +66,11 @@ TASKS: dict[str, TaskEntry] = {
             ("class_counts", "class_counts", lambda counts: [int(c) for c in counts]),
         ),
     ),
+    "clip": TaskEntry(
+        task="visionzoo.tasks.contrast:Contrast",
+        data="visionzoo.data.captions:CaptionData",
+        links=(("zero_shot_classes", "zero_shot_classes", list), ("templates", "zero_shot_templates", list)),
+    ),
     "mae": TaskEntry(
         task="visionzoo.tasks.masked:MaskedPretrain",
         data="visionzoo.data.unlabelled:UnlabelledData",
@@ -236,7 +241,16 @@ class TrainCLI(LightningCLI):
     def before_fit(self) -> None:
         if self.model.opening_line:
             self._say(self.model.opening_line)
+        if self.model.score_before and not self._get(self.config, "ckpt_path"):
+            self.model.before = self._scores()
         self._say(f"{summarize_parameters(self.model.model)}; run folder {self._path()}")
+
+    def _scores(self) -> dict[str, float]:
+        """The held-out scores of the task as it is, without leaving a trace in the loggers."""
+        loggers, self.trainer.loggers = self.trainer.loggers, []
+        found = self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        self.trainer.loggers = loggers
+        return {k.removeprefix("val/"): v for part in found for k, v in part.items()}
 
     def after_fit(self) -> None:
         """Evaluate what was exported, as it is on the disk, so that the printed number is that of the file."""

@@ -109,6 +109,8 @@ class CaptionData(VisionData):
         self.train_source: CaptionSource | None = train
         self.val_source: CaptionSource | None = sets.named.get("val")
         self.test_source = sets.named.get("test")
+        #: Sentences that class names are put into.
+        self.templates = tuple(DEFAULT_TEMPLATES if templates is None else templates)
         #: Captions in which nothing was written; they were dropped.
         self.empty_captions = sets.empty_captions
         #: (file, what is wrong with it) of files that were passed over when the data were opened, such as shards.

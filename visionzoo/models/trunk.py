@@ -8,6 +8,8 @@ from typing import Any
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
 from visionzoo.models.bundle import WEIGHTS_FILE, ModelConfig, read_config
+from visionzoo.models.clip.config import named_config
+from visionzoo.models.mae import MAE_BACKBONES
 from visionzoo.weights import load_weights
 
 
@@ -17,9 +19,13 @@ def trunk_name(config: ModelConfig) -> str:
     Raises:
         ValueError: for a configuration that names none.
     """
-    from visionzoo.models.mae import MAE_BACKBONES
-
-    name = config.architecture.get("backbone")
+    known = config.architecture
+    if config.task == "clip" and known.get("name") is not None:
+        clip = named_config(known["name"]).with_activation(known["activation"])
+        # another activation is another function under the same weights: timm has a name for each
+        quick = clip.image_activation == "quick_gelu"
+        return clip.backbone.replace("_clip_", "_clip_quickgelu_") if quick else clip.backbone
+    name = known.get("backbone")
     if not isinstance(name, str):
         raise ValueError(f"the model of task {config.task!r} does not say which backbone it has")
     return MAE_BACKBONES.get(name, name)

@@ -28,6 +28,7 @@ class RunFolder:
         self.mistakes = self.path / "mistakes.png"
         self.per_class = self.path / "per_class.csv"
         self.sheets = self.path / "sheets"  #: pictures drawn while training
+        self.retrieval = self.path / "retrieval.png"
         self.reconstruction = self.path / "reconstruction.png"
 
     @classmethod

@@ -52,6 +52,8 @@ class VisionTask(LightningModule):
     monitor_mode: str = "max"
     prediction_columns: ClassVar[tuple[str, ...]] = ()  #: of ``predictions.csv``, after the image
     load_report: LoadReport | None = None  #: what came of ``weights``
+    score_before: bool = False  #: whether to evaluate before training, so that what is forgotten is seen
+    before: Mapping[str, float] = {}  #: that evaluation, by name without stage
     opening_line: str = ""  #: what a person should know before training starts, such as what was loaded
     sheet_every_n_steps: int = 0  #: optimizer steps between pictures drawn by ``draw_sheet``, for tasks that have it
     sheet_images: int = 8

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from visionzoo.files import atomic_path
 
 _GAP, _LINE, _TEXT = 12, 17, 13
-_INK, _GREY, _RED, _GREEN = "#1f2933", "#6a737d", "#b3261e", "#22733f"
+_INK, _GREY, RED, GREEN = "#1f2933", "#6a737d", "#b3261e", "#22733f"
 
 
 class MistakeItem(NamedTuple):
@@ -102,8 +102,8 @@ def mistakes_sheet(
     rows = [MistakeItem(*item) for item in items]
     captions = [
         [
-            Line(_one_line(r.predicted), _RED),
-            Line(_one_line(r.true), _GREEN),
+            Line(_one_line(r.predicted), RED),
+            Line(_one_line(r.true), GREEN),
             Line(f"{100 * r.confidence:.1f} % sure", _GREY),
         ]
         for r in rows

@@ -1,0 +1,285 @@
+"""Train images and texts into one space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from visionzoo.losses.contrastive import info_nce, sigmoid_loss
+from visionzoo.losses.gather import cached_backward, gather_features
+from visionzoo.models.bundle import ModelConfig
+from visionzoo.models.clip import Clip, create_clip
+from visionzoo.models.clip.interpolate import interpolated
+from visionzoo.runs import RunFolder
+from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found
+from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
+from visionzoo.types import CaptionBatch, ImageBatch
+from visionzoo.weights import load_weights
+
+
+class Contrast(VisionTask):
+    """Contrastive image-text training: CLIP's loss (arXiv 2103.00020) or SigLIP's (arXiv 2303.15343).
+
+    Args:
+        zero_shot_classes: names of the classes of the zero-shot images, set from the data.
+        zero_shot_templates: sentences that a class name is put into, set from the data.
+        name: open_clip's name of a model, such as ViT-B-32; or give a backbone.
+        backbone: image backbone from ``visionzoo models``, with a text tower of the size ``text`` beside it.
+        weights: a whole CLIP to start from (a run of this task, or released weights with their configuration); or a
+            run of another task (mae, classify), whose backbone becomes the image tower.
+        image_weights: weights of the image backbone alone: a file, a folder, a run of another task, or timm:tag.
+        image_size: height and width of the model's input in pixels, one number or two; none for the model's own.
+        text: size of the text tower beside a backbone: nano, tiny, small, base, large or huge.
+        text_width: width instead of the size's.
+        text_layers: blocks instead of the size's.
+        text_heads: heads instead of the size's.
+        context_length: tokens of a text, start and end included; none for 77.
+        embed_dim: width of the joint space; none for the text tower's.
+        loss: softmax (CLIP) or sigmoid (SigLIP) beside a backbone; none for softmax, or what the named model has.
+        tokenizer: clip, or a folder with a tokenizer of transformers; none for clip.
+        activation: gelu, quick_gelu or gelu_tanh, as the weights were trained; none for what is recorded with them.
+        image_statistics: openai, imagenet or inception, as the weights were trained; none for what is recorded.
+        patch_dropout: share of the patches that are left out of each training image (FLIP).
+        drop_path: stochastic-depth rate of the image tower's last block.
+        lock_image: freeze the image backbone and train the rest (LiT).
+        micro_batch: encode this many pairs at a time and still take the loss over the whole batch (GradCache); 0 for
+            all at once. BatchNorm then sees one part at a time.
+        clip_grad_norm: with micro_batch, the largest norm of the gradient; elsewhere use trainer.gradient_clip_val.
+        wise_ft: share of the trained weights in what is exported, the rest being those it started from (WiSE-FT, arXiv
+            2109.01903); 1 exports the trained weights, 0.5 is the paper's choice.
+        betas: AdamW's two momenta.
+        weight_decay: AdamW's weight decay; norms, biases, tokens, position tables and the temperature are not decayed.
+    """
+
+    task_name = "clip"
+    monitor = "val/recall_mean"
+
+    model: Clip
+
+    def __init__(
+        self,
+        *,
+        zero_shot_classes: Sequence[str] = (),
+        zero_shot_templates: Sequence[str] = ("a photo of a {}.",),
+        name: str | None = None,
+        backbone: str | None = None,
+        weights: str | None = None,
+        image_weights: str | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        text: str | None = None,
+        text_width: int | None = None,
+        text_layers: int | None = None,
+        text_heads: int | None = None,
+        context_length: int | None = None,
+        embed_dim: int | None = None,
+        loss: Literal["softmax", "sigmoid"] | None = None,
+        tokenizer: str | None = None,
+        activation: str | None = None,
+        image_statistics: str | None = None,
+        patch_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        lock_image: bool = False,
+        micro_batch: int = 0,
+        clip_grad_norm: float = 0.0,
+        wise_ft: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(betas=betas, weight_decay=weight_decay, **kwargs)
+        if not 0 < wise_ft <= 1:
+            raise ValueError(f"wise_ft={wise_ft} must be above 0 and at most 1; 1 exports the trained weights")
+        if wise_ft < 1 and weights is None:
+            raise ValueError(
+                f"wise_ft={wise_ft} needs model.weights: it mixes with the model that training starts from"
+            )
+        if micro_batch < 0 or clip_grad_norm < 0:
+            raise ValueError(f"micro_batch={micro_batch} and clip_grad_norm={clip_grad_norm} must be at least 0")
+        if clip_grad_norm and not micro_batch:
+            raise ValueError("clip_grad_norm is for micro_batch; without it use --trainer.gradient_clip_val")
+        if self.layer_decay != 1:
+            raise ValueError(f"layer_decay={self.layer_decay}: two towers have no one order of layers; use 1")
+        self.zero_shot_classes, self.zero_shot_templates = tuple(zero_shot_classes), tuple(zero_shot_templates)
+        self.micro_batch, self.clip_grad_norm, self.wise_ft = micro_batch, clip_grad_norm, wise_ft
+        self.automatic_optimization = not micro_batch
+        self.score_before = (weights or image_weights) is not None and bool(zero_shot_classes)
+
+        options = {
+            "image_size": image_size, "text": text, "text_width": text_width, "text_layers": text_layers,
+            "text_heads": text_heads, "context_length": context_length, "embed_dim": embed_dim, "loss": loss,
+            "tokenizer": tokenizer, "activation": activation, "preprocess": image_statistics,
+            "patch_dropout": patch_dropout, "drop_path": drop_path,
+        }  # fmt: skip
+        model, self.opening_line = _build(name, backbone, weights, image_weights, options)
+        self.start = {k: v.clone() for k, v in model.state_dict().items()} if wise_ft < 1 else None
+        if lock_image:
+            model.lock_image_tower()
+        self.backbone_name: str = name or model.visual.trunk.name
+        self.use_model(model, model.preprocess)
+        self.evaluation = ContrastEvaluation(len(self.zero_shot_classes))
+        self.found: list[Found] = []
+        self._class_features: Tensor | None = None
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def encode(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) normalised images and (B, L) ids -> both features, (B, E) of length one."""
+        image_features, text_features, *_ = self.model(*part)
+        return image_features, text_features
+
+    def contrast(self, images: Tensor, texts: Tensor) -> Tensor:
+        """The loss of features, over the pairs of all processes."""
+        model = self.model
+        if model.logit_bias is None:
+            return info_nce(images, texts, model.logit_scale, gather=gather_features)
+        return sigmoid_loss(images, texts, model.logit_scale, model.logit_bias, gather=gather_features)
+
+    def _parts(self, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
+        images = self.normalize(batch.images)
+        return images, self.model.tokenizer(list(batch.texts)).to(images.device)
+
+    def train_loss(self, batch: CaptionBatch) -> TrainStep:
+        images, ids = self._parts(batch)
+        if self.micro_batch:
+            loss = self._cached_step(images, ids)
+        else:
+            loss = self.contrast(*self.encode((images, ids)))
+        return TrainStep(loss, {"temperature": 1 / self.model.logit_scale.exp()}, len(images))
+
+    def _cached_step(self, images: Tensor, ids: Tensor) -> Tensor:
+        """A whole optimizer step of a batch larger than memory."""
+        optimizer: Any = self.optimizers()
+        strategy: Any = self.trainer.strategy
+        parts = list(zip(images.split(self.micro_batch), ids.split(self.micro_batch), strict=True))
+        shared = [p for p in (self.model.logit_scale, self.model.logit_bias) if p is not None]
+        loss = cached_backward(
+            self.encode,
+            parts,
+            self.contrast,
+            shared=shared,
+            backward=self.manual_backward,
+            no_sync=getattr(strategy.model, "no_sync", nullcontext),
+        )
+        if self.clip_grad_norm:
+            self.clip_gradients(optimizer, self.clip_grad_norm, "norm")
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.model.clamp_logit_scale()
+
+    # ---- evaluation -------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._class_features = None  # the weights have changed since
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        del batch_idx, dataloader_idx
+        self.update_evaluation(batch)
+
+    def update_evaluation(self, batch: CaptionBatch | ImageBatch) -> None:
+        if len(batch.images) == 0:
+            return
+        images = self.model.encode_image(self.normalize(batch.images), normalize=True)
+        if isinstance(batch, CaptionBatch):
+            texts = self._encode_texts(batch.texts)
+            kept = batch.images, batch.texts
+            self.evaluation.add_captions(images, texts, batch.index, batch.text_image, *kept)
+            return
+        if self._class_features is None:
+            self._class_features = self._encode_classes()
+        self.evaluation.add_labels(images @ self._class_features.T, batch.labels)
+
+    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
+        ids = self.model.tokenizer(list(texts)).to(self.device)
+        return self.model.encode_text(ids, normalize=True)
+
+    def _encode_classes(self) -> Tensor:
+        """(K, E): for each class the mean over the templates, of length one."""
+        rows = [
+            self._encode_texts([t.format(name) for t in self.zero_shot_templates]) for name in self.zero_shot_classes
+        ]
+        return F.normalize(torch.stack([row.mean(0) for row in rows]), dim=-1)
+
+    def finish_evaluation(self) -> dict[str, Tensor]:
+        self.found = self.evaluation.found()
+        values = self.evaluation.finish()
+        if "recall_mean" not in values:
+            self.monitor = "val/accuracy"  # there are labelled images only
+        return values
+
+    def draw_results(self, folder: RunFolder) -> None:
+        from visionzoo.viz.retrieval import retrieval_sheet
+
+        if self.found:
+            retrieval_sheet(self.found, folder.retrieval)
+
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        parts = []
+        for way, text in (("image_to_text", "image to text"), ("text_to_image", "text to image")):
+            if f"{way}_r1" in metrics:
+                parts.append(
+                    f"{text} R@1/5/10 " + "/".join(f"{100 * metrics[f'{way}_r{k}']:.1f}" for k in (1, 5, 10)) + " %"
+                )
+        if "accuracy" in metrics:
+            before = f" ({100 * self.before['accuracy']:.2f} % before training)" if "accuracy" in self.before else ""
+            parts.append(f"zero-shot accuracy {100 * metrics['accuracy']:.2f} %{before}")
+        if cut := self.model.tokenizer.truncated:
+            parts.append(f"{cut} captions were longer than {self.model.context_length} tokens and cut")
+        return ", ".join(parts)
+
+    def export_model(self) -> tuple[nn.Module, ModelConfig]:
+        model: Clip = self.model if self.start is None else interpolated(self.model, self.start, self.wise_ft)
+        config = ModelConfig(
+            task=self.task_name,
+            architecture=model.architecture,
+            preprocess=self.preprocess,
+            labels=self.zero_shot_classes,
+        )
+        return model, config
+
+
+def _build(
+    name: str | None, backbone: str | None, weights: str | None, image_weights: str | None, options: dict[str, Any]
+) -> tuple[Clip, str]:
+    """The model, with weights, and a line that says how much of it was loaded."""
+    given = {k: v for k, v in options.items() if v is not None}
+    config = run_config(weights)
+    if config is not None and config.task != "clip":  # a run whose backbone becomes the image tower
+        weights, image_weights = None, weights
+    if weights is not None:
+        if config is None:
+            model = create_clip(name, backbone=backbone, weights=weights, **given)
+            return model, f"{model.name} loaded from {weights}"
+        _same_model(weights, config, name, backbone)
+        model = create_clip(**{**config.architecture, **given})
+        return model, str(load_weights(model, weights))
+    if image_weights is not None and name is None:
+        found = trunk_options(image_weights, {"backbone": backbone, "image_size": options["image_size"]})
+        backbone = found["backbone"]
+        given |= {"image_size": found["image_size"]} if found["image_size"] is not None else {}
+    model = create_clip(name, backbone=backbone, **given)
+    if image_weights is None:
+        return model, ""
+    trunk = model.visual.trunk
+    report = load_weights(trunk, image_weights)
+    model.preprocess = trunk.preprocess  # as these weights want their images
+    return model, describe_handover(report, trunk)
+
+
+def _same_model(weights: str, config: ModelConfig, name: str | None, backbone: str | None) -> None:
+    for option, given in (("name", name), ("backbone", backbone)):
+        if given is not None and given != config.architecture.get(option):
+            raise ValueError(
+                f"{weights} holds a CLIP whose {option} is {config.architecture.get(option)}, not {given}; "
+                f"leave --model.{option} out"
+            )
