@@ -141,7 +141,7 @@ def test_answers_as_open_clip():
     assert model(text=text)[0] is None
     model.output_dict = True
     assert list(model(images, text)) == ["image_features", "text_features", "logit_scale"]
-    assert list(model.state_dict())[0] == "logit_scale"
+    assert next(iter(model.state_dict())) == "logit_scale"
 
 
 def test_sigmoid_has_a_bias():

@@ -223,7 +223,7 @@ def test_a_folder_of_ours_is_a_model(tmp_path):
 
 
 def test_a_folder_that_says_nothing(theirs, tmp_path):
-    with pytest.raises(ValueError, match="nothing beside .* says which CLIP it is; give its name"):
+    with pytest.raises(ValueError, match=r"nothing beside .* says which CLIP it is; give its name"):
         vz.create_clip(weights=put(tmp_path / "bare", theirs))
     (tmp_path / "bare" / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": open_clip.get_model_config("ViT-bigG-14"), "preprocess_cfg": {}})
