@@ -118,6 +118,12 @@ class SegmentationData(VisionData):
         source = self.train_source or self.val_source or self.test_source
         return source.categories if source is not None else ()
 
+    @property
+    def fixed_images(self) -> bool:
+        """Whether a training image looks the same in every epoch, so that its embedding can be kept."""
+        o = self.view_options
+        return o.crop == "resize" and not (o.hflip or o.vflip or o.color_jitter)
+
     def fingerprint(self) -> str:
         """A hash of which images (and, for COCO, masks) are in which split, 32 hex digits. Reads no image."""
         if self._fingerprint is None:
