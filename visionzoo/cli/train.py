@@ -71,6 +71,11 @@ TASKS: dict[str, TaskEntry] = {
         data="visionzoo.data.captions:CaptionData",
         links=(("zero_shot_classes", "zero_shot_classes", list), ("templates", "zero_shot_templates", list)),
     ),
+    "segment": TaskEntry(
+        task="visionzoo.tasks.segment:PromptSegment",
+        data="visionzoo.data.segmentation:SegmentationData",
+        links=(("fixed_images", "fixed_images", None),),
+    ),
     "mae": TaskEntry(
         task="visionzoo.tasks.masked:MaskedPretrain",
         data="visionzoo.data.unlabelled:UnlabelledData",
@@ -204,8 +209,8 @@ class TrainCLI(LightningCLI):
         if self._only != "fit":
             return found
         task: VisionTask = self.model
-        if task.sheet_every_n_steps:
-            found.append(Sheets(task.sheet_every_n_steps, task.sheet_images))
+        if task.sheet_every_n_steps or task.sheet_every_epoch:
+            found.append(Sheets(task.sheet_every_n_steps, task.sheet_images, every_epoch=task.sheet_every_epoch))
         if task.ema_decay:
             found.append(EMA(task.ema_decay))
         if patience := self._get(self.config, "early_stopping"):

@@ -37,13 +37,13 @@ class SegmentationData(VisionData):
         masks_per_image: int = 16,
         eval_masks_per_image: int | None = None,
         min_area: int = 4,
-        crop: SegmentCrop = "scale_jitter",
+        crop: SegmentCrop = "resize",
         jitter_scale: tuple[float, float] = (0.5, 2.0),
         crop_scale: tuple[float, float] = (0.3, 1.0),
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        hflip: float = 0.5,
+        hflip: float = 0.0,
         vflip: float = 0.0,
-        color_jitter: float = 0.1,
+        color_jitter: float = 0.0,
         **kwargs: Any,
     ) -> None:
         """
@@ -62,8 +62,9 @@ class SegmentationData(VisionData):
             masks_per_image: most objects of an image in one training step; which of more is drawn each time.
             eval_masks_per_image: most objects of an image in evaluation, drawn once. None for all.
             min_area: an object of fewer pixels, in the image or in the view, is left out and counted.
-            crop: ``scale_jitter`` (the image scaled at random, then cut or padded), ``random_resized`` (a random
-                region, stretched) or ``resize`` (as in evaluation).
+            crop: ``resize`` (as in evaluation: what a frozen encoder makes of such images is computed once and kept),
+                ``scale_jitter`` (the image scaled at random, then cut or padded) or ``random_resized`` (a random
+                region, stretched).
             jitter_scale: smallest and largest scale of ``crop=scale_jitter``; 1 is the size in evaluation.
             crop_scale: area of the region of ``crop=random_resized``, as a share of the image.
             crop_ratio: its width / height.

@@ -28,6 +28,8 @@ from visionzoo.inference.device import resolve_device
 from visionzoo.inference.stream import Stream, Unreadable
 from visionzoo.models.bundle import CONFIG_FILE, read_config
 from visionzoo.models.trunk import load_trunk
+from visionzoo.runs.cache import cache_folder
+from visionzoo.weights.fingerprint import weights_hash
 
 FeatureKind = Literal["auto", "pooled", "mean"]
 #: Inverse strengths of the linear classifier's L2 penalty that are tried.
@@ -124,8 +126,8 @@ def probe(
     if kind == "auto":
         kind = "mean" if is_run and read_config(model).task in ("mae", "simmim") else "pooled"
     backbone.to(resolve_device(device)).eval()
-    folder = Path(cache) if cache is not None else default_cache()
-    read = functools.partial(_features, backbone, kind, batch_size, folder, _weights_hash(backbone))
+    folder = Path(cache) if cache is not None else cache_folder("features")
+    read = functools.partial(_features, backbone, kind, batch_size, folder, weights_hash(backbone))
     parts = [read(train, "train"), read(test, "test")]
     (x, y), (tx, ty) = ((p.values, p.labels) for p in parts)
     if len(np.unique(y)) < 2 or not len(ty):
@@ -226,19 +228,6 @@ def _backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are the same ones every time
         return create_backbone(str(model), weights=weights, image_size=image_size)
-
-
-def default_cache() -> Path:
-    """Where features are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "visionzoo" / "features"
-
-
-def _weights_hash(backbone: Backbone) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for key, tensor in sorted(backbone.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _content_hash(source: Source) -> str:

@@ -29,6 +29,7 @@ class RunFolder:
         self.per_class = self.path / "per_class.csv"
         self.sheets = self.path / "sheets"  #: pictures drawn while training
         self.retrieval = self.path / "retrieval.png"
+        self.masks_sheet = self.path / "masks.png"
         self.reconstruction = self.path / "reconstruction.png"
 
     @classmethod

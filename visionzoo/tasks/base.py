@@ -56,6 +56,7 @@ class VisionTask(LightningModule):
     before: Mapping[str, float] = {}  #: that evaluation, by name without stage
     opening_line: str = ""  #: what a person should know before training starts, such as what was loaded
     sheet_every_n_steps: int = 0  #: optimizer steps between pictures drawn by ``draw_sheet``, for tasks that have it
+    sheet_every_epoch: bool = False
     sheet_images: int = 8
 
     model: nn.Module

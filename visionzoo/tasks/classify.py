@@ -97,7 +97,7 @@ class Classify(VisionTask):
         if finetune != "full":
             _freeze_trunk(model)
         if finetune == "lora":
-            add_adapters(model, rank=lora_rank, alpha=lora_alpha)
+            add_adapters(model, rank=lora_rank, alpha=lora_alpha, keep=model.head_prefixes)
         self.backbone_name: str = architecture["backbone"]
         self.use_model(model, model.preprocess, in_chans)
         self.evaluation = ClassificationEvaluation(num_classes, multi_label)

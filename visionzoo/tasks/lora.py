@@ -8,11 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from visionzoo.models.classifier import Classifier
 
+def add_adapters(model: nn.Module, *, rank: int, alpha: float, keep: tuple[str, ...]) -> None:
+    """Put an adapter beside every linear layer of the frozen trunk, in place; what trains already goes on training.
 
-def add_adapters(model: Classifier, *, rank: int, alpha: float) -> None:
-    """Put an adapter beside every linear layer of the frozen trunk, in place; the head stays as it is and trains.
+    Args:
+        model: what to adapt.
+        rank: width of the adapters.
+        alpha: their output is scaled by alpha / rank.
+        keep: prefixes of modules that get none, such as a head.
 
     Raises:
         ValueError: without peft, for a rank below 1, or for a backbone without linear layers.
@@ -23,10 +27,10 @@ def add_adapters(model: Classifier, *, rank: int, alpha: float) -> None:
         raise ValueError('finetune=lora needs the package peft; run: pip install "visionzoo[lora]"') from error
     if rank < 1 or not math.isfinite(alpha):
         raise ValueError(f"lora_rank={rank} must be at least 1 and lora_alpha={alpha} finite")
-    targets = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not _in_head(model, n)]
+    targets = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not f"{n}.".startswith(keep)]
     if not targets:
         raise ValueError(
-            f"finetune=lora needs linear layers outside the head, and {model.name} has none; use full or head"
+            f"finetune=lora needs linear layers outside {', '.join(keep)}, and {model.name} has none; use full or head"
         )
     trained = [p for p in model.parameters() if p.requires_grad]
     scale: Any = alpha  # peft annotates int and multiplies
@@ -45,7 +49,3 @@ def merged_copy(model: nn.Module) -> nn.Module:
             merged.set_submodule(name, adapter.get_base_layer())
     vars(merged).pop("peft_config", None)
     return merged
-
-
-def _in_head(model: Classifier, name: str) -> bool:
-    return f"{name}.".startswith(model.head_prefixes)

@@ -37,6 +37,14 @@ class OwnEncoder(_Base):
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
         return self.forward_features(images.to(self.patch_embed.proj.weight.dtype))
 
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What a frozen encoder gives: the embedding itself, (B, C, h, w)."""
+        return [self(images)]
+
+    def join(self, maps: list[Tensor]) -> Tensor:
+        """:meth:`maps` to the embedding."""
+        return maps[0]
+
 
 class Neck(nn.Module):
     """Feature maps of any widths and strides, summed on one grid: -> (B, C, h, w).
@@ -62,9 +70,13 @@ class Neck(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         total: Tensor | None = None
         for layer, x in zip(self.lateral, maps, strict=True):
-            x = self._fit(layer(x))
+            x = self._fit(layer(self.reduce(x)))  # the 1 x 1 convolution comes where there are fewer pixels
             total = x if total is None else total + x
         return self.mix(total)
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """A finer map brought to the grid; any other as it is."""
+        return self._fit(x) if x.shape[-1] > self.grid_size[1] else x
 
     def _fit(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) == self.grid_size:
@@ -114,7 +126,8 @@ class NeckedEncoder(nn.Module):
         ghosts = {k: torch.empty_like(p, device="meta").requires_grad_() for k, p in self.named_parameters()}
         buffers = {k: torch.empty_like(b, device="meta") for k, b in self.named_buffers()}
         images = torch.empty(2, self.trunk.in_chans, *self.image_size, device="meta")
-        functional_call(self, {**ghosts, **buffers}, (images,)).sum().backward()
+        with torch.inference_mode(False), torch.enable_grad():
+            functional_call(self, {**ghosts, **buffers}, (images,)).sum().backward()
         for name, parameter in self.named_parameters():
             if ghosts[name].grad is None:
                 parameter.requires_grad_(False)
@@ -125,11 +138,21 @@ class NeckedEncoder(nn.Module):
         return max(self.image_size)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.join(self.maps(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What a frozen trunk gives, on grids no finer than the embedding's; the neck still has to learn."""
         images = images.to(self.neck.mix[0].weight.dtype)  # type: ignore[arg-type]
         if not self.levels:
-            return self.neck([self.trunk(images).grid])
-        maps = self.trunk.pyramid(images)
-        return self.neck([maps[i] for i in self.levels])
+            maps = [self.trunk(images).grid]
+        else:
+            pyramid = self.trunk.pyramid(images)
+            maps = [pyramid[i] for i in self.levels]
+        return [self.neck.reduce(x) for x in maps]
+
+    def join(self, maps: list[Tensor]) -> Tensor:
+        """:meth:`maps` to the embedding, (B, C, h, w)."""
+        return self.neck(maps)
 
 
 def make_encoder(backbone: Backbone, stride: int | None = None) -> OwnEncoder | NeckedEncoder:

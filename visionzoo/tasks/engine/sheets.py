@@ -18,10 +18,11 @@ class Sheets(Callback):
     Args:
         every_n_steps: optimizer steps between sheets; 0 draws none.
         images: images on a sheet.
+        every_epoch: draw one at the end of every epoch as well.
     """
 
-    def __init__(self, every_n_steps: int, images: int) -> None:
-        self.every_n_steps, self.images = every_n_steps, images
+    def __init__(self, every_n_steps: int, images: int, *, every_epoch: bool = False) -> None:
+        self.every_n_steps, self.images, self.every_epoch = every_n_steps, images, every_epoch
         self._batch: Any = None
         self._last_step = -1
 
@@ -35,6 +36,10 @@ class Sheets(Callback):
         stepped, self._last_step = step != self._last_step, step
         if stepped and self.every_n_steps and step % self.every_n_steps == 0 and trainer.is_global_zero:
             self._draw(trainer, pl_module, step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_epoch and trainer.is_global_zero:
+            self._draw(trainer, pl_module, trainer.global_step)
 
     def _draw(self, trainer: Trainer, task: Any, step: int) -> None:
         if self._batch is None:

@@ -1,0 +1,174 @@
+"""Simulated conversations with a promptable model, for training and for evaluation (arXiv 2304.02643, appendix A).
+
+Legend: N objects, P points, (H, W) pixels of the model's input, (h, w) of the masks as they come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from visionzoo.metrics.clicks import Clicks, central_clicks, noisy_boxes, random_clicks
+from visionzoo.metrics.segmentation import mask_boxes, mask_iou
+from visionzoo.models.sam.model import Sam, SamOutput
+from visionzoo.models.sam.prompts import BOTTOM_RIGHT, IGNORED, NOT_A_POINT, TOP_LEFT, Prompts
+
+
+class Objects(NamedTuple):
+    """What is asked about."""
+
+    masks: Tensor  #: (N, H, W) bool, none empty
+    image_index: Tensor  #: (N,) int64
+
+
+def point_prompts(clicks: Clicks, image_index: Tensor) -> Prompts:
+    """A first click on each object: two tokens, the click and Meta's padding."""
+    points = torch.stack((clicks.points, torch.zeros_like(clicks.points)), dim=1)
+    labels = torch.stack((clicks.labels, torch.full_like(clicks.labels, NOT_A_POINT)), dim=1)
+    return Prompts(points, labels, image_index=image_index)
+
+
+def box_prompts(boxes: Tensor, image_index: Tensor) -> Prompts:
+    """A box around each object, (N, 4): two tokens, its corners."""
+    labels = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=boxes.device).expand(len(boxes), 2)
+    return Prompts(boxes.reshape(-1, 2, 2).float(), labels, image_index=image_index)
+
+
+def add_clicks(prompts: Prompts, clicks: Clicks, masks: Tensor) -> Prompts:
+    """One more click on each object, none where there is no error, and the last answer, (N, 1, h, w) logits."""
+    labels = torch.where(clicks.found, clicks.labels, IGNORED)
+    return prompts._replace(
+        points=torch.cat((prompts.points, clicks.points[:, None]), dim=1),
+        labels=torch.cat((prompts.labels, labels[:, None]), dim=1),
+        masks=masks,
+    )
+
+
+def best_masks(output: SamOutput) -> Tensor:
+    """(N, 1, h, w) logits of the mask that each prompt's answer trusts most."""
+    best = output.scores.argmax(dim=1)
+    return output.masks[torch.arange(len(best), device=best.device), best][:, None]
+
+
+def upscale(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, 1, h, w) logits -> (N, H, W) logits."""
+    return F.interpolate(masks.float(), size, mode="bilinear", align_corners=False)[:, 0]
+
+
+class Round(NamedTuple):
+    """One answer of a conversation."""
+
+    output: SamOutput
+    prompts: Prompts
+
+
+def training_rounds(
+    model: Sam, embeddings: Tensor, objects: Objects, *, clicks: int, mask_rounds: int, box_share: float
+) -> Iterator[Round]:
+    """The answers that are trained: a first click or a noisy box, corrective clicks, and rounds with the mask alone.
+
+    A first click is drawn evenly from the object, a corrective one from where the last mask is wrong. The mask goes
+    back in as logits, without its gradient. One of the rounds without a click comes at a random place among the
+    corrective ones, the others at the end (appendix A, "Training algorithm").
+
+    Args:
+        model: the network.
+        embeddings: (B, C, h', w').
+        objects: N of them.
+        clicks: corrective clicks; 8 in the paper.
+        mask_rounds: rounds with the mask alone; 2 in the paper.
+        box_share: chance that an object is first shown by a box; one half in the paper.
+    """
+    n, size = len(objects.masks), objects.masks.shape[-2:]
+    device = objects.masks.device
+    by_click = point_prompts(random_clicks(torch.zeros_like(objects.masks), objects.masks), objects.image_index)
+    boxes = noisy_boxes(mask_boxes(objects.masks), (size[0], size[1]))
+    by_box = box_prompts(boxes, objects.image_index)
+    chosen = torch.rand(n, device=device) < box_share
+    prompts = Prompts(
+        torch.where(chosen[:, None, None], by_box.points, by_click.points),
+        torch.where(chosen[:, None], by_box.labels, by_click.labels),
+        image_index=objects.image_index,
+    )
+    early = int(torch.randint(clicks, ())) if clicks and mask_rounds > 1 else -1
+    steps = [True] * clicks
+    if early >= 0:
+        steps.insert(early + 1, False)
+    steps += [False] * (mask_rounds - (early >= 0))
+    # one prompt may mean several things, and gets three answers; more are clear
+    output = model.decode(embeddings, prompts, multimask=True)
+    yield Round(output, prompts)
+    for is_click in steps:
+        last = best_masks(output).detach()
+        if is_click:
+            wrong = random_clicks(upscale(last, (size[0], size[1])) > 0, objects.masks)
+            prompts = add_clicks(prompts, wrong, last)
+        else:
+            prompts = prompts._replace(masks=last)
+        output = model.decode(embeddings, prompts, multimask=False)
+        yield Round(output, prompts)
+
+
+class Answers(NamedTuple):
+    """What a model answers in an evaluation."""
+
+    click_ious: Tensor  #: (N, K) after 1 to K clicks
+    box_iou: Tensor  #: (N,)
+    points: Tensor  #: (N, K, 2), the clicks
+    labels: Tensor  #: (N, K); -2 where a mask was right already
+    boxes: Tensor  #: (N, 4)
+    click_masks: list[Tensor]  #: K of (N, H, W) bool
+    box_masks: Tensor  #: (N, H, W) bool
+
+
+@torch.no_grad()
+def evaluate_prompts(
+    model: Sam, embeddings: Tensor, objects: Objects, valid: Tensor, *, clicks: int, keep_masks: bool = False
+) -> Answers:
+    """Ask a model about objects as a careful user would: the same clicks every time.
+
+    The first click is in the middle of the object, each further one in the middle of the largest error. The answer to
+    one click is the one of three that the model trusts most.
+
+    Args:
+        model: the network.
+        embeddings: (B, C, h', w').
+        objects: N of them.
+        valid: (N, H, W) bool, False for padding.
+        clicks: K.
+        keep_masks: keep the masks after every click, for a picture.
+    """
+    size = (objects.masks.shape[-2], objects.masks.shape[-1])
+    masks = torch.zeros_like(objects.masks)
+    ious, kept, points, labels = [], [], [], []
+    prompts: Prompts | None = None
+    output: SamOutput | None = None
+    for _ in range(clicks):
+        click = central_clicks(masks, objects.masks)
+        if prompts is None or output is None:
+            prompts = point_prompts(click, objects.image_index)
+        else:
+            prompts = add_clicks(prompts, click, best_masks(output))
+        output = model.decode(embeddings, prompts, multimask=prompts.masks is None)
+        masks = (upscale(best_masks(output), size) > 0) & valid
+        ious.append(mask_iou(masks, objects.masks))
+        points.append(click.points)
+        labels.append(torch.where(click.found, click.labels, IGNORED))
+        if keep_masks:
+            kept.append(masks)
+    boxes = mask_boxes(objects.masks).float()
+    output = model.decode(embeddings, box_prompts(boxes, objects.image_index), multimask=False)
+    box_masks = (upscale(output.masks, size) > 0) & valid
+    return Answers(
+        torch.stack(ious, dim=1),
+        mask_iou(box_masks, objects.masks),
+        torch.stack(points, dim=1),
+        torch.stack(labels, dim=1),
+        boxes,
+        kept,
+        box_masks,
+    )

@@ -1,0 +1,77 @@
+"""Names as prompts, through the text tower of a CLIP (arXiv 2304.02643, section 7.5, with text in training).
+
+An experiment: the paper trains with CLIP's image embeddings of each mask and prompts with text; here the names of
+objects are embedded directly.
+
+Legend: N objects, (H, W) pixels, T width of a text embedding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from visionzoo.models.bundle import CONFIG_FILE, load_bundle
+from visionzoo.models.clip import Clip, create_clip
+from visionzoo.models.sam.prompts import Prompts
+from visionzoo.types import SegmentBatch
+
+TEMPLATE = "a photo of a {}."
+
+
+class TextPrompts:
+    """A frozen text tower. It is no part of the segmentation model, whose checkpoints do not hold it.
+
+    Args:
+        clip: the model; its image tower is not used.
+    """
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip = clip.requires_grad_(False).eval()
+        self.width = clip.embed_dim
+        self._known: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, source: str) -> TextPrompts:
+        """From a run of ``train.py clip``, or released weights with their configuration.
+
+        Raises:
+            ValueError: for a model of another task.
+        """
+        if os.path.isdir(source) and (Path(source) / CONFIG_FILE).is_file():
+            model: nn.Module = load_bundle(source)[0]
+        else:
+            model = create_clip(weights=source)
+        if not isinstance(model, Clip):
+            raise ValueError(f"{source} holds no CLIP; text prompts need its text tower")
+        return cls(model)
+
+    @torch.no_grad()
+    def embed(self, names: Sequence[str]) -> Tensor:
+        """(N, T), of length one. Each name is encoded once."""
+        for name in dict.fromkeys(names):
+            if name not in self._known:
+                ids = self.clip.tokenizer([TEMPLATE.format(name)])
+                self._known[name] = self.clip.encode_text(ids, normalize=True)[0].float().cpu().clone()
+        return torch.stack([self._known[name] for name in names])
+
+    def of_batch(self, batch: SegmentBatch) -> tuple[Prompts, Tensor] | None:
+        """One prompt for each name in each image, and the union of the objects so called, (N, H, W) bool.
+
+        None if no object has a name.
+        """
+        groups: dict[tuple[int, str], list[int]] = {}
+        for i, (b, name) in enumerate(zip(batch.image_index.tolist(), batch.names, strict=True)):
+            if name:
+                groups.setdefault((b, name), []).append(i)
+        if not groups:
+            return None
+        device = batch.masks.device
+        masks = torch.stack([batch.masks[members].any(dim=0) for members in groups.values()])
+        text = self.embed([name for _, name in groups]).to(device)
+        prompts = Prompts.of(text=text, image_index=torch.tensor([b for b, _ in groups], device=device))
+        return prompts, masks

@@ -1,0 +1,49 @@
+"""Objects, the clicks on them, and the masks that came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from visionzoo.viz.overlay import draw_prompts, paint_masks
+from visionzoo.viz.sheets import contact_sheet
+
+
+class SegmentRow(NamedTuple):
+    """One object of one image."""
+
+    image: np.ndarray  #: (H, W, 3) uint8
+    truth: np.ndarray  #: (H, W) bool
+    clicks: Sequence[np.ndarray]  #: K of (H, W) bool, the mask after each click
+    ious: Sequence[float]  #: K, IoU after each click
+    points: Sequence[Sequence[float]]  #: K of (x, y)
+    labels: Sequence[int]  #: K, 1 or 0; below 0 where no click was needed
+    box: Sequence[float]  #: x0, y0, x1, y1
+    by_box: np.ndarray  #: (H, W) bool
+    box_iou: float
+
+
+def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: str = "") -> Path:
+    """Draw a row for each object: the truth, the masks after one and three clicks, and the mask from a box.
+
+    Raises:
+        ValueError: for no objects, or fewer than three clicks.
+    """
+    if not rows or len(rows[0].clicks) < 3:
+        raise ValueError("a sheet of masks needs at least one object and three clicks")
+    tiles, captions = [], []
+    for row in rows:
+        tiles.append(paint_masks(row.image, [row.truth]))
+        captions.append(("truth",))
+        for k in (1, 3):
+            made = [(p, label) for p, label in zip(row.points[:k], row.labels[:k], strict=True) if label >= 0]
+            picture = paint_masks(row.image, [row.clicks[k - 1]])
+            tiles.append(draw_prompts(picture, [p for p, _ in made], [label for _, label in made]))
+            captions.append((f"{k} click{'s' if k > 1 else ''}: IoU {row.ious[k - 1]:.2f}",))
+        tiles.append(draw_prompts(paint_masks(row.image, [row.by_box]), boxes=[row.box]))
+        captions.append((f"box: IoU {row.box_iou:.2f}",))
+    note = "green: click on the object, red: click on what is not part of it"
+    return contact_sheet(tiles, captions, out, title=title, note=note, columns=4)
