@@ -63,13 +63,13 @@ class View(NamedTuple):
 class ViewOptions:
     """What varies from one view to the next in training. Checked at birth."""
 
-    crop: SegmentCrop = "scale_jitter"
+    crop: SegmentCrop = "resize"
     jitter_scale: tuple[float, float] = (0.5, 2.0)  #: for ``scale_jitter``, of the size in evaluation
     crop_scale: tuple[float, float] = (0.3, 1.0)  #: for ``random_resized``, area as a share of the image
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  #: for ``random_resized``, width / height
-    hflip: float = 0.5
+    hflip: float = 0.0
     vflip: float = 0.0
-    color_jitter: float = 0.1
+    color_jitter: float = 0.0
     masks_per_image: int = 16  #: most masks in a view
     min_area: int = 4  #: fewest pixels of an object, in the image and in the view
 
@@ -271,7 +271,10 @@ def _window(old: int, new: float, edge: int, shift: float, anchor: str) -> _Span
 
 def _nearest(start: int, stop: int, size: int) -> np.ndarray:
     """(size,) int64: pixels start..stop resampled to ``size`` by PIL's nearest rule."""
-    return start + ((np.arange(size) + 0.5) * ((stop - start) / size)).astype(np.int64)
+    step = (stop - start) / size
+    # Summed up as PIL does, so that rounding decides alike where a centre falls between two pixels.
+    places = np.cumsum(np.concatenate([[step / 2], np.full(size - 1, step)]))
+    return start + np.minimum(places.astype(np.int64), stop - start - 1)
 
 
 def eval_grid(transform: EvalTransform, height: int, width: int) -> Grid:
@@ -284,8 +287,8 @@ def eval_grid(transform: EvalTransform, height: int, width: int) -> Grid:
         before = 0 if transform.preprocess.pad_anchor == "top_left" else pad // 2
         first = round((new + pad - edge) / 2.0) - before  # in the resized image, of the input's first pixel
         place = np.arange(edge) + first
-        source = ((place + 0.5) * (old / new)).astype(np.int64)
-        axes.append(np.where((place >= 0) & (place < new), np.clip(source, 0, old - 1), -1))
+        source = _nearest(0, old, new)[np.clip(place, 0, new - 1)]
+        axes.append(np.where((place >= 0) & (place < new), source, -1))
     return Grid(axes[0], axes[1])
 
 
