@@ -70,9 +70,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     if args.all == bool(args.point or args.box):
         raise ValueError("say what to segment: either --point and --box, or --all")
+    if not os.path.isfile(args.image):
+        raise FileNotFoundError(f"there is no image {args.image}")
     if Path(args.out).suffix.lower() not in PICTURES:
         raise ValueError(f"--out {args.out}: the file must end in one of {', '.join(PICTURES)}")
-    if os.path.exists(args.out) and os.path.exists(args.image) and os.path.samefile(args.out, args.image):
+    if os.path.exists(args.out) and os.path.samefile(args.out, args.image):
         raise ValueError(f"--out {args.out} is the image itself; name another file")
     check_target("--json", args.json, ".json")
     from visionzoo.inference.masks import coco_record, draw_segmented, load_sam, segment_all, segment_prompt
@@ -81,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         _check_pycocotools()
     points = [p[:2] for p in args.point]
     labels = [p[2] if len(p) == 3 else 1 for p in args.point]
+    if args.all and args.points_per_side < 1:
+        raise ValueError(f"--points-per-side {args.points_per_side} must be at least 1")
     model = load_sam(args.model, weights=args.weights, image_size=args.image_size, device=args.device)
     if args.weights is None and not os.path.isdir(args.model):
         print(f"{args.model} has random weights here; name trained ones with --weights", file=sys.stderr)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from visionzoo.backbones import create_backbone
+from visionzoo.backbones.base import Backbone
 from visionzoo.models.sam.encoder import WIDTH, make_encoder
 from visionzoo.models.sam.mask_decoder import MaskDecoder
 from visionzoo.models.sam.model import Sam
@@ -51,6 +52,22 @@ def create_sam(
         raise ValueError(f"text_dim={text_dim} must be at least 1, or None for a model without text prompts")
     known = SAM_BACKBONES.get(backbone)
     trunk = create_backbone(known or backbone, image_size=image_size, drop_path=drop_path, weights=backbone_weights)
+    model = assemble(trunk, embedding_stride, text_dim)
+    model.name = f"SAM {backbone}" if known else f"SAM of {backbone}"
+    model.architecture = {
+        "backbone": backbone,
+        "image_size": list(image_size) if isinstance(image_size, tuple) else image_size,
+        "embedding_stride": embedding_stride,
+        "text_dim": text_dim,
+        "drop_path": drop_path,
+    }
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def assemble(trunk: Backbone, embedding_stride: int | None = None, text_dim: int | None = None) -> Sam:
+    """SAM around a backbone that exists already; arguments as in :func:`create_sam`."""
     preprocess = replace(
         trunk.preprocess,
         image_size=trunk.image_size,
@@ -65,15 +82,5 @@ def create_sam(
     grid = (trunk.image_size[0] // stride, trunk.image_size[1] // stride)
     prompts = PromptEncoder(WIDTH, grid, trunk.image_size, text_dim=text_dim)
     model = Sam(encoder, prompts, MaskDecoder(WIDTH), preprocess)
-    model.name = f"SAM {backbone}" if known else f"SAM of {backbone}"
-    model.architecture = {
-        "backbone": backbone,
-        "image_size": list(image_size) if isinstance(image_size, tuple) else image_size,
-        "embedding_stride": embedding_stride,
-        "text_dim": text_dim,
-        "drop_path": drop_path,
-    }
     install_load_hook(model)
-    if weights is not None:
-        load_weights(model, weights)
     return model

@@ -6,7 +6,7 @@ ambiguous one), M masks that are asked for.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import torch
@@ -132,13 +132,14 @@ class MaskDecoder(nn.Module):
             values = _paint(decoded.keys, weights, brushes)
         else:
             values = decoded.keys.new_empty(n, len(chosen), s, 16)
-            for i in range(n):
-                for start in range(0, s, _CELLS_AT_ONCE):
-                    part = slice(start, start + _CELLS_AT_ONCE)
-                    values[i, :, part] = _paint(decoded.keys[i : i + 1, part], weights[i : i + 1], brushes)[0]
+            several = max(1, _CELLS_AT_ONCE // s)
+            for i, start in product(range(0, n, several), range(0, s, _CELLS_AT_ONCE)):
+                rows, part = slice(i, i + several), slice(start, start + _CELLS_AT_ONCE)
+                values[rows, :, part] = _paint(decoded.keys[rows, part], weights[rows], brushes)
         h, w = decoded.grid
         # Each cell holds its 2 x 2 of 2 x 2 pixels.
-        return values.view(n, -1, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, -1, 4 * h, 4 * w)
+        pixels = values.view(n, len(chosen), h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return pixels.reshape(n, len(chosen), 4 * h, 4 * w)
 
     def _brushes(self) -> _Brushes:
         first, norm, _, second, _ = self.output_upscaling
@@ -190,4 +191,4 @@ def _paint(keys: Tensor, weights: Tensor, brushes: _Brushes) -> Tensor:
     x = F.linear(keys, brushes.first, brushes.first_bias).view(n, 4 * s, -1)
     x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
     x = linear(x, brushes.second, brushes.second_bias, gelu="none").view(n, 16 * s, -1)
-    return (weights @ x.mT).view(n, -1, s, 16)
+    return (weights @ x.mT).view(n, weights.shape[1], s, 16)

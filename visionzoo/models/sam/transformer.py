@@ -95,6 +95,8 @@ class Attention(nn.Module):
             means = (weights @ cells.keys).unflatten(1, (self.num_heads, t))
             out = means @ self.v_proj.weight.unflatten(0, (self.num_heads, self.head_dim)).mT
             out = out.transpose(1, 2).flatten(2) + self.v_proj.bias
+            if torch.is_grad_enabled():  # the keys' bias has a gradient of zero, but distributed training wants one
+                out = out + 0 * self.k_proj.bias.sum()
         return self.out_proj(out)
 
     def cells_to_tokens(self, cells: Cells, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:

@@ -1,0 +1,127 @@
+"""``visionzoo masks`` as a user types it."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+from sam_twins import NANO, nano_sam, picture
+
+import visionzoo as vz
+from visionzoo.cli.main import main
+from visionzoo.models.bundle import ModelConfig, save_bundle
+
+pytestmark = pytest.mark.usefixtures("block_network")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "segment-nuclei"
+    model = nano_sam()
+    save_bundle(
+        model, ModelConfig(task="segment", architecture=model.architecture, preprocess=model.preprocess), folder
+    )
+    return str(folder)
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture(40, 50)).save("photo.png")
+    return "photo.png"
+
+
+def test_a_click(run_folder, photo, capsys):
+    assert main(["masks", photo, "--model", run_folder, "--point", "10,20", "--json", "m.json"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "overlay.png: 1 mask\n"
+    assert said.err == ""
+    record = json.loads(Path("m.json").read_text())
+    assert record["images"] == [{"id": 1, "file_name": "photo.png", "width": 50, "height": 40}]
+    (found,) = record["annotations"]
+    predictor = vz.SamPredictor(nano_sam())
+    predictor.set_image(photo)
+    masks, scores, _ = predictor.predict(np.array([[10, 20]]), np.array([1]))
+    best = masks[scores.argmax()]
+    assert np.array_equal(coco.decode(found["segmentation"]).astype(bool), best)
+    assert found["area"] == best.sum()
+    assert found["point_coords"] == [[10.0, 20.0]]
+    drawn = np.asarray(Image.open("overlay.png")).astype(int)
+    assert drawn.shape == (40, 50, 3)
+    far = np.hypot(*np.ogrid[-20:20, -10:40]) > 5
+    changed = (drawn != picture(40, 50)).any(axis=2)
+    assert (changed[best & far]).mean() > 0.95
+    assert not changed[~best & far].any()
+
+
+def test_box_and_clicks_give_the_single_mask(run_folder, photo, capsys):
+    prompts = ["--box", "5,5,40,30", "--point", "10,20", "--point", "30,9,0"]
+    assert main(["masks", photo, "--model", run_folder, *prompts, "--out", "x.jpg", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["annotations"]
+    predictor = vz.SamPredictor(nano_sam())
+    predictor.set_image(photo)
+    masks, _, _ = predictor.predict(
+        np.array([[10, 20], [30, 9]]), np.array([1, 0]), np.array([5, 5, 40, 30]), multimask_output=False
+    )
+    assert np.array_equal(coco.decode(found["segmentation"]).astype(bool), masks[0])
+    assert os.path.exists("x.jpg")
+
+
+def test_everything(run_folder, photo, capsys):
+    options = ["--all", "--points-per-side", "3", "--min-iou", "-9", "--min-stability", "0", "--crop-layers", "1"]
+    options += ["--out", "all.png", "--json", "all.json"]
+    assert main(["masks", photo, "--model", run_folder, *options]) == 0
+    found = json.loads(Path("all.json").read_text())["annotations"]
+    assert capsys.readouterr().out == f"all.png: {len(found)} mask{'s' * (len(found) != 1)}\n"
+    theirs = vz.MaskGenerator(nano_sam(), 3, pred_iou_thresh=-9, stability_score_thresh=0, crop_n_layers=1).generate(
+        photo
+    )
+    assert [m["bbox"] for m in found] == [m["bbox"] for m in theirs]
+
+
+def test_random_weights_are_said(photo, capsys):
+    assert main(["masks", photo, "--model", NANO, "--image-size", "64", "--point", "3,3"]) == 0
+    assert "random weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "say what to segment"),
+        (["--all", "--point", "1,1"], "say what to segment"),
+        (["--point", "60,3"], "(60, 3) lies outside the image of 50x40"),
+        (["--point", "6,3,2"], "point label 2.0 must be 1"),
+        (["--box", "30,5,10,20"], "are swapped"),
+        (["--all", "--out", "photo.png"], "is the image itself"),
+        (["--all", "--out", "masks.txt"], "must end in"),
+        (["--all", "--json", "photo.png"], "must end in .json"),
+        (["--all", "--weights", "x"], "leave the options out"),
+        (["--all", "--points-per-side", "0"], "--points-per-side 0 must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(run_folder, photo, args, message, capsys):
+    before = Path(photo).read_bytes()
+    assert main(["masks", photo, "--model", run_folder, *args]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert Path(photo).read_bytes() == before
+
+
+@pytest.mark.parametrize("model", ["nowhere", "vit_bb"])
+def test_unknown_models_and_images(photo, model, capsys):
+    assert main(["masks", photo, "--model", model, "--all"]) == 2
+    assert "unknown backbone" in capsys.readouterr().err
+    assert main(["masks", "missing.png", "--model", NANO, "--all"]) == 2
+    assert "missing.png" in capsys.readouterr().err
+
+
+def test_form_of_a_point(photo, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["masks", photo, "--model", NANO, "--point", "3"])
+    assert "'3' is not of the form x,y" in capsys.readouterr().err
