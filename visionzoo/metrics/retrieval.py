@@ -15,19 +15,27 @@ _CHUNK = 2**24
 
 
 def retrieval_recall(
-    image_features: Tensor, text_features: Tensor, owner: Tensor, ks: Sequence[int] = (1, 5, 10)
+    image_features: Tensor,
+    text_features: Tensor,
+    owner: Tensor,
+    ks: Sequence[int] = (1, 5, 10),
+    group: Tensor | None = None,
 ) -> dict[str, float]:
     """Recall at k both ways, as the captioning benchmarks count it (Flickr30k, COCO).
 
     Image to text: the share of images for which at least one of their captions is among the k most similar captions.
-    Text to image: the share of captions whose image is among the k most similar images. What scores the same as the
-    right answer counts as ranked before it, so that constant features find nothing.
+    Text to image: the share of captions for which an image of theirs is among the k most similar images. What scores
+    the same as the right answer counts as ranked before it, so that constant features find nothing.
+
+    With ``group``, captions of one group are the same text: an image owns every caption of the groups that its captions
+    belong to, and every image that owns a caption's group is right for that caption.
 
     Args:
         image_features: (N, D), of length one.
         text_features: (M, D), of length one.
         owner: (M,) int64, the image that each caption belongs to; every image needs a caption.
         ks: each at least 1.
+        group: (M,) int64, any numbers, equal for captions of the same text; None where each stands for itself.
 
     Returns:
         ``image_to_text_r1``, ``text_to_image_r1`` and so on, in [0, 1].
@@ -37,30 +45,47 @@ def retrieval_recall(
             image without captions, or a k below 1.
     """
     n, m = len(image_features), len(text_features)
-    _check(image_features, text_features, owner, ks)
+    _check(image_features, text_features, owner, ks, group)
     image, text = image_features.float(), text_features.float()
     owner = owner.to(image.device)
+    if group is None:
+        group = torch.arange(m, device=image.device)
+    else:
+        group = group.to(image.device).unique(return_inverse=True)[1]
     image_rank = torch.empty(n, dtype=torch.int64, device=image.device)
     text_rank = torch.empty(m, dtype=torch.int64, device=image.device)
     for rows in torch.arange(n, device=image.device).split(max(1, _CHUNK // m)):
-        scores = image[rows] @ text.T
-        own = owner[None, :] == rows[:, None]
-        best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
-        image_rank[rows] = ((scores >= best) & ~own).sum(dim=1)
+        image_rank[rows] = _rank(image[rows] @ text.T, _table(rows, owner, group, m)[:, group])
     for rows in torch.arange(m, device=image.device).split(max(1, _CHUNK // n)):
-        scores = text[rows] @ image.T
-        right = scores.gather(1, owner[rows, None])
-        text_rank[rows] = (scores >= right).sum(dim=1) - 1
+        found, place = group[rows].unique(return_inverse=True)
+        text_rank[rows] = _rank(text[rows] @ image.T, _table(found, group, owner, n)[place])
     ranks = {"image_to_text": image_rank, "text_to_image": text_rank}
     return {f"{way}_r{k}": float((rank < k).float().mean()) for way, rank in ranks.items() for k in ks}
 
 
-def _check(image: Tensor, text: Tensor, owner: Tensor, ks: Sequence[int]) -> None:
+def _rank(scores: Tensor, right: Tensor) -> Tensor:
+    """How many wrong answers stand before the best right one, in each row of (b, K) scores."""
+    best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+    return ((scores >= best) & ~right).sum(dim=1)
+
+
+def _table(asked: Tensor, keys: Tensor, values: Tensor, count: int) -> Tensor:
+    """(b, count) bool: row r has every value in 0..count-1 that stands beside the key ``asked[r]``; b sorted keys."""
+    place = torch.searchsorted(asked, keys).clamp(max=len(asked) - 1)
+    here = asked[place] == keys
+    table = torch.zeros(len(asked), count, dtype=torch.bool, device=keys.device)
+    table[place[here], values[here]] = True
+    return table
+
+
+def _check(image: Tensor, text: Tensor, owner: Tensor, ks: Sequence[int], group: Tensor | None) -> None:
     if image.ndim != 2 or text.ndim != 2 or image.shape[1:] != text.shape[1:] or owner.shape != text.shape[:1]:
         raise ValueError(
             f"images {tuple(image.shape)}, texts {tuple(text.shape)} and owner {tuple(owner.shape)} must be (N, D), "
             "(M, D) and (M,)"
         )
+    if group is not None and group.shape != owner.shape:
+        raise ValueError(f"group {tuple(group.shape)} must have one number for each of the {len(owner)} captions")
     if not (torch.isfinite(image).all() and torch.isfinite(text).all()):
         raise ValueError("features hold NaN or infinity; ranks would mean nothing")
     if min(ks, default=0) < 1:

@@ -5,6 +5,7 @@ Legend: B images, T captions, E embedding, K classes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,34 +40,38 @@ class Retrieval(Metric):
     owners: list[Tensor]
     texts: list[Tensor]
     text_owners: list[Tensor]
+    groups: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("images", "owners", "texts", "text_owners"):
+        for name in ("images", "owners", "texts", "text_owners", "groups"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, images: Tensor, texts: Tensor, index: Tensor, text_image: Tensor) -> None:
+    def update(self, images: Tensor, texts: Tensor, index: Tensor, text_image: Tensor, groups: Tensor) -> None:
         """
         Args:
             images: (B, E), of length one.
             texts: (T, E), of length one.
             index: (B,) position of each image in the data.
             text_image: (T,) which of the B images each text describes.
+            groups: (T,) equal where the texts are.
         """
         self.images.append(images.float())
         self.owners.append(index)
         self.texts.append(texts.float())
         self.text_owners.append(index[text_image])
+        self.groups.append(groups)
 
     def compute(self) -> dict[str, Tensor]:
         """Recalls by name, and their mean; nothing if nothing was taken in."""
         images, owners = _joined(self.images), _joined(self.owners)
         texts, text_owners = _joined(self.texts), _joined(self.text_owners)
-        if images is None or owners is None or texts is None or text_owners is None:
+        groups = _joined(self.groups)
+        if images is None or owners is None or texts is None or text_owners is None or groups is None:
             return {}
         order = owners.argsort()  # positions need not be consecutive: unreadable images are left out
         place = torch.searchsorted(owners[order], text_owners)
-        recalls = retrieval_recall(images[order], texts, place, RECALLS)
+        recalls = retrieval_recall(images[order], texts, place, RECALLS, groups)
         values = {name: torch.tensor(value, device=images.device) for name, value in recalls.items()}
         return {**values, "recall_mean": torch.stack(list(values.values())).mean()}
 
@@ -75,6 +80,12 @@ def _joined(parts: list[Tensor] | Tensor) -> Tensor | None:
     if isinstance(parts, Tensor):
         return parts
     return torch.cat(parts) if parts else None
+
+
+def text_groups(texts: Sequence[str]) -> Tensor:
+    """(T,) int64, equal where the texts are, on every rank: Python's own hash differs between processes."""
+    digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64)
 
 
 class ContrastEvaluation(nn.Module):
@@ -104,7 +115,8 @@ class ContrastEvaluation(nn.Module):
         texts: Sequence[str],
     ) -> None:
         """A captioned batch; of ``images`` (B, C, H, W) uint8 and ``texts`` some are kept for the sheet."""
-        self.retrieval.update(image_features, text_features, index, text_image)
+        groups = text_groups(texts).to(text_image.device)
+        self.retrieval.update(image_features, text_features, index, text_image, groups)
         room = SHOWN - len(self._shown)
         self._shown += [image.permute(1, 2, 0).cpu().numpy() for image in images[: max(room, 0)]]
         self._texts += texts
