@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -126,14 +125,6 @@ def machine(device: str = "cpu", packages: Sequence[str] = ()) -> dict[str, Any]
     if device.startswith("cuda"):
         record["gpu"] = torch.cuda.get_device_name()
     return record
-
-
-def peak_bytes(device: str = "cpu") -> int:
-    """The most memory this process has held so far: allocated on a GPU, resident on a CPU."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def in_fresh_process(script: str, *args: str) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from harness import (
     interleave,
     machine,
     matmul_peak,
-    peak_bytes,
     speedup,
     table,
     write_results,
@@ -33,6 +32,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 import visionzoo as vz
 from visionzoo.models.mae import MAE
+from visionzoo.runs.memory import peak_bytes
 from visionzoo.weights.adapters import LAYOUTS
 
 OURS, WHOLE, THEIRS = "visionzoo", "visionzoo, all patches", "transformers"

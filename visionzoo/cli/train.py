@@ -30,6 +30,7 @@ from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
 from visionzoo.tasks.engine.loggers import Events, MetricsFile
+from visionzoo.tasks.engine.memory import PeakMemory
 from visionzoo.tasks.engine.predictions import Predictions
 from visionzoo.tasks.engine.progress import EpochLines, ProgressBar
 from visionzoo.tasks.engine.results import Results
@@ -222,6 +223,7 @@ class TrainCLI(LightningCLI):
         return [
             *found,
             EpochLines(),
+            PeakMemory(),
             Interrupt(self.resume_command()),
             Checkpoints(self._get(self.config, "save_every_n_steps")),
         ]
