@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from visionzoo.cli.commands.output import check_target, emit_json
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         cache=args.cache,
         device=args.device,
     )
+    if args.weights is None and not os.path.isdir(args.model):
+        print(f"{args.model} has random weights here; name trained ones with --weights", file=sys.stderr)
     if args.json != "-":
         print(report.to_text())
     if args.json is not None:
