@@ -48,6 +48,7 @@ class PromptSegment(VisionTask):
         image_size: height and width of the model's input in pixels, one number or two; none for the backbone's own.
         embedding_stride: pixels per cell of the image embedding; masks come at a quarter of it. None for 16, or the
             coarsest of the backbone where that is finer. Small objects want 8 or 4.
+        decoder_dim: width of neck, prompts and mask decoder, a multiple of 16; none for Meta's 256.
         drop_path: stochastic-depth rate of the encoder's last block.
         encoder: frozen trains the rest on embeddings that are computed once where images are the same in every epoch;
             lora adds small adapters to the encoder; full trains everything.
@@ -78,6 +79,7 @@ class PromptSegment(VisionTask):
         backbone_weights: str | None = None,
         image_size: int | tuple[int, int] | None = None,
         embedding_stride: int | None = None,
+        decoder_dim: int | None = None,
         drop_path: float = 0.0,
         encoder: Literal["frozen", "lora", "full"] = "frozen",
         lora_rank: int = 8,
@@ -108,8 +110,9 @@ class PromptSegment(VisionTask):
 
         self.text_prompts = None if text_model is None else TextPrompts.load(text_model)
         text_dim = None if self.text_prompts is None else self.text_prompts.width
-        options = {"image_size": image_size, "embedding_stride": embedding_stride, "text_dim": text_dim}
-        model, self.opening_line = _build(backbone, weights, backbone_weights, {**options, "drop_path": drop_path})
+        options: dict[str, Any] = {"image_size": image_size, "embedding_stride": embedding_stride, "text_dim": text_dim}
+        options |= {"decoder_dim": decoder_dim, "drop_path": drop_path}
+        model, self.opening_line = _build(backbone, weights, backbone_weights, options)
         if encoder != "full":
             for name, parameter in model.named_parameters():
                 if not name.startswith(LEARNING):

@@ -93,12 +93,13 @@ class NeckedEncoder(nn.Module):
     Args:
         trunk: the backbone.
         stride: pixels per cell of the embedding; None for 16, or the trunk's own where that is finer.
+        dim: C.
 
     Raises:
         ValueError: for a stride that the image size is no multiple of.
     """
 
-    def __init__(self, trunk: Backbone, stride: int | None = None) -> None:
+    def __init__(self, trunk: Backbone, stride: int | None = None, dim: int = WIDTH) -> None:
         super().__init__()
         self.trunk = trunk
         self.image_size = trunk.image_size
@@ -115,7 +116,7 @@ class NeckedEncoder(nn.Module):
                 "choose another image_size or embedding_stride"
             )
         self.grid_size = (h // self.stride, w // self.stride)
-        self.neck = Neck(widths, self.grid_size)
+        self.neck = Neck(widths, self.grid_size, dim)
         self._freeze_unused()
 
     def _is_last(self, index: int, stride: int) -> bool:
@@ -155,17 +156,19 @@ class NeckedEncoder(nn.Module):
         return self.neck(maps)
 
 
-def make_encoder(backbone: Backbone, stride: int | None = None) -> OwnEncoder | NeckedEncoder:
+def make_encoder(backbone: Backbone, stride: int | None = None, dim: int = WIDTH) -> OwnEncoder | NeckedEncoder:
     """SAM's own encoder as it is, any other with a neck.
 
     Raises:
         ValueError: for a stride that does not fit.
     """
     if isinstance(backbone, ViTDet) and backbone.config.neck == WIDTH:
+        if dim != WIDTH:
+            raise ValueError(f"decoder_dim={dim}: {backbone.name} has a neck of its own, of width {WIDTH}")
         if stride not in (None, backbone.stride):
             raise ValueError(f"embedding_stride={stride}: {backbone.name} has a neck of its own, of {backbone.stride}")
         h, w = backbone.image_size
         if h % backbone.stride or w % backbone.stride:
             raise ValueError(f"image_size={h}x{w} must be a multiple of {backbone.stride}, the patches of this encoder")
         return graft(backbone, OwnEncoder)
-    return NeckedEncoder(backbone, stride)
+    return NeckedEncoder(backbone, stride, dim)
