@@ -85,7 +85,7 @@ def test_metas_call_on_a_list_of_images():
     items = []
     for i, (height, width) in enumerate(((SIZE, SIZE), (150, SIZE), (SIZE, 99))):
         coords, boxes, masks = prompts_of(i + 1, i, i != 1, i == 2, seed=i, size=90)
-        item = {"image": torch.from_numpy(picture(height, width, i)).permute(2, 0, 1).float()}
+        item = {"image": torch.from_numpy(picture(height, width, i).copy()).permute(2, 0, 1).float()}
         item |= {"original_size": (height * 2, width * 2)}
         item |= {} if coords is None else {"point_coords": coords[0], "point_labels": coords[1]}
         item |= {} if boxes is None else {"boxes": boxes}
@@ -266,7 +266,7 @@ def test_encoder_weights_move_in_and_out():
 
 def test_preprocess_is_the_spec_and_metas_method():
     model = our_sam()
-    image = torch.from_numpy(picture(100, SIZE)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(picture(100, SIZE).copy()).permute(2, 0, 1)[None]
     assert isinstance(model.preprocess, Preprocess)
     torch.testing.assert_close(model.preprocess(image), meta_sam().preprocess(image), rtol=0, atol=1e-6)
     assert model.preprocess.resize_mode == "longest"
@@ -356,7 +356,8 @@ def test_vit_b_at_1024_is_metas():
     from segment_anything import SamPredictor, sam_model_registry
 
     meta = sam_model_registry["vit_b"]()
-    shake(meta, 0.01)
+    for part in (meta.image_encoder, meta.prompt_encoder, meta.mask_decoder):  # not the pixel statistics
+        shake(part, 0.01)
     model = vz.create_sam("vit_b", weights=meta.state_dict()).eval()
     image = picture(683, 1024)
     theirs, ours, mixed_up = SamPredictor(meta), vz.SamPredictor(model), SamPredictor(model)
