@@ -28,6 +28,7 @@ from visionzoo.tasks.base import VisionTask, summarize_parameters
 from visionzoo.tasks.engine.bad_samples import BadSamples
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.ema import EMA
+from visionzoo.tasks.engine.guard import NonFinite
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
 from visionzoo.tasks.engine.loggers import Events, MetricsFile
 from visionzoo.tasks.engine.memory import PeakMemory
@@ -139,6 +140,10 @@ class TrainCLI(LightningCLI):
             "--early_stopping", type=int, default=0,
             help="Stop after this many validations without a better score; 0 never stops early.",
         )  # fmt: skip
+        parser.add_argument(
+            "--max_nonfinite_steps", type=int, default=10,
+            help="Steps in a row without a finite loss and gradient until the run goes back to its last checkpoint.",
+        )  # fmt: skip
         for source, target, through in self.entry.links:
             parser.link_arguments(f"data.{source}", f"model.{target}", compute_fn=through, apply_on="instantiate")
 
@@ -222,6 +227,7 @@ class TrainCLI(LightningCLI):
             found.append(ProgressBar())
         return [
             *found,
+            NonFinite(self._get(self.config, "max_nonfinite_steps")),
             EpochLines(),
             PeakMemory(),
             Interrupt(self.resume_command()),
@@ -364,7 +370,8 @@ def usage(program: str) -> str:
 
 
 def run(argv: Sequence[str], program: str = "python train.py") -> int:
-    """Run a training command. Returns the exit code: 0 well, 1 failed, 2 the user's error, 130 stopped by Ctrl-C.
+    """Run a training command. Returns the exit code: 0 well, 1 failed, 2 the user's error, 130 stopped by Ctrl-C,
+    75 stopped by SIGTERM or SIGUSR1, to be started again with ``--resume``.
 
     Set VISIONZOO_TRACEBACK=1 to see where an error comes from.
     """
@@ -378,7 +385,7 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
     except RunInterruptedError as stopped:
         if _global_rank() == 0:
             print(stopped, file=sys.stderr)
-        return 130
+        return stopped.code
     except (ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get("VISIONZOO_TRACEBACK"):
             raise

@@ -23,6 +23,7 @@ class RunFolder:
         self.model = self.path / "model.safetensors"  #: exported weights
         self.model_config = self.path / "config.json"  #: architecture, preprocessing and labels of the exported weights
         self.bad_samples = self.path / "bad_samples.csv"
+        self.nonfinite = self.path / "nonfinite.csv"  #: samples of steps that were left out
         self.curves = self.path / "curves.png"
         self.confusion_matrix = self.path / "confusion_matrix.png"
         self.mistakes = self.path / "mistakes.png"

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps: save, say how to go on, stop."""
+"""Ctrl-C, SIGTERM and SIGUSR1 between two steps: save, say how to go on, stop."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.checkpoint import save_last
 
+#: What a scheduler sends before it takes the machine away.
+PREEMPTION = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n))
+#: Exit codes: of Ctrl-C, as shells have it; and sysexits' "try again later", for a scheduler to start the job again.
+STOPPED, TRY_AGAIN = 130, 75
+
 
 class RunInterruptedError(Exception):
     """The run was stopped from outside after ``last.ckpt`` was saved. The message says how to go on."""
 
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code  #: the exit code of the process
+
 
 class Interrupt(Callback):
-    """Turn the first Ctrl-C into a save at the next step boundary; a second one stops at once.
+    """Turn a Ctrl-C or a scheduler's signal into a save at the next step boundary; a second Ctrl-C stops at once.
 
     All ranks stop at the same step, whichever of them heard the signal first. During validation, and at the last
     batch of an epoch, the save waits for the end of the epoch.
@@ -31,16 +40,21 @@ class Interrupt(Callback):
     def __init__(self, resume_command: str = "") -> None:
         self.resume_command = resume_command
         self.asked = False
-        self._previous: Any = None
+        self._preempted = False
+        self._previous: dict[int, Any] = {}
         self._last_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # not earlier: Lightning puts back all handlers that it found shortly before this
-        self.asked, self._last_step = False, trainer.global_step
+        self.asked, self._preempted, self._last_step = False, False, trainer.global_step
         if threading.current_thread() is threading.main_thread():  # elsewhere Python does not deliver signals
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+            for number in (signal.SIGINT, *PREEMPTION):
+                self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if signum in PREEMPTION:  # only set a flag: saving here would tear a step apart, and ranks from each other
+            self.asked = self._preempted = True
+            return
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
@@ -66,9 +80,12 @@ class Interrupt(Callback):
     def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, VisionTask)
         save_last(trainer, pl_module)
+        # one rank may have heard of it alone; all must end with the same code
+        preempted = trainer.strategy.reduce_boolean_decision(self._preempted, all=False)
         raise RunInterruptedError(
             f"stopped and saved at step {trainer.global_step}, epoch {trainer.current_epoch + 1}. Go on with:\n"
-            f"  {self.resume_command}"
+            f"  {self.resume_command}",
+            TRY_AGAIN if preempted else STOPPED,
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -82,6 +99,6 @@ class Interrupt(Callback):
                 print(f"stopped at once. Go on from the last save with:\n  {self.resume_command}", file=sys.stderr)
 
     def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

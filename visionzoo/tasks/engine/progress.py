@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 
 from visionzoo.tasks.engine.bad_samples import BadSamples
+from visionzoo.tasks.engine.guard import NonFinite
 
 
 class Speed:
@@ -88,6 +89,8 @@ class ProgressBar(RichProgressBar):
         bad = next((len(c.seen) for c in trainer.callbacks if isinstance(c, BadSamples)), 0)  # type: ignore[attr-defined]
         if bad:
             shown["bad"] = str(bad)
+        if skipped := _skipped(trainer):
+            shown["skipped"] = str(skipped)
         if (left := self._seconds_left(trainer, now)) is not None:
             shown["left"] = str(timedelta(seconds=round(left)))
         self._shown = shown
@@ -139,6 +142,12 @@ class EpochLines(Callback):
         seconds = time.monotonic() - self._started  # validation included: it is what an epoch costs
         bad = next((len(c.seen) for c in trainer.callbacks if isinstance(c, BadSamples)), 0)  # type: ignore[attr-defined]
         tail = f"  unreadable images {bad}" if bad else ""
+        tail += f"  steps left out {n}" if (n := _skipped(trainer)) else ""
         print(
             f"epoch {trainer.current_epoch + 1}{last}  {text}  {self._images / seconds:,.0f} images/s{tail}", flush=True
         )
+
+
+def _skipped(trainer: Trainer) -> int:
+    """Steps that were left out since a number was not finite."""
+    return next((c.skipped for c in trainer.callbacks if isinstance(c, NonFinite)), 0)  # type: ignore[attr-defined]

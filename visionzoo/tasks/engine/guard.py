@@ -1,0 +1,145 @@
+"""Numbers that go wrong: a step whose loss or gradient is not finite is left out, and evidence is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from visionzoo.files import write_csv
+from visionzoo.tasks.base import VisionTask
+
+COLUMNS = ("step", "epoch", "what", "rank", "sample")
+#: Factor on the learning rate after going back.
+SLOWER = 0.1
+
+
+class NonFinite(Callback):
+    """Leave out optimizer steps whose loss or gradient is not finite, the same ones on every rank.
+
+    Such a step changes no parameter and no state of the optimizer; the schedule goes on. The samples of its batches
+    are written to ``nonfinite.csv``. ``limit`` such steps in a row put weights and optimizer back to the last
+    checkpoint and lower the learning rate to a tenth, once; the next time, or without a checkpoint, the run stops.
+    With ``precision=16-mixed`` the gradient scaler does all this, and the guard is off.
+
+    Args:
+        limit: steps in a row.
+    """
+
+    def __init__(self, limit: int = 10) -> None:
+        if limit < 1:
+            raise ValueError(f"max_nonfinite_steps={limit} must be at least 1")
+        self.limit = limit
+        self.skipped = 0  #: in the whole run
+        self.in_a_row = 0
+        self.went_back = False
+        self._rows: list[tuple[str, ...]] = []
+        self._samples: list[int] = []
+        self._losses: list[Tensor] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row, "went_back": self.went_back, "rows": self._rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+        self.went_back = state_dict["went_back"]
+        self._rows = [tuple(row) for row in state_dict["rows"]]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._samples, self._losses = [], []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        index = getattr(batch, "index", None)
+        if isinstance(index, Tensor):
+            self._samples += index.tolist()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._losses.append(loss.detach())
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        samples, losses = self._samples, self._losses
+        self._samples, self._losses = [], []
+        if trainer.precision == "16-mixed":
+            return
+        what = _wrong(losses, optimizer)
+        if trainer.strategy.reduce_boolean_decision(not what, all=True):
+            self.in_a_row = 0
+            return
+        self._skip(trainer, pl_module, optimizer, what, samples)
+
+    def _skip(
+        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, what: str, samples: list[int]
+    ) -> None:
+        assert isinstance(module, VisionTask)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None  # a gradient of zero would still decay weights and move by momentum
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        step, epoch = trainer.global_step, trainer.current_epoch
+        facts = (str(step), str(epoch), what or "another rank", str(trainer.global_rank))
+        own: list[tuple[str, ...]] = [(*facts, _name(trainer, i)) for i in samples]
+        self._rows += _gathered(trainer, own)
+        path = module.run_folder.nonfinite
+        if trainer.is_global_zero:
+            write_csv(path, list(COLUMNS), self._rows)
+        if self.skipped == 1:
+            rank_zero_warn(f"step {step} was left out: {what or 'a value on another rank'} is not finite; see {path}")
+        if self.in_a_row >= self.limit:
+            self._go_back(trainer, module, optimizer)
+
+    def _go_back(self, trainer: Trainer, task: VisionTask, optimizer: Optimizer) -> None:
+        last = task.run_folder.last
+        evidence = f"{self.in_a_row} steps in a row had a loss or gradient that is not finite"
+        if self.went_back or not last.is_file():
+            why = "also after going back to the last checkpoint" if self.went_back else "and there is no checkpoint yet"
+            raise ValueError(
+                f"{evidence}, {why}; {task.run_folder.nonfinite} lists their samples. Lower the learning rate, clip "
+                "gradients (--trainer.gradient_clip_val 1.0), use bf16 or 32-bit precision, or look at these samples"
+            )
+        checkpoint = trainer.strategy.load_checkpoint(last)
+        # where weights are averaged, state_dict is the average
+        task.load_state_dict({**checkpoint["state_dict"], **checkpoint.get("ema_trained", {})})
+        for own, stored in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+            own.load_state_dict(stored)
+        for config in trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            scheduler.base_lrs = [lr * SLOWER for lr in scheduler.base_lrs]
+        for group in optimizer.param_groups:
+            group["lr"] *= SLOWER
+        self.went_back, self.in_a_row = True, 0
+        rank_zero_warn(
+            f"{evidence}: weights and optimizer are back at those of {last} (step {checkpoint['global_step']}), "
+            f"and the learning rate goes on at {SLOWER:g} of what it was"
+        )
+
+
+def _wrong(losses: list[Tensor], optimizer: Optimizer) -> str:
+    """What is not finite on this rank: ``loss``, ``gradient`` or nothing. One look at the device."""
+    gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    finite = [torch.isfinite(loss).all() for loss in losses]
+    # A sum of absolute values would overflow where a maximum does not.
+    finite += [torch.isfinite(g).all() for g in torch._foreach_norm(gradients, float("inf"))] if gradients else []
+    if not finite:
+        return ""
+    fine = torch.stack([f.to(finite[0].device) for f in finite]).tolist()
+    if all(fine):
+        return ""
+    return "gradient" if all(fine[: len(losses)]) else "loss"
+
+
+def _name(trainer: Trainer, index: int) -> str:
+    source = getattr(trainer.datamodule, "train_source", None)  # type: ignore[attr-defined]
+    return str(index) if source is None else source.sample_id(index)
+
+
+def _gathered(trainer: Trainer, rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The rows of all ranks."""
+    if trainer.world_size == 1:
+        return rows
+    parts: list[list[tuple[str, ...]]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
