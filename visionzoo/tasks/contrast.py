@@ -15,12 +15,16 @@ from visionzoo.losses.gather import cached_backward, gather_features
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.clip import Clip, create_clip
 from visionzoo.models.clip.interpolate import interpolated
+from visionzoo.models.trunk import trunk_name
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import TrainStep, VisionTask
-from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found
+from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found, Share
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.types import CaptionBatch, ImageBatch
 from visionzoo.weights import load_weights
+
+#: Sentences about classes that are encoded at a time.
+TEXTS = 256
 
 
 class Contrast(VisionTask):
@@ -33,7 +37,8 @@ class Contrast(VisionTask):
         backbone: image backbone from ``visionzoo models``, with a text tower of the size ``text`` beside it.
         weights: a whole CLIP to start from (a run of this task, or released weights with their configuration); or a
             run of another task (mae, classify), whose backbone becomes the image tower.
-        image_weights: weights of the image backbone alone: a file, a folder, a run of another task, or timm:tag.
+        image_weights: instead of weights, those of the image backbone alone: a file, a folder, a run of another task,
+            or timm:tag.
         image_size: height and width of the model's input in pixels, one number or two; none for the model's own.
         text: size of the text tower beside a backbone: nano, tiny, small, base, large or huge.
         text_width: width instead of the size's.
@@ -51,14 +56,16 @@ class Contrast(VisionTask):
         micro_batch: encode this many pairs at a time and still take the loss over the whole batch (GradCache); 0 for
             all at once. BatchNorm then sees one part at a time.
         clip_grad_norm: with micro_batch, the largest norm of the gradient; elsewhere use trainer.gradient_clip_val.
+        choose_by: the score on held-out images by which the best epoch is chosen: recall (the mean of all six) or
+            accuracy (zero-shot).
         wise_ft: share of the trained weights in what is exported, the rest being those it started from (WiSE-FT, arXiv
-            2109.01903); 1 exports the trained weights, 0.5 is the paper's choice.
+            2109.01903); 1 exports the trained weights, 0.5 is the paper's choice. Scores while it trains are those of
+            the trained weights; the last line scores what is exported.
         betas: AdamW's two momenta.
         weight_decay: AdamW's weight decay; norms, biases, tokens, position tables and the temperature are not decayed.
     """
 
     task_name = "clip"
-    monitor = "val/recall_mean"
 
     model: Clip
 
@@ -87,6 +94,7 @@ class Contrast(VisionTask):
         lock_image: bool = False,
         micro_batch: int = 0,
         clip_grad_norm: float = 0.0,
+        choose_by: Literal["recall", "accuracy"] = "recall",
         wise_ft: float = 1.0,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.2,
@@ -95,17 +103,25 @@ class Contrast(VisionTask):
         super().__init__(betas=betas, weight_decay=weight_decay, **kwargs)
         if not 0 < wise_ft <= 1:
             raise ValueError(f"wise_ft={wise_ft} must be above 0 and at most 1; 1 exports the trained weights")
-        if wise_ft < 1 and weights is None:
+        started = run_config(weights)
+        if wise_ft < 1 and (weights is None or (started is not None and started.task != "clip")):
             raise ValueError(
-                f"wise_ft={wise_ft} needs model.weights: it mixes with the model that training starts from"
+                f"wise_ft={wise_ft} mixes with the CLIP that training starts from; name it by model.weights"
             )
+        if choose_by not in ("recall", "accuracy"):
+            raise ValueError(f"choose_by={choose_by!r} is unknown; use recall or accuracy")
+        if choose_by == "accuracy" and not zero_shot_classes:
+            raise ValueError("choose_by=accuracy needs labelled images; give --data.zero_shot_path")
         if micro_batch < 0 or clip_grad_norm < 0:
             raise ValueError(f"micro_batch={micro_batch} and clip_grad_norm={clip_grad_norm} must be at least 0")
         if clip_grad_norm and not micro_batch:
             raise ValueError("clip_grad_norm is for micro_batch; without it use --trainer.gradient_clip_val")
+        if bare := [t for t in zero_shot_templates if "{}" not in t]:
+            raise ValueError(f"template {bare[0]!r} needs {{}} for the class name, such as 'a photo of a {{}}.'")
         if self.layer_decay != 1:
             raise ValueError(f"layer_decay={self.layer_decay}: two towers have no one order of layers; use 1")
         self.zero_shot_classes, self.zero_shot_templates = tuple(zero_shot_classes), tuple(zero_shot_templates)
+        self.monitor = "val/accuracy" if choose_by == "accuracy" else "val/recall_mean"
         self.micro_batch, self.clip_grad_norm, self.wise_ft = micro_batch, clip_grad_norm, wise_ft
         self.automatic_optimization = not micro_batch
         self.score_before = (weights or image_weights) is not None and bool(zero_shot_classes)
@@ -122,8 +138,11 @@ class Contrast(VisionTask):
             model.lock_image_tower()
         self.backbone_name: str = name or model.visual.trunk.name
         self.use_model(model, model.preprocess)
-        self.evaluation = ContrastEvaluation(len(self.zero_shot_classes))
+        self.evaluation = ContrastEvaluation(model.embed_dim)
+        #: Captions that had to be cut in the last epoch of training, and of evaluation.
+        self.train_cut, self.held_out_cut = Share(), Share()
         self.found: list[Found] = []
+        self._cut: dict[str, list[int]] = {}
         self._class_features: Tensor | None = None
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -140,12 +159,16 @@ class Contrast(VisionTask):
             return info_nce(images, texts, model.logit_scale, gather=gather_features)
         return sigmoid_loss(images, texts, model.logit_scale, model.logit_bias, gather=gather_features)
 
-    def _parts(self, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
-        images = self.normalize(batch.images)
-        return images, self.model.tokenizer(list(batch.texts)).to(images.device)
+    def _ids(self, texts: Sequence[str], cut: Share) -> Tensor:
+        """(T, L) token ids; those that had to be cut are counted."""
+        tokenizer = self.model.tokenizer
+        before = tokenizer.truncated
+        ids = tokenizer(list(texts)).to(self.device)
+        cut.update(tokenizer.truncated - before, len(ids))
+        return ids
 
     def train_loss(self, batch: CaptionBatch) -> TrainStep:
-        images, ids = self._parts(batch)
+        images, ids = self.normalize(batch.images), self._ids(batch.texts, self.train_cut)
         if self.micro_batch:
             loss = self._cached_step(images, ids)
         else:
@@ -174,6 +197,15 @@ class Contrast(VisionTask):
         scheduler.step()
         return loss
 
+    def on_fit_start(self) -> None:
+        if self.clip_grad_norm and self.trainer.precision == "16-mixed":
+            raise ValueError(
+                "clip_grad_norm would clip scaled gradients under --trainer.precision 16-mixed; use bf16-mixed"
+            )
+
+    def on_train_epoch_start(self) -> None:
+        self.train_cut.reset()
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.model.clamp_logit_scale()
 
@@ -191,7 +223,7 @@ class Contrast(VisionTask):
             return
         images = self.model.encode_image(self.normalize(batch.images), normalize=True)
         if isinstance(batch, CaptionBatch):
-            texts = self._encode_texts(batch.texts)
+            texts = self.model.encode_text(self._ids(batch.texts, self.held_out_cut), normalize=True)
             kept = batch.images, batch.texts
             self.evaluation.add_captions(images, texts, batch.index, batch.text_image, *kept)
             return
@@ -199,20 +231,22 @@ class Contrast(VisionTask):
             self._class_features = self._encode_classes()
         self.evaluation.add_labels(images @ self._class_features.T, batch.labels)
 
-    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
-        ids = self.model.tokenizer(list(texts)).to(self.device)
-        return self.model.encode_text(ids, normalize=True)
-
     def _encode_classes(self) -> Tensor:
         """(K, E): for each class the mean over the templates, of length one."""
-        rows = [
-            self._encode_texts([t.format(name) for t in self.zero_shot_templates]) for name in self.zero_shot_classes
-        ]
-        return F.normalize(torch.stack([row.mean(0) for row in rows]), dim=-1)
+        texts = [t.replace("{}", name) for name in self.zero_shot_classes for t in self.zero_shot_templates]
+        ids = self.model.tokenizer(texts).to(self.device)
+        rows = torch.cat([self.model.encode_text(part, normalize=True).float() for part in ids.split(TEXTS)])
+        return F.normalize(rows.unflatten(0, (len(self.zero_shot_classes), -1)).mean(1), dim=-1)
 
     def finish_evaluation(self) -> dict[str, Tensor]:
         self.found = self.evaluation.found()
         values = self.evaluation.finish()
+        counts = {"training": self.train_cut, "held-out": self.held_out_cut}
+        for count in counts.values():
+            count.update()
+        self._cut = {part: count.compute().tolist() for part, count in counts.items()}
+        with torch.inference_mode(False):
+            self.held_out_cut.reset()
         if "recall_mean" not in values:
             self.monitor = "val/accuracy"  # there are labelled images only
         return values
@@ -233,9 +267,21 @@ class Contrast(VisionTask):
         if "accuracy" in metrics:
             before = f" ({100 * self.before['accuracy']:.2f} % before training)" if "accuracy" in self.before else ""
             parts.append(f"zero-shot accuracy {100 * metrics['accuracy']:.2f} %{before}")
-        if cut := self.model.tokenizer.truncated:
-            parts.append(f"{cut} captions were longer than {self.model.context_length} tokens and cut")
+        for part, (cut, texts) in self._cut.items():
+            if cut:
+                parts.append(
+                    f"{cut} of {texts} {part} captions were longer than {self.model.context_length} tokens "
+                    "and cut at the end"
+                )
         return ", ".join(parts)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["before"] = dict(self.before)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.before = checkpoint.get("before", {})
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
         model: Clip = self.model if self.start is None else interpolated(self.model, self.start, self.wise_ft)
@@ -252,27 +298,31 @@ def _build(
     name: str | None, backbone: str | None, weights: str | None, image_weights: str | None, options: dict[str, Any]
 ) -> tuple[Clip, str]:
     """The model, with weights, and a line that says how much of it was loaded."""
+    if weights is not None and image_weights is not None:
+        raise ValueError("give weights or image_weights, not both: a whole CLIP, or the image backbone alone")
     given = {k: v for k, v in options.items() if v is not None}
     config = run_config(weights)
-    if config is not None and config.task != "clip":  # a run whose backbone becomes the image tower
-        weights, image_weights = None, weights
-    if weights is not None:
+    if weights is not None and (config is None or config.task == "clip"):
         if config is None:
             model = create_clip(name, backbone=backbone, weights=weights, **given)
             return model, f"{model.name} loaded from {weights}"
         _same_model(weights, config, name, backbone)
         model = create_clip(**{**config.architecture, **given})
         return model, str(load_weights(model, weights))
-    if image_weights is not None and name is None:
-        found = trunk_options(image_weights, {"backbone": backbone, "image_size": options["image_size"]})
-        backbone = found["backbone"]
-        given |= {"image_size": found["image_size"]} if found["image_size"] is not None else {}
-    model = create_clip(name, backbone=backbone, **given)
-    if image_weights is None:
-        return model, ""
+    source = image_weights if weights is None else weights
+    if source is None:
+        return create_clip(name, backbone=backbone, **given), ""
+    if name is not None:
+        model = create_clip(name, **given)
+        own = ModelConfig(task="clip", architecture=model.architecture, preprocess=model.preprocess)
+        trunk_options(source, {"backbone": trunk_name(own)})  # refuses a run of another backbone
+    else:
+        found = trunk_options(source, {"backbone": backbone, "image_size": options["image_size"]})
+        model = create_clip(**{**given, **{k: v for k, v in found.items() if v is not None}})
     trunk = model.visual.trunk
-    report = load_weights(trunk, image_weights)
-    model.preprocess = trunk.preprocess  # as these weights want their images
+    report = load_weights(trunk, source)
+    if options["preprocess"] is None:
+        model.preprocess = trunk.preprocess  # as these weights want their images
     return model, describe_handover(report, trunk)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.utilities import dim_zero_cat
 
 from visionzoo.metrics.retrieval import retrieval_recall
 
@@ -32,7 +32,7 @@ class Found(NamedTuple):
 class Retrieval(Metric):
     """Recall at 1, 5 and 10 both ways, over the features of all ranks.
 
-    The features of the whole set are kept: 4 E bytes for each image and caption.
+    ``width`` is E. The features of the whole set are kept: 4 E bytes for each image and caption.
     """
 
     full_state_update = False
@@ -42,8 +42,9 @@ class Retrieval(Metric):
     text_owners: list[Tensor]
     groups: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         for name in ("images", "owners", "texts", "text_owners", "groups"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -62,24 +63,22 @@ class Retrieval(Metric):
         self.text_owners.append(index[text_image])
         self.groups.append(groups)
 
+    def join(self) -> None:
+        """Have something of the right shape and type on every rank, also where there were no images to see."""
+        nothing, none = (torch.empty(0, *s, device=self.device) for s in ((self.width,), ()))
+        self.update(nothing, nothing, none.long(), none.long(), none.long())
+
     def compute(self) -> dict[str, Tensor]:
-        """Recalls by name, and their mean; nothing if nothing was taken in."""
-        images, owners = _joined(self.images), _joined(self.owners)
-        texts, text_owners = _joined(self.texts), _joined(self.text_owners)
-        groups = _joined(self.groups)
-        if images is None or owners is None or texts is None or text_owners is None or groups is None:
+        """Recalls by name, and their mean; nothing if nothing was taken in. Call :meth:`join` first."""
+        images = dim_zero_cat(self.images)
+        if not len(images):
             return {}
+        owners, texts, text_owners, groups = map(dim_zero_cat, (self.owners, self.texts, self.text_owners, self.groups))
         order = owners.argsort()  # positions need not be consecutive: unreadable images are left out
         place = torch.searchsorted(owners[order], text_owners)
         recalls = retrieval_recall(images[order], texts, place, RECALLS, groups)
         values = {name: torch.tensor(value, device=images.device) for name, value in recalls.items()}
         return {**values, "recall_mean": torch.stack(list(values.values())).mean()}
-
-
-def _joined(parts: list[Tensor] | Tensor) -> Tensor | None:
-    if isinstance(parts, Tensor):
-        return parts
-    return torch.cat(parts) if parts else None
 
 
 def text_groups(texts: Sequence[str]) -> Tensor:
@@ -88,17 +87,34 @@ def text_groups(texts: Sequence[str]) -> Tensor:
     return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64)
 
 
+class Share(Metric):
+    """How many of how many, over all ranks: (2,) int64."""
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("counts", default=torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, hits: int = 0, total: int = 0) -> None:
+        self.counts += torch.tensor([hits, total], device=self.counts.device)
+
+    def compute(self) -> Tensor:
+        return self.counts
+
+
 class ContrastEvaluation(nn.Module):
     """Both scores, and what the sheet of found captions is drawn from.
 
     Args:
-        num_classes: K; 0 where there are no labelled images.
+        width: E.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.retrieval = Retrieval()
-        self.accuracy = MulticlassAccuracy(num_classes, average="micro") if num_classes else None
+        self.retrieval = Retrieval(width)
+        self.right = Share()
         self._forget()
 
     def _forget(self) -> None:
@@ -123,29 +139,34 @@ class ContrastEvaluation(nn.Module):
 
     def add_labels(self, logits: Tensor, labels: Tensor) -> None:
         """A labelled batch: (B, K) logits and (B,) class indices."""
-        assert self.accuracy is not None
-        self.accuracy.update(logits, labels)
+        self.right.update(int((logits.argmax(dim=1) == labels).sum()), len(labels))
 
     def found(self, count: int = 3) -> list[Found]:
-        """The best captions of the first images of this rank; ask before :meth:`finish`."""
-        images, texts = _joined(self.retrieval.images), _joined(self.retrieval.texts)
-        owners, text_owners = _joined(self.retrieval.owners), _joined(self.retrieval.text_owners)
-        if images is None or texts is None or owners is None or text_owners is None:
+        """The best different captions of the first images of this rank; ask before :meth:`finish`."""
+        if not self._shown:
             return []
+        seen = self.retrieval
+        images, texts, owners, text_owners = map(dim_zero_cat, (seen.images, seen.texts, seen.owners, seen.text_owners))
+        places = list({text: place for place, text in enumerate(self._texts)}.values())  # one of each text
+        different = texts[places]
         rows = []
         for i, picture in enumerate(self._shown):
-            best = (texts @ images[i]).topk(min(count, len(texts))).indices.tolist()
-            rows.append(Found(picture, [(self._texts[t], bool(text_owners[t] == owners[i])) for t in best]))
+            own = {self._texts[t] for t in (text_owners == owners[i]).nonzero()[:, 0].tolist()}
+            best = (different @ images[i]).topk(min(count, len(places))).indices.tolist()
+            names = [self._texts[places[t]] for t in best]
+            rows.append(Found(picture, [(name, name in own) for name in names]))
         return rows
 
     def finish(self) -> dict[str, Tensor]:
         """Scores over all ranks by name; then start afresh."""
+        self.retrieval.join()
+        self.right.update()  # with nothing: torchmetrics warns of a metric that was never updated
         values = self.retrieval.compute()
-        if self.accuracy is not None:
-            values["accuracy"] = self.accuracy.compute()
+        right, total = self.right.compute()
+        if total:
+            values["accuracy"] = right / total
         with torch.inference_mode(False):  # or their states could never be changed by a training run that follows
             self.retrieval.reset()
-            if self.accuracy is not None:
-                self.accuracy.reset()
+            self.right.reset()
         self._forget()
         return values
