@@ -11,11 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from visionzoo.metrics.clicks import Clicks, central_clicks, noisy_boxes, random_clicks
 from visionzoo.metrics.segmentation import mask_boxes, mask_iou
 from visionzoo.models.sam.model import Sam, SamOutput
 from visionzoo.models.sam.prompts import BOTTOM_RIGHT, IGNORED, NOT_A_POINT, TOP_LEFT, Prompts
+from visionzoo.types import SegmentBatch
+
+#: Objects that are asked about at a time in an evaluation, so that an image with many of them fits into memory.
+OBJECTS_AT_ONCE = 32
 
 
 class Objects(NamedTuple):
@@ -23,6 +28,16 @@ class Objects(NamedTuple):
 
     masks: Tensor  #: (N, H, W) bool, none empty
     image_index: Tensor  #: (N,) int64
+    valid: Tensor  #: (N, H, W) bool, False for padding
+
+    @classmethod
+    def of(cls, batch: SegmentBatch) -> Objects:
+        """All objects of a batch."""
+        return cls(batch.masks, batch.image_index, batch.valid[batch.image_index])
+
+    def select(self, index: slice) -> Objects:
+        """Some of them."""
+        return Objects(self.masks[index], self.image_index[index], self.valid[index])
 
 
 def point_prompts(clicks: Clicks, image_index: Tensor) -> Prompts:
@@ -59,39 +74,52 @@ def upscale(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(masks.float(), size, mode="bilinear", align_corners=False)[:, 0]
 
 
-class Round(NamedTuple):
-    """One answer of a conversation."""
+class Answer(NamedTuple):
+    """One answer of a conversation, about n of the N objects."""
 
-    output: SamOutput
-    prompts: Prompts
+    output: SamOutput  #: of n
+    prompts: Prompts  #: n of them
+    rows: Tensor  #: (n,) int64, which objects
 
 
 def training_rounds(
-    model: Sam, embeddings: Tensor, objects: Objects, *, clicks: int, mask_rounds: int, box_share: float
-) -> Iterator[Round]:
-    """The answers that are trained: a first click or a noisy box, corrective clicks, and rounds with the mask alone.
+    model: Sam,
+    embeddings: Tensor,
+    objects: Objects,
+    *,
+    clicks: int,
+    mask_rounds: int,
+    box_share: float,
+    recompute: bool = False,
+) -> Iterator[Answer]:
+    """The answers that are trained: to a first click or a noisy box, to corrective clicks, and without a further click.
 
-    A first click is drawn evenly from the object, a corrective one from where the last mask is wrong. The mask goes
-    back in as logits, without its gradient. One of the rounds without a click comes at a random place among the
-    corrective ones, the others at the end (appendix A, "Training algorithm").
+    The algorithm is that of appendix A. A first click is drawn evenly from the object, a corrective one from where the
+    last mask is wrong. Each round gets the last mask back as logits, without its gradient: of three masks the one that
+    the model trusts most. In the rounds without a click nothing else is new; one of them comes at a random place after
+    one of the clicks, the others at the end.
+
+    A first prompt may mean several things and has three answers; later ones are clear and have one. A box is clear as
+    well, and is asked for one mask when the model is used, so it has both: those that began with a box come twice.
 
     Args:
         model: the network.
         embeddings: (B, C, h', w').
         objects: N of them.
         clicks: corrective clicks; 8 in the paper.
-        mask_rounds: rounds with the mask alone; 2 in the paper.
+        mask_rounds: rounds without a further click; 2 in the paper.
         box_share: chance that an object is first shown by a box; one half in the paper.
+        recompute: decode again in the backward pass, so that memory holds the activations of one round, not of all.
     """
     n, size = len(objects.masks), objects.masks.shape[-2:]
     device = objects.masks.device
     by_click = point_prompts(random_clicks(torch.zeros_like(objects.masks), objects.masks), objects.image_index)
     boxes = noisy_boxes(mask_boxes(objects.masks), (size[0], size[1]))
     by_box = box_prompts(boxes, objects.image_index)
-    chosen = torch.rand(n, device=device) < box_share
+    boxed = torch.rand(n, device=device) < box_share
     prompts = Prompts(
-        torch.where(chosen[:, None, None], by_box.points, by_click.points),
-        torch.where(chosen[:, None], by_box.labels, by_click.labels),
+        torch.where(boxed[:, None, None], by_box.points, by_click.points),
+        torch.where(boxed[:, None], by_box.labels, by_click.labels),
         image_index=objects.image_index,
     )
     early = int(torch.randint(clicks, ())) if clicks and mask_rounds > 1 else -1
@@ -99,18 +127,27 @@ def training_rounds(
     if early >= 0:
         steps.insert(early + 1, False)
     steps += [False] * (mask_rounds - (early >= 0))
-    # one prompt may mean several things, and gets three answers; more are clear
-    output = model.decode(embeddings, prompts, multimask=True)
-    yield Round(output, prompts)
+
+    def decode(multimask: bool | None) -> SamOutput:
+        if not recompute:
+            return model.decode(embeddings, prompts, multimask)
+        return checkpoint(model.decode, embeddings, prompts, multimask, use_reentrant=False)
+
+    every = torch.arange(n, device=device)
+    both = decode(None)
+    output = SamOutput(both.masks[:, 1:], both.scores[:, 1:])
+    yield Answer(output, prompts, every)
+    rows = every[boxed]
+    yield Answer(SamOutput(both.masks[rows, :1], both.scores[rows, :1]), prompts.select(rows), rows)
     for is_click in steps:
         last = best_masks(output).detach()
         if is_click:
-            wrong = random_clicks(upscale(last, (size[0], size[1])) > 0, objects.masks)
-            prompts = add_clicks(prompts, wrong, last)
+            seen = (upscale(last, (size[0], size[1])) > 0) & objects.valid
+            prompts = add_clicks(prompts, random_clicks(seen, objects.masks), last)
         else:
             prompts = prompts._replace(masks=last)
-        output = model.decode(embeddings, prompts, multimask=False)
-        yield Round(output, prompts)
+        output = decode(False)
+        yield Answer(output, prompts, every)
 
 
 class Answers(NamedTuple):
@@ -121,27 +158,34 @@ class Answers(NamedTuple):
     points: Tensor  #: (N, K, 2), the clicks
     labels: Tensor  #: (N, K); -2 where a mask was right already
     boxes: Tensor  #: (N, 4)
-    click_masks: list[Tensor]  #: K of (N, H, W) bool
+    click_masks: Tensor | None  #: (N, K, H, W) bool, where they were to be kept
     box_masks: Tensor  #: (N, H, W) bool
 
 
 @torch.no_grad()
 def evaluate_prompts(
-    model: Sam, embeddings: Tensor, objects: Objects, valid: Tensor, *, clicks: int, keep_masks: bool = False
+    model: Sam, embeddings: Tensor, objects: Objects, *, clicks: int, keep_masks: bool = False
 ) -> Answers:
     """Ask a model about objects as a careful user would: the same clicks every time.
 
     The first click is in the middle of the object, each further one in the middle of the largest error. The answer to
-    one click is the one of three that the model trusts most.
+    one click is the one of three that the model trusts most; a box has one answer.
 
     Args:
         model: the network.
         embeddings: (B, C, h', w').
-        objects: N of them.
-        valid: (N, H, W) bool, False for padding.
+        objects: N of them, at least one.
         clicks: K.
         keep_masks: keep the masks after every click, for a picture.
     """
+    parts = [
+        _evaluate(model, embeddings, objects.select(slice(start, start + OBJECTS_AT_ONCE)), clicks, keep_masks)
+        for start in range(0, len(objects.masks), OBJECTS_AT_ONCE)
+    ]
+    return Answers(*(None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+def _evaluate(model: Sam, embeddings: Tensor, objects: Objects, clicks: int, keep_masks: bool) -> Answers:
     size = (objects.masks.shape[-2], objects.masks.shape[-1])
     masks = torch.zeros_like(objects.masks)
     ious, kept, points, labels = [], [], [], []
@@ -154,7 +198,7 @@ def evaluate_prompts(
         else:
             prompts = add_clicks(prompts, click, best_masks(output))
         output = model.decode(embeddings, prompts, multimask=prompts.masks is None)
-        masks = (upscale(best_masks(output), size) > 0) & valid
+        masks = (upscale(best_masks(output), size) > 0) & objects.valid
         ious.append(mask_iou(masks, objects.masks))
         points.append(click.points)
         labels.append(torch.where(click.found, click.labels, IGNORED))
@@ -162,13 +206,13 @@ def evaluate_prompts(
             kept.append(masks)
     boxes = mask_boxes(objects.masks).float()
     output = model.decode(embeddings, box_prompts(boxes, objects.image_index), multimask=False)
-    box_masks = (upscale(output.masks, size) > 0) & valid
+    box_masks = (upscale(output.masks, size) > 0) & objects.valid
     return Answers(
-        torch.stack(ious, dim=1),
-        mask_iou(box_masks, objects.masks),
-        torch.stack(points, dim=1),
-        torch.stack(labels, dim=1),
-        boxes,
-        kept,
-        box_masks,
+        click_ious=torch.stack(ious, dim=1),
+        box_iou=mask_iou(box_masks, objects.masks),
+        points=torch.stack(points, dim=1),
+        labels=torch.stack(labels, dim=1),
+        boxes=boxes,
+        click_masks=torch.stack(kept, dim=1) if keep_masks else None,
+        box_masks=box_masks,
     )

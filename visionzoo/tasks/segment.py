@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torchmetrics import MeanMetric
 
+from visionzoo import __version__
 from visionzoo.losses.segmentation import prompt_loss
 from visionzoo.metrics.segmentation import clicks_to_iou, mask_iou
 from visionzoo.models.bundle import ModelConfig
-from visionzoo.models.sam import Sam, create_sam
-from visionzoo.models.sam.build import SAM_BACKBONES
+from visionzoo.models.sam import Sam
 from visionzoo.models.sam.prompts import Prompts
 from visionzoo.runs import RunFolder
 from visionzoo.runs.cache import cache_folder
 from visionzoo.tasks.base import TrainStep, VisionTask
 from visionzoo.tasks.embedding_cache import EmbeddingCache
-from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
-from visionzoo.tasks.lora import add_adapters, merged_copy
+from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
+from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
 from visionzoo.tasks.text_prompts import TextPrompts
-from visionzoo.types import SegmentBatch
-from visionzoo.weights import load_weights
+from visionzoo.types import Preprocess, SegmentBatch
 from visionzoo.weights.fingerprint import weights_hash
 
-#: Prompts, mask decoder and any neck that was built here: what is left when the encoder is frozen.
-LEARNING = ("prompt_encoder.", "mask_decoder.", "image_encoder.neck.")
 #: Clicks whose mean IoU is logged.
 SHOWN_CLICKS = (1, 3, 5)
+#: Parts of the loss.
+LOGGED = ("total", "focal", "dice", "iou")
 
 
 class PromptSegment(VisionTask):
@@ -44,7 +44,8 @@ class PromptSegment(VisionTask):
         backbone: vit_b, vit_l or vit_h for Meta's models, or a name from ``visionzoo models``.
         weights: a whole SAM to start from (Meta's file, or a run of this task); or a run of another task (mae,
             classify, clip), whose backbone becomes the image encoder.
-        backbone_weights: weights of the image encoder's backbone alone: a file, a folder, a run, or timm:tag.
+        backbone_weights: instead of weights, those of the image encoder's backbone alone: a file, a folder, a run, or
+            timm:tag.
         image_size: height and width of the model's input in pixels, one number or two; none for the backbone's own.
         embedding_stride: pixels per cell of the image embedding; masks come at a quarter of it. None for 16, or the
             coarsest of the backbone where that is finer. Small objects want 8 or 4.
@@ -56,16 +57,19 @@ class PromptSegment(VisionTask):
         lora_alpha: the adapters' output is scaled by lora_alpha / lora_rank.
         embedding_cache: folder of the embeddings of a frozen encoder; none for the user's cache, off for no cache.
         clicks: corrective clicks in training.
-        mask_rounds: rounds in which only the last mask is given.
+        mask_rounds: rounds of training without a further click, in which the last mask alone is new.
         box_share: chance that an object is first shown by a box.
         eval_clicks: clicks in evaluation, at least 5.
         text_model: a CLIP (a run of train.py clip, or released weights with their configuration) whose text tower
             turns names into prompts; none for no text prompts.
         sheet_images: images on the sheet that is drawn after every epoch.
+        grad_checkpointing: recompute encoder and decoder in the backward pass. The decoder answers a dozen times a
+            step: its activations are most of the memory.
     """
 
     task_name = "segment"
     monitor = "val/iou_1"
+    prediction_columns = ("objects", *(f"iou_{k}" for k in SHOWN_CLICKS), "iou_box")
     sheet_every_epoch = True
 
     model: Sam
@@ -81,7 +85,7 @@ class PromptSegment(VisionTask):
         embedding_stride: int | None = None,
         decoder_dim: int | None = None,
         drop_path: float = 0.0,
-        encoder: Literal["frozen", "lora", "full"] = "frozen",
+        encoder: EncoderMode = "frozen",
         lora_rank: int = 8,
         lora_alpha: float = 16.0,
         embedding_cache: str | None = None,
@@ -96,10 +100,15 @@ class PromptSegment(VisionTask):
         super().__init__(**kwargs)
         if encoder not in ("frozen", "lora", "full"):
             raise ValueError(f"encoder={encoder!r} is unknown; use frozen, lora or full")
-        if clicks < 0 or mask_rounds < 0 or eval_clicks < max(SHOWN_CLICKS) or sheet_images < 1:
+        if clicks < 0 or mask_rounds < 0 or clicks + mask_rounds < 1:
             raise ValueError(
-                f"clicks={clicks} and mask_rounds={mask_rounds} must be at least 0, eval_clicks={eval_clicks} at "
-                f"least {max(SHOWN_CLICKS)}, sheet_images={sheet_images} at least 1"
+                f"clicks={clicks} and mask_rounds={mask_rounds} must be at least 0, and one of them above: a model "
+                "that never gets its masks back cannot learn to correct them"
+            )
+        if eval_clicks < max(SHOWN_CLICKS) or sheet_images < 1:
+            raise ValueError(
+                f"eval_clicks={eval_clicks} must be at least {max(SHOWN_CLICKS)}, sheet_images={sheet_images} at "
+                "least 1"
             )
         if not 0 <= box_share <= 1:
             raise ValueError(f"box_share={box_share} must be in [0, 1]")
@@ -110,65 +119,99 @@ class PromptSegment(VisionTask):
 
         self.text_prompts = None if text_model is None else TextPrompts.load(text_model)
         text_dim = None if self.text_prompts is None else self.text_prompts.width
-        options: dict[str, Any] = {"image_size": image_size, "embedding_stride": embedding_stride, "text_dim": text_dim}
-        options |= {"decoder_dim": decoder_dim, "drop_path": drop_path}
-        model, self.opening_line = _build(backbone, weights, backbone_weights, options)
-        if encoder != "full":
-            for name, parameter in model.named_parameters():
-                if not name.startswith(LEARNING):
-                    parameter.requires_grad_(False)
-        if encoder == "lora":
-            add_adapters(model, rank=lora_rank, alpha=lora_alpha, keep=LEARNING)
+        options = {
+            "image_size": image_size, "embedding_stride": embedding_stride, "decoder_dim": decoder_dim,
+            "drop_path": drop_path,
+        }  # fmt: skip
+        model, self.opening_line = build_segmenter(backbone, weights, backbone_weights, options, text_dim)
+        if encoder == "frozen" and not self.opening_line:
+            self._say_more(
+                "the frozen encoder has random weights: give --model.weights or --model.backbone_weights, or train it "
+                "with --model.encoder full"
+            )
+        has_text = self.text_prompts is not None
+        choose_trained(model, encoder, text=has_text, rank=lora_rank, alpha=lora_alpha)
         self.backbone_name: str = str(model.architecture["backbone"])
+        self.fixed_images = fixed_images
+        self._cache_folder = _cache_folder(embedding_cache) if encoder == "frozen" and fixed_images else None
         self.use_model(model, model.preprocess)
-        self.cache: EmbeddingCache | None = None
-        if encoder == "frozen" and embedding_cache != "off":
-            if fixed_images:
-                folder = cache_folder("embeddings") if embedding_cache is None else Path(embedding_cache)
-                trunk = model.image_encoder
-                described = f"{weights_hash(trunk)} {model.preprocess.to_dict()} {model.embedding_size}"
-                self.cache = EmbeddingCache(folder, hashlib.blake2b(described.encode(), digest_size=16).hexdigest())
-                self._say_more(f"embeddings of the frozen encoder are kept in {self.cache.folder}")
-            else:
-                self._say_more(
-                    "the frozen encoder runs in every step, since images vary; it would run once with "
-                    "--data.crop resize --data.hflip 0 --data.vflip 0 --data.color_jitter 0"
-                )
+        if self._cache_folder is not None:
+            self._say_more(f"embeddings of the frozen encoder are kept in {self._cache_folder}")
+        elif encoder == "frozen" and not fixed_images:
+            self._say_more(
+                "the frozen encoder runs in every step, since images vary; it would run once with "
+                "--data.crop resize --data.hflip 0 --data.vflip 0 --data.color_jitter 0"
+            )
         self.results = nn.ModuleDict({name: MeanMetric() for name in self._score_names()})
 
     def _say_more(self, text: str) -> None:
         self.opening_line = "\n".join(line for line in (self.opening_line, text) if line)
 
+    def use_model(self, model: nn.Module, preprocess: Preprocess, in_chans: int | None = None) -> None:
+        super().use_model(model, preprocess, in_chans)
+        assert isinstance(model, Sam)
+        maps = model.image_encoder.maps
+        self._maps = torch.compile(maps) if self.compile_model else maps
+        self.cache: EmbeddingCache | None = None
+
     # ---- embeddings -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        self.cache = None  # weights may come from a checkpoint after this
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> (B, C, h, w) embeddings, with gradients for what is trained of the encoder."""
-        encoder = self.model.image_encoder
+        join = self.model.image_encoder.join
         if self.encoder != "frozen":
-            return encoder(self.normalize(images))
-        if self.cache is None:
-            maps = self._frozen_maps(images)
-        else:
-            maps = self.cache.get(images, self._frozen_maps)
-        return encoder.join(maps)
+            return join(self._maps(self.normalize(images)))
+        if not self.fixed_images:
+            return join(self._frozen_maps(images))
+        # One by one: what is kept must not depend on which images happened to be in a batch.
+        alone = [self._kept_maps(image[None]) for image in images]
+        return join([torch.cat(maps) for maps in zip(*alone, strict=True)])
 
     @torch.no_grad()
     def _frozen_maps(self, images: Tensor) -> list[Tensor]:
-        return self.model.image_encoder.maps(self.normalize(images))
+        return self._maps(self.normalize(images))
+
+    def _kept_maps(self, image: Tensor) -> list[Tensor]:
+        if self._cache_folder is None:
+            return self._frozen_maps(image)
+        if self.cache is None:
+            self.cache = EmbeddingCache(self._cache_folder, self._encoder_identity(image.device))
+        return self.cache.get(image, self._frozen_maps)
+
+    def _encoder_identity(self, device: torch.device) -> str:
+        """Everything that an embedding depends on beside its image."""
+        grid, levels = self.model.embedding_size, getattr(self.model.image_encoder, "levels", None)
+        precision = self._trainer.precision if self._trainer is not None else "32-true"
+        computed = f"{device.type} {precision} compile={self.compile_model} {__version__}"
+        return f"{weights_hash(self.model.backbone)} {self.preprocess.to_dict()} {grid} {levels} {computed}"
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def train_loss(self, batch: SegmentBatch) -> TrainStep:
         embeddings = self.embed(batch.images)
-        objects = Objects(batch.masks, batch.image_index)
-        targets, valid = self._targets(batch.masks), self._valid(batch)[:, None]
-        valid = F.interpolate(valid.float(), self.model.mask_size, mode="nearest").bool()
-        rounds = training_rounds(
-            self.model, embeddings, objects, clicks=self.clicks, mask_rounds=self.mask_rounds, box_share=self.box_share
+        answers = training_rounds(
+            self.model,
+            embeddings,
+            Objects.of(batch),
+            clicks=self.clicks,
+            mask_rounds=self.mask_rounds,
+            box_share=self.box_share,
+            recompute=self.grad_checkpointing,
         )
-        losses = [prompt_loss(r.output.masks, r.output.scores, targets, valid=valid) for r in rounds]
-        total = torch.stack([loss.total for loss in losses]).mean()
-        logs = {name: torch.stack([getattr(x, name) for x in losses]).mean() for name in ("focal", "dice", "iou")}
+        loss = partial(checkpoint, prompt_loss, use_reentrant=False) if self.grad_checkpointing else prompt_loss
+        targets, valid = self._targets(batch.masks), self._valid(batch)
+        losses, counts = [], []
+        for answer in answers:
+            output, rows = answer.output, answer.rows
+            losses.append(loss(output.masks, output.scores, targets[rows], valid=valid[batch.image_index[rows]]))
+            counts.append(len(rows))
+        # the mean over all answers
+        share = torch.tensor(counts, device=self.device) / max(1, sum(counts))
+        logs = {name: (share * torch.stack([getattr(x, name) for x in losses])).sum() for name in LOGGED}
+        total = logs.pop("total")
         if self.text_prompts is not None:
             text = self._text_loss(batch, embeddings)
             total, logs = total + text, {**logs, "text": text}
@@ -179,16 +222,16 @@ class PromptSegment(VisionTask):
         return F.interpolate(masks[:, None].float(), self.model.mask_size, mode="area")
 
     def _valid(self, batch: SegmentBatch) -> Tensor:
-        return batch.valid[batch.image_index]
+        """(B, 1, h, w) bool, at that size."""
+        return F.interpolate(batch.valid[:, None].float(), self.model.mask_size, mode="nearest").bool()
 
     def _text_loss(self, batch: SegmentBatch, embeddings: Tensor) -> Tensor:
         assert self.text_prompts is not None
-        named = self.text_prompts.of_batch(batch)
-        if named is None:
-            return embeddings.sum() * 0
-        prompts, masks = named
+        prompts, masks = self.text_prompts.of_batch(batch)
         output = self.model.decode(embeddings, prompts, multimask=True)
-        return prompt_loss(output.masks, output.scores, self._targets(masks)).total
+        return prompt_loss(
+            output.masks, output.scores, self._targets(masks), valid=self._valid(batch)[prompts.image_index]
+        ).total
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
@@ -197,27 +240,27 @@ class PromptSegment(VisionTask):
         return names if self.text_prompts is None else [*names, "iou_text"]
 
     def update_evaluation(self, batch: SegmentBatch) -> None:
-        if len(batch.masks) == 0:
-            return
-        embeddings = self.embed(batch.images)
-        answers = self._ask(batch, embeddings)
-        for k in SHOWN_CLICKS:
-            self._add(f"iou_{k}", answers.click_ious[:, k - 1])
-        self._add("iou_box", answers.box_iou)
-        for share in (85, 90):
-            self._add(f"clicks_{share}", clicks_to_iou(answers.click_ious, share / 100))
-        named = None if self.text_prompts is None else self.text_prompts.of_batch(batch)
-        if named is not None:
-            prompts, masks = named
-            self._add("iou_text", mask_iou(self._by_text(embeddings, prompts, masks.shape[-2:]), masks))
+        for _, own in _images(batch):
+            embedding = self.embed(own.images)
+            answers = self._ask(own, embedding)
+            for k in SHOWN_CLICKS:
+                self._add(f"iou_{k}", answers.click_ious[:, k - 1])
+            self._add("iou_box", answers.box_iou)
+            for share in (85, 90):
+                self._add(f"clicks_{share}", clicks_to_iou(answers.click_ious, share / 100))
+            if self.text_prompts is not None:
+                prompts, masks = self.text_prompts.of_batch(own)
+                if prompts.number:
+                    self._add("iou_text", mask_iou(self._by_text(embedding, prompts, own.valid), masks))
 
-    def _by_text(self, embeddings: Tensor, prompts: Prompts, size: torch.Size) -> Tensor:
-        return upscale(best_masks(self.model.decode(embeddings, prompts)), (size[0], size[1])) > 0
+    def _by_text(self, embedding: Tensor, prompts: Prompts, valid: Tensor) -> Tensor:
+        """(N, H, W) bool, of one image."""
+        height, width = valid.shape[-2:]
+        return (upscale(best_masks(self.model.decode(embedding, prompts)), (height, width)) > 0) & valid
 
     def _ask(self, batch: SegmentBatch, embeddings: Tensor, keep_masks: bool = False) -> Answers:
-        objects = Objects(batch.masks, batch.image_index)
         return evaluate_prompts(
-            self.model, embeddings, objects, self._valid(batch), clicks=self.eval_clicks, keep_masks=keep_masks
+            self.model, embeddings, Objects.of(batch), clicks=self.eval_clicks, keep_masks=keep_masks
         )
 
     def _add(self, name: str, values: Tensor) -> None:
@@ -227,10 +270,13 @@ class PromptSegment(VisionTask):
 
     def finish_evaluation(self) -> dict[str, Tensor]:
         values = {}
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
         for name, metric in self.results.items():
             assert isinstance(metric, MeanMetric)
-            if metric.update_called or self.trainer.world_size > 1:
-                values[name] = metric.compute()
+            if several or metric.update_called:  # a rank without objects must take part in the sum all the same
+                value = metric.compute()
+                if torch.isfinite(value):  # there was something to score on some rank
+                    values[name] = value
             with torch.inference_mode(False):  # or its state could never be changed by a training run that follows
                 metric.reset()
         return values
@@ -243,10 +289,24 @@ class PromptSegment(VisionTask):
         text = f", by name {metrics['iou_text']:.3f}" if "iou_text" in metrics else ""
         return (
             f"mean IoU {ious} after {after} clicks, {metrics['iou_box']:.3f} from a box{text}; "
-            f"{metrics['clicks_85']:.2f} clicks to 85 % and {metrics['clicks_90']:.2f} to 90 % (of {self.eval_clicks})"
+            f"{metrics['clicks_85']:.2f} clicks to 85 % and {metrics['clicks_90']:.2f} to 90 %, "
+            f"of {self.eval_clicks} at most"
         )
 
     # ---- results ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict_step(self, batch: SegmentBatch, batch_idx: int) -> list[tuple[str, ...]]:
+        """A row for each image: its objects, and how well they are found."""
+        rows: list[tuple[str, ...]] = [("0", "", "", "", "")] * len(batch.images)
+        for b, own in _images(batch):
+            answers = self._ask(own, self.embed(own.images))
+            ious = [answers.click_ious[:, k - 1] for k in SHOWN_CLICKS]
+            rows[b] = (str(len(own.masks)), *(f"{x.mean():.6f}" for x in (*ious, answers.box_iou)))
+        return rows
+
+    def prediction_rows(self, outputs: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        return outputs
 
     @torch.no_grad()
     def draw_sheet(self, batch: SegmentBatch, out: Path, title: str = "") -> Path:
@@ -260,31 +320,30 @@ class PromptSegment(VisionTask):
             image_index=batch.image_index.to(device),
             valid=batch.valid.to(device),
         )
-        chosen = _largest(batch)
-        batch = batch._replace(masks=batch.masks[chosen], image_index=batch.image_index[chosen])
-        answers = self._ask(batch, self.embed(batch.images), keep_masks=True)
         rows = []
-        for i, b in enumerate(batch.image_index.tolist()):
+        for _, own in _images(batch):
+            largest = own.masks.flatten(1).sum(1).argmax()[None]
+            own = own._replace(masks=own.masks[largest], image_index=own.image_index[largest])
+            answers = self._ask(own, self.embed(own.images), keep_masks=True)
+            assert answers.click_masks is not None
             rows.append(
                 SegmentRow(
-                    image=batch.images[b].permute(1, 2, 0).cpu().numpy(),
-                    truth=batch.masks[i].cpu().numpy(),
-                    clicks=[m[i].cpu().numpy() for m in answers.click_masks],
-                    ious=answers.click_ious[i].tolist(),
-                    points=answers.points[i].tolist(),
-                    labels=answers.labels[i].tolist(),
-                    box=answers.boxes[i].tolist(),
-                    by_box=answers.box_masks[i].cpu().numpy(),
-                    box_iou=float(answers.box_iou[i]),
+                    image=own.images[0].permute(1, 2, 0).cpu().numpy(),
+                    truth=own.masks[0].cpu().numpy(),
+                    clicks=list(answers.click_masks[0].cpu().numpy()),
+                    ious=answers.click_ious[0].tolist(),
+                    points=answers.points[0].tolist(),
+                    labels=answers.labels[0].tolist(),
+                    box=answers.boxes[0].tolist(),
+                    by_box=answers.box_masks[0].cpu().numpy(),
+                    box_iou=float(answers.box_iou[0]),
                 )
             )
         return segmentation_sheet(rows, out, title=title)
 
     def draw_results(self, folder: RunFolder) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.sample_batch(self.sheet_images)
-        if len(batch.masks):
-            self.draw_sheet(batch, folder.masks_sheet, title="Held-out images")
+        self.draw_sheet(data.sample_batch(self.sheet_images), folder.masks_sheet, title="Held-out images")
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
         model = merged_copy(self.model) if self.encoder == "lora" else self.model
@@ -303,40 +362,32 @@ class PromptSegment(VisionTask):
         return list(trunk.modules())
 
 
-def _largest(batch: SegmentBatch) -> Tensor:
-    """The place of each image's largest object among all of them."""
-    areas = batch.masks.flatten(1).sum(1)
-    found = []
+def _cache_folder(given: str | None) -> Path | None:
+    if given == "off":
+        return None
+    return cache_folder("embeddings") if given is None else Path(given)
+
+
+def _images(batch: SegmentBatch) -> Iterator[tuple[int, SegmentBatch]]:
+    """Each image that has objects, with its place in the batch, as a batch of its own.
+
+    Answers then do not depend on how images are put into batches, and what the decoder makes of an image is computed
+    once for all its objects.
+    """
     for b in batch.image_index.unique().tolist():
-        own = (batch.image_index == b).nonzero()[:, 0]
-        found.append(own[areas[own].argmax()])
-    return torch.stack(found)
-
-
-def _build(
-    backbone: str | None, weights: str | None, backbone_weights: str | None, options: dict[str, Any]
-) -> tuple[Sam, str]:
-    """The model, with weights, and a line that says how much of it was loaded."""
-    config = run_config(weights)
-    if config is not None and config.task != "segment":  # a run whose backbone becomes the image encoder
-        weights, backbone_weights, config = None, weights, None
-    given = {k: v for k, v in options.items() if v is not None}
-    if weights is not None:
-        known = {} if config is None else config.architecture
-        if backbone is not None and known.get("backbone", backbone) != backbone:
-            raise ValueError(
-                f"{weights} holds a SAM of {known['backbone']}, not of {backbone}; leave --model.backbone out"
-            )
-        model = create_sam(**{"backbone": backbone or "vit_b", **known, **given})
-        return model, str(load_weights(model, weights))
-    if backbone_weights is not None and backbone not in SAM_BACKBONES:
-        found = trunk_options(backbone_weights, {"backbone": backbone, "image_size": options["image_size"]})
-        backbone = found["backbone"]
-        given |= {"image_size": found["image_size"]} if found["image_size"] is not None else {}
-    if backbone is None:
-        raise ValueError("model.backbone is not given: vit_b, vit_l, vit_h, or a name from `visionzoo models`")
-    model = create_sam(backbone, **given)
-    if backbone_weights is None:
-        return model, ""
-    trunk = model.backbone
-    return model, describe_handover(load_weights(trunk, backbone_weights), trunk)
+        mine = batch.image_index == b
+        one = slice(b, b + 1)
+        yield (
+            b,
+            batch._replace(
+                images=batch.images[one],
+                masks=batch.masks[mine],
+                image_index=torch.zeros_like(batch.image_index[mine]),
+                names=tuple(name for name, own in zip(batch.names, mine.tolist(), strict=True) if own),
+                valid=batch.valid[one],
+                sizes=batch.sizes[one],
+                left_out=batch.left_out[one],
+                index=batch.index[one],
+                bad=(),
+            ),
+        )

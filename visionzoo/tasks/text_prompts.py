@@ -57,21 +57,19 @@ class TextPrompts:
             if name not in self._known:
                 ids = self.clip.tokenizer([TEMPLATE.format(name)])
                 self._known[name] = self.clip.encode_text(ids, normalize=True)[0].float().cpu().clone()
-        return torch.stack([self._known[name] for name in names])
+        return torch.stack([self._known[name] for name in names]) if names else torch.empty(0, self.width)
 
-    def of_batch(self, batch: SegmentBatch) -> tuple[Prompts, Tensor] | None:
+    def of_batch(self, batch: SegmentBatch) -> tuple[Prompts, Tensor]:
         """One prompt for each name in each image, and the union of the objects so called, (N, H, W) bool.
 
-        None if no object has a name.
+        N is 0 if no object has a name.
         """
         groups: dict[tuple[int, str], list[int]] = {}
         for i, (b, name) in enumerate(zip(batch.image_index.tolist(), batch.names, strict=True)):
             if name:
                 groups.setdefault((b, name), []).append(i)
-        if not groups:
-            return None
         device = batch.masks.device
-        masks = torch.stack([batch.masks[members].any(dim=0) for members in groups.values()])
+        masks = [batch.masks[members].any(dim=0) for members in groups.values()]
         text = self.embed([name for _, name in groups]).to(device)
-        prompts = Prompts.of(text=text, image_index=torch.tensor([b for b, _ in groups], device=device))
-        return prompts, masks
+        index = torch.tensor([b for b, _ in groups], dtype=torch.int64, device=device)
+        return Prompts.of(text=text, image_index=index), torch.stack(masks) if masks else batch.masks[:0]

@@ -30,10 +30,13 @@ def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: st
     """Draw a row for each object: the truth, the masks after one and three clicks, and the mask from a box.
 
     Raises:
-        ValueError: for no objects, or fewer than three clicks.
+        ValueError: for fewer than three clicks.
     """
-    if not rows or len(rows[0].clicks) < 3:
-        raise ValueError("a sheet of masks needs at least one object and three clicks")
+    if not rows:
+        empty = np.full((64, 256, 3), 255, dtype=np.uint8)
+        return contact_sheet([empty], [("these images have no objects",)], out, title=title, columns=1)
+    if len(rows[0].clicks) < 3:
+        raise ValueError(f"a sheet of masks needs at least three clicks, not {len(rows[0].clicks)}")
     tiles, captions = [], []
     for row in rows:
         tiles.append(paint_masks(row.image, [row.truth]))

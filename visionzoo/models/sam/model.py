@@ -52,6 +52,9 @@ class SamPreprocess(Preprocess):
 
     __hash__ = Preprocess.__hash__
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SamPreprocess:
+        return self  # it never changes, and a copied model is called as the original is
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Loaders' processes import no models; there it is the plain spec.
         return Preprocess.from_dict, (self.to_dict(),)
@@ -249,6 +252,11 @@ class Sam(nn.Module):
         return F.interpolate(masks, tuple(original_size), mode="bilinear", align_corners=False)
 
     # What training and weights need to know.
+
+    def add_text_prompts(self, text_dim: int) -> None:
+        """Take text embeddings of this width as prompts from now on; how to read them is still to be learned."""
+        self.prompt_encoder.add_text(text_dim)
+        self.architecture = {**self.architecture, "text_dim": text_dim}
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed: position tables and learned tokens."""

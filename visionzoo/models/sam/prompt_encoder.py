@@ -66,7 +66,7 @@ class PromptEncoder(nn.Module):
         self.image_embedding_size = image_embedding_size
         self.input_image_size = input_image_size
         self.mask_input_size = (4 * image_embedding_size[0], 4 * image_embedding_size[1])
-        self.text_dim = text_dim
+        self.text_dim: int | None = None
         self.pe_layer = RandomPositions(embed_dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(BOTTOM_RIGHT + 1))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
@@ -82,7 +82,12 @@ class PromptEncoder(nn.Module):
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
         if text_dim is not None:
-            self.text_projection = nn.Linear(text_dim, embed_dim)
+            self.add_text(text_dim)
+
+    def add_text(self, text_dim: int) -> None:
+        """Take text prompts of width T as well, through a new projection."""
+        self.text_dim = text_dim
+        self.text_projection = nn.Linear(text_dim, self.embed_dim)
 
     def get_dense_pe(self) -> Tensor:
         """The positions of the grid's cells, as points there would have them: (1, C, h, w)."""
