@@ -104,6 +104,12 @@ def count_flops(run: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
+def command_line() -> str:
+    """What was typed, without the folders that only this machine has."""
+    words = [w if not os.path.isabs(w) else f".../{os.path.basename(w.rstrip('/'))}" for w in sys.argv[1:]]
+    return " ".join(["python", f"benchmarks/{os.path.basename(sys.argv[0])}", *words])
+
+
 def machine(device: str = "cpu", packages: Sequence[str] = ()) -> dict[str, Any]:
     """Where and with what a benchmark ran."""
     cpu = platform.processor() or platform.machine()
@@ -114,6 +120,7 @@ def machine(device: str = "cpu", packages: Sequence[str] = ()) -> dict[str, Any]
         ]
         cpu = names[0] if names else cpu
     record = {
+        "command": command_line(),
         "date": time.strftime("%Y-%m-%d"),
         "git": git_state(),
         "versions": versions() | {name: version(name) for name in packages},
@@ -125,6 +132,65 @@ def machine(device: str = "cpu", packages: Sequence[str] = ()) -> dict[str, Any]
     if device.startswith("cuda"):
         record["gpu"] = torch.cuda.get_device_name()
     return record
+
+
+def compare_cases(
+    title: str,
+    cases: dict[str, Callable[[], Any]],
+    reference: str | None,
+    *,
+    rounds: int,
+    warmup: int,
+    device: str = "cpu",
+    flops: dict[str, int] | None = None,
+    peak: float = 0.0,
+    held: dict[str, float] | None = None,
+    units: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """Time cases in turn, print them as a table, and give the record of them.
+
+    Args:
+        title: printed above the table.
+        cases: what to time.
+        reference: the case that the others are compared with; None for the fastest other than the first, by median.
+        rounds, warmup, device: see :func:`interleave`.
+        flops: floating-point operations of a case, for the share of the machine's peak.
+        peak: that peak, in operations a second.
+        held: peak GiB of a case.
+        units: how many images (or the like) one call of a case handles, for the rate.
+    """
+    clock = "cpu" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
+    timings = interleave(cases, rounds=rounds, warmup=warmup, device=device)
+    medians = {name: t.summary()[clock]["median"] for name, t in timings.items()}
+    others = list(cases)[1:]
+    reference = reference or (min(others, key=medians.__getitem__) if others else next(iter(cases)))
+    rows, results = [], {}
+    for name, timing in timings.items():
+        summary = timing.summary()
+        ratio = {c: speedup(getattr(timing, c), getattr(timings[reference], c)) for c in ("wall", "cpu")}
+        share = flops[name] / medians[name] / peak if flops and peak else None
+        results[name] = {
+            "seconds": summary,
+            "speedup": ratio,
+            "share_of_peak": share,
+            "peak_gib": (held or {}).get(name),
+            "per_second": units[name] / medians[name] if units else None,
+        }
+        rows.append(
+            [
+                name,
+                *(
+                    f"{summary[c]['median']:.3f} ({summary[c]['low']:.3f}-{summary[c]['high']:.3f})"
+                    for c in ("wall", "cpu")
+                ),
+                *(f"{ratio[c]['median']:.2f} ({ratio[c]['low']:.2f}-{ratio[c]['high']:.2f})" for c in ("wall", "cpu")),
+                "-" if share is None else f"{share:.0%}",
+                f"{held[name]:.2f}" if held and name in held else "-",
+            ]
+        )
+    print(f"\n{title}; compared with {reference}, by {clock} time")
+    print(table(["case", "wall s", "cpu s", "times as fast, wall", "cpu", "of peak", "peak GiB"], rows))
+    return {"matmul_peak": peak, "clock": clock, "reference": reference, "cases": results}
 
 
 def in_fresh_process(script: str, *args: str) -> dict[str, Any]:
