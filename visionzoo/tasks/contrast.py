@@ -221,7 +221,7 @@ class Contrast(VisionTask):
     def update_evaluation(self, batch: CaptionBatch | ImageBatch) -> None:
         if len(batch.images) == 0:
             return
-        images = self.model.encode_image(self.normalize(batch.images), normalize=True)
+        images = self.model.encode_image(self.normalize(batch.images), normalize=True).float()
         if isinstance(batch, CaptionBatch):
             texts = self.model.encode_text(self._ids(batch.texts, self.held_out_cut), normalize=True)
             kept = batch.images, batch.texts
@@ -229,7 +229,8 @@ class Contrast(VisionTask):
             return
         if self._class_features is None:
             self._class_features = self._encode_classes()
-        self.evaluation.add_labels(images @ self._class_features.T, batch.labels)
+        with torch.autocast(self.device.type, enabled=False):  # in 16 bits too many classes would be equally near
+            self.evaluation.add_labels(images @ self._class_features.T, batch.labels)
 
     def _encode_classes(self) -> Tensor:
         """(K, E): for each class the mean over the templates, of length one."""
