@@ -121,6 +121,16 @@ def test_held_out_images_hide_the_same_patches_in_any_batch(mae_run: Path) -> No
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 
+def test_a_run_is_gone_on_with_as_it_was_built(mae_run: Path) -> None:
+    again = MaskedPretrain(weights=str(mae_run))
+    first = load_bundle(mae_run)[0]
+    assert again.model.architecture == first.architecture
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.model.state_dict().values(), first.state_dict().values(), strict=True)
+    )
+    assert MaskedPretrain(weights=str(mae_run), mask_ratio=0.5).model.mask_ratio == 0.5
+
+
 def test_resume_is_bit_equal(tmp_path: Path) -> None:
     whole, cut, resumed = task(), task(), task()
     fit(whole, tmp_path / "whole", max_epochs=3)

@@ -22,6 +22,16 @@ from visionzoo.types import ImageBatch
 from visionzoo.weights import load_weights
 
 Method = Literal["auto", "mae", "simmim"]
+#: What the papers use, where neither the user nor the run that training starts from says otherwise.
+MAE_USUAL: dict[str, Any] = {
+    "mask_ratio": 0.75,
+    "norm_pix_loss": True,
+    "decoder_dim": 512,
+    "decoder_depth": 8,
+    "decoder_heads": 16,
+    "positions": "sincos",
+}
+SIMMIM_USUAL: dict[str, Any] = {"mask_ratio": 0.6, "mask_patch_size": 32}
 
 
 class MaskedPretrain(VisionTask):
@@ -38,13 +48,15 @@ class MaskedPretrain(VisionTask):
         image_size: height and width of the model's input in pixels, one number or two; none for the backbone's own.
         in_chans: channels of the images.
         in_chans_policy: how stored weights become in_chans channels, see visionzoo.load_weights.
-        mask_ratio: share of each image that is hidden; none for the paper's 0.75 (mae) or 0.6 (simmim).
-        norm_pix_loss: predict each patch relative to its own mean and deviation (mae; better features).
-        decoder_dim: width of MAE's decoder.
-        decoder_depth: number of its blocks.
-        decoder_heads: attention heads of each.
-        positions: sincos gives the encoder fixed positions, as in the paper; learned leaves it its own (mae).
-        mask_patch_size: side in pixels of what is hidden at once (simmim).
+        mask_ratio: share of each image that is hidden; none for the run's in weights, else 0.75 (mae) or 0.6 (simmim).
+        norm_pix_loss: predict each patch relative to its own mean and deviation (mae; better features); none for the
+            run's, else true.
+        decoder_dim: width of MAE's decoder; none for the run's, else 512.
+        decoder_depth: number of its blocks; none for the run's, else 8.
+        decoder_heads: attention heads of each; none for the run's, else 16.
+        positions: sincos gives the encoder fixed positions, as in the paper; learned leaves it its own (mae); none for
+            the run's, else sincos.
+        mask_patch_size: side in pixels of what is hidden at once (simmim); none for the run's, else 32.
         drop_path: stochastic-depth rate of the encoder's last block.
         base_lr: learning rate for 256 images per optimizer step, scaled linearly to the real number of them.
         lr: learning rate as it is, in place of base_lr.
@@ -71,12 +83,12 @@ class MaskedPretrain(VisionTask):
         in_chans: int = 3,
         in_chans_policy: str | None = None,
         mask_ratio: float | None = None,
-        norm_pix_loss: bool = True,
-        decoder_dim: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
-        positions: Literal["sincos", "learned"] = "sincos",
-        mask_patch_size: int = 32,
+        norm_pix_loss: bool | None = None,
+        decoder_dim: int | None = None,
+        decoder_depth: int | None = None,
+        decoder_heads: int | None = None,
+        positions: Literal["sincos", "learned"] | None = None,
+        mask_patch_size: int | None = None,
         drop_path: float = 0.0,
         base_lr: float = 1.5e-4,
         lr: float | None = None,
@@ -102,23 +114,22 @@ class MaskedPretrain(VisionTask):
         self.sheet_every_n_steps, self.sheet_images = sheet_every_n_steps, sheet_images
         self._usual_warmup = warmup_epochs is None
 
-        found = _starting_point(weights, {"backbone": backbone, "image_size": image_size})
-        self.method = _method(method, found["backbone"])
-        common = {**found, "in_chans": in_chans, "drop_path": drop_path}
-        model: MAE | SimMIM
-        if self.method == "mae":
-            model = create_mae(
-                **common,
-                mask_ratio=0.75 if mask_ratio is None else mask_ratio,
-                norm_pix_loss=norm_pix_loss,
-                decoder_dim=decoder_dim,
-                decoder_depth=decoder_depth,
-                decoder_heads=decoder_heads,
-                positions=positions,
-            )
-        else:
-            ratio = 0.6 if mask_ratio is None else mask_ratio
-            model = create_simmim(**common, mask_ratio=ratio, mask_patch_size=mask_patch_size)
+        found, run = _starting_point(weights, {"backbone": backbone, "image_size": image_size})
+        self.method = _method(method, found["backbone"]) if run is None or method != "auto" else run.task
+        given = {
+            "mask_ratio": mask_ratio,
+            "norm_pix_loss": norm_pix_loss,
+            "decoder_dim": decoder_dim,
+            "decoder_depth": decoder_depth,
+            "decoder_heads": decoder_heads,
+            "positions": positions,
+            "mask_patch_size": mask_patch_size,
+        }
+        known = {} if run is None else run.architecture
+        usual = {"mae": MAE_USUAL, "simmim": SIMMIM_USUAL}[self.method]
+        chosen = {k: known.get(k, v) if given[k] is None else given[k] for k, v in usual.items()}
+        create: Any = create_mae if self.method == "mae" else create_simmim
+        model: MAE | SimMIM = create(**found, **chosen, in_chans=in_chans, drop_path=drop_path)
         self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
         self.backbone_name: str = found["backbone"]
         self.use_model(model, model.preprocess, in_chans)
@@ -195,7 +206,8 @@ def _method(method: str, backbone: str) -> str:
     return "mae" if backbone in MAE_BACKBONES or "tokens" in backbone_info(backbone).capabilities else "simmim"
 
 
-def _starting_point(weights: str | None, given: dict[str, Any]) -> dict[str, Any]:
+def _starting_point(weights: str | None, given: dict[str, Any]) -> tuple[dict[str, Any], ModelConfig | None]:
+    """Backbone and size, and the configuration of the run in ``weights``, if it is one."""
     config = run_config(weights)
     if config is not None and config.task not in ("mae", "simmim"):
         raise ValueError(
@@ -203,5 +215,9 @@ def _starting_point(weights: str | None, given: dict[str, Any]) -> dict[str, Any
             "give a run of this task, or none"
         )
     if given["backbone"] in MAE_BACKBONES and config is None:
-        return given
-    return trunk_options(weights, {**given, "backbone": MAE_BACKBONES.get(given["backbone"], given["backbone"])})
+        return given, None
+    plain = {**given, "backbone": MAE_BACKBONES.get(given["backbone"], given["backbone"])}
+    found = trunk_options(weights, plain)
+    if config is not None:
+        found["backbone"] = config.architecture["backbone"]  # mae_vit_... brings its preprocessing
+    return found, config
