@@ -29,6 +29,7 @@ _HOME = {
     "create_sam": "visionzoo.models.sam.build",
     "ImageClassifier": "visionzoo.inference.classifier",
     "ZeroShotClassifier": "visionzoo.inference.zero_shot",
+    "ImageSearch": "visionzoo.inference.search",
     "SamPredictor": "visionzoo.inference.sam_predictor",
     "MaskGenerator": "visionzoo.inference.mask_generator",
     "Preprocess": "visionzoo.types",

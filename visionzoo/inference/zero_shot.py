@@ -5,7 +5,6 @@ Legend: B batch, C channels, (H, W) pixels, N images, K labels, E embedding.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,11 +16,10 @@ from torch.nn import functional as F
 
 from visionzoo.inference.classifier import ImageLabeller, Images, Prediction, Report
 from visionzoo.inference.device import resolve_device
+from visionzoo.inference.load_clip import load_clip
 from visionzoo.inference.templates import resolve_templates
 from visionzoo.inference.text_cache import TextCache
-from visionzoo.models.bundle import CONFIG_FILE, load_bundle, read_config
-from visionzoo.models.clip import Clip, create_clip
-from visionzoo.weights.preprocessing import read_json
+from visionzoo.models.clip import Clip
 
 #: What a label is compared with where each is scored by itself and the model has no bias for that.
 NEUTRAL = "something"
@@ -110,17 +108,7 @@ class ZeroShotClassifier(ImageLabeller):
             FileNotFoundError: if there is no such folder, or no model in it.
             ValueError: for a model of another task, one whose configuration is unknown, or no labels.
         """
-        device = resolve_device(device)
-        folder = Path(source)
-        saved: Sequence[str] = ()
-        if os.path.isdir(folder) and "schema_version" in read_json(folder / CONFIG_FILE):
-            if (task := read_config(folder).task) != "clip":
-                raise ValueError(f"{source} holds a model of task {task!r}, not a CLIP")
-            model, config = load_bundle(folder, device=device)
-            saved = config.labels
-        else:
-            model = create_clip(weights=str(source)).to(device)
-        assert isinstance(model, Clip)
+        model, saved = load_clip(source, device)
         if labels is None and not saved:
             raise ValueError(f"{source} has no labels of its own; give labels=['cat', 'dog', ...]")
         return cls(
@@ -130,7 +118,7 @@ class ZeroShotClassifier(ImageLabeller):
             multi_label=multi_label,
             unknown=unknown,
             cache_dir=cache_dir,
-            name=folder.name,
+            name=Path(source).name,
         )
 
     def add(self, labels: str | Sequence[str]) -> None:

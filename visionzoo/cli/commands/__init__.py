@@ -10,6 +10,8 @@ from __future__ import annotations
 COMMANDS: dict[str, str] = {
     "models": "visionzoo.cli.commands.models",
     "predict": "visionzoo.cli.commands.predict",
+    "zeroshot": "visionzoo.cli.commands.zeroshot",
+    "search": "visionzoo.cli.commands.search",
     "embed": "visionzoo.cli.commands.embed",
     "data": "visionzoo.cli.commands.data",
     "attention": "visionzoo.cli.commands.attention",
