@@ -9,11 +9,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+#: The names that :func:`atomic_path` gives while it writes: a dot, the stem, 12 hex digits, the suffix.
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}(\.[^.]*)?", re.DOTALL)
 
 
 @contextmanager
@@ -40,6 +44,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _flush(target.parent)  # the new name itself must reach the disk
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files that killed processes left in ``folder``. Call it where nobody else is writing."""
+    for path in Path(folder).iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

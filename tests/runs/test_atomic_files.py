@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from visionzoo.files import atomic_path, write_csv, write_json, write_text
+from visionzoo.files import atomic_path, remove_leftovers, write_csv, write_json, write_text
 
 
 def test_failure_keeps_the_old_file_and_leaves_no_litter(tmp_path: Path) -> None:
@@ -59,3 +59,13 @@ def test_json_keeps_names_and_refuses_nan(tmp_path: Path) -> None:
 def test_csv_quotes_what_needs_it(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ["name", "n"], [["a, b", 1], ['"c"', 2]])
     assert (tmp_path / "a.csv").read_text() == 'name,n\n"a, b",1\n"""c""",2\n'
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "last.ckpt") as temporary:
+        left = temporary.name
+    kept = ["last.ckpt", ".hidden", ".last.ckpt", "a.0123456789ab.ckpt", ".git"]
+    for name in (left, *kept):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)

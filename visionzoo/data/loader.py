@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader, Sampler
@@ -21,8 +24,30 @@ def init_worker(_: int) -> None:
 
     # One core per worker: OpenCV's own threads would compete with the other workers, and do not survive a fork.
     cv2.setNumThreads(0)
-    # Ctrl-C goes to the whole process group. The main process decides; workers deliver until they are told to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C goes to the whole process group, and a scheduler's signals to every process of a job. The main process
+    # decides; workers deliver until they are told to stop.
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _pass_over_once)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _pass_over_once(signum: int, _: FrameType | None) -> None:
+    """Outlive one SIGTERM. The second is the main process's own, for a worker that does not end when told to."""
+    signal.signal(signum, signal.SIG_DFL)
+
+
+def _end_with_parent() -> None:
+    """End this worker as soon as the main process is gone.
+
+    Torch's own watch asks for the parent's number, which for a worker from a fork server is the server's: a killed run
+    would leave such workers, and their memory, behind for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class ResumableLoader(DataLoader[Any]):

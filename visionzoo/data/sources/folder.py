@@ -14,7 +14,7 @@ def list_images(folder: str) -> tuple[list[bytes], int]:
     """Image files below ``folder``, told by their endings, sorted.
 
     Hidden files and folders are passed over. Symbolic links are followed, but no folder is entered twice on one way
-    down.
+    down, and none that ``folder`` lies in: a link back up would bring in other classes, or the other splits.
 
     Returns:
         names relative to ``folder``, and the number of visible files that are not images.
@@ -22,8 +22,8 @@ def list_images(folder: str) -> tuple[list[bytes], int]:
     endings = tuple(os.fsencode(ext) for ext in image_extensions())
     found: list[bytes] = []
     ignored = 0
-    todo: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", frozenset())]
     root = os.fsencode(folder)
+    todo: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", _parents(root))]
     while todo:
         below, above = todo.pop()
         here = os.path.join(root, below) if below else root
@@ -43,6 +43,16 @@ def list_images(folder: str) -> tuple[list[bytes], int]:
                 else:
                     ignored += 1
     return sorted(found), ignored
+
+
+def _parents(folder: bytes) -> frozenset[tuple[int, int]]:
+    """(device, inode) of every folder that this one lies in."""
+    found, here = [], os.path.dirname(os.path.realpath(folder))
+    while not found or here != os.path.dirname(here):
+        status = os.stat(here)
+        found.append((status.st_dev, status.st_ino))
+        here = os.path.dirname(here)
+    return frozenset(found)
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:

@@ -69,7 +69,7 @@ class ParquetSource(Source):
             self._file_starts.append(total)
             if labelled:
                 pick_column(path, parquet.schema_arrow.names, label_key, (), "label_column")
-                labels += parquet.read(columns=[label_key]).column(label_key).to_pylist()
+                labels += _column_values(path, parquet, label_key)
             else:
                 labels += [None] * parquet.metadata.num_rows
             for g in range(parquet.metadata.num_row_groups):
@@ -151,8 +151,23 @@ def _open(path: str) -> pq.ParquetFile:
 
     try:
         return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a readable parquet file: {error}") from error
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:  # which of them is up to the byte that is damaged
+        raise _damaged(path, error) from error
+
+
+def _column_values(path: str, parquet: pq.ParquetFile, column: str) -> list[Any]:
+    import pyarrow as pa
+
+    try:
+        return parquet.read(columns=[column]).column(column).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a readable parquet file: {' '.join(str(error).split())[:200]}")
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:

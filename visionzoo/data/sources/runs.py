@@ -36,7 +36,7 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
         return _polygons(segmentation, height, width)
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
         raise UnreadableImage("a segmentation is neither polygons nor run lengths with size and counts")
-    if list(segmentation["size"]) != [height, width]:
+    if segmentation["size"] not in ([height, width], (height, width)):
         raise UnreadableImage(f"a mask has size {segmentation['size']} (H, W), its image is [{height}, {width}]")
     counts = segmentation["counts"]
     runs = _decompress(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts)
