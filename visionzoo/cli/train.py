@@ -179,7 +179,9 @@ class TrainCLI(LightningCLI):
     def _make_folder(self) -> RunFolder:
         if given := self._get(self.config, "run_dir"):
             folder = RunFolder(given)
-            if folder.is_run() and not self._get(self.config, "ckpt_path") and self._only == "fit":
+            # killed before its first save, a run has nothing to lose and starts again where it stood: at the beginning
+            saved = any(file.is_file() for file in (folder.last, folder.best, folder.model))
+            if saved and not self._get(self.config, "ckpt_path") and self._only == "fit":
                 raise UsageError(f"{given} holds a run; go on with it by --resume {given}, or give another --run_dir")
             folder.path.mkdir(parents=True, exist_ok=True)
             return folder
@@ -270,12 +272,22 @@ class TrainCLI(LightningCLI):
         folder = self.model.run_folder
         if not self._results().trained:
             self._say("nothing was left to train: the run had reached its end. A larger --trainer.max_epochs goes on")
+            self._make_up()
         has_validation = bool(self.trainer.num_val_batches and sum(self.trainer.num_val_batches))
         if has_validation and folder.model.is_file():
             self.model.use_exported(folder)
             self.trainer.loggers = []  # the score of the best weights is no point of the learning curve
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self._report()
+
+    def _make_up(self) -> None:
+        """Write what a run writes when training ends, where it was killed between its last save and that."""
+        if self.trainer.is_global_zero and not self.model.run_folder.curves.is_file():
+            self._results().draw_curves(self.trainer, self.model)
+        # asked once for all: a rank that looked later would find what another has just written
+        if self.trainer.strategy.broadcast(not self.model.run_folder.model.is_file()):
+            checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))
+            checkpoints.export_last(self.trainer, self.model)
 
     def before_validate(self) -> None:
         self.config_init["validate"]["verbose"] = False  # our line says it
@@ -327,15 +339,18 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
     rest, _ = _take_option(rest, "run_dir")
     run = RunFolder.open(folder)
     checkpoint = next((file for file in (run.last, run.best) if file.is_file()), None)
-    for file in (run.config_yaml, checkpoint or run.last):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{folder} cannot be resumed: it has no {file.name}; start it again in another folder"
-            )
-    assert checkpoint is not None
+    missing = run.config_yaml if not run.config_yaml.is_file() else run.last
+    if not run.config_yaml.is_file() or (checkpoint is None and run.model.is_file()):
+        raise FileNotFoundError(
+            f"{folder} cannot be resumed: it has no {missing.name}; start it again in another folder"
+        )
+    again = ["--config", str(run.config_yaml), *rest, "--run_dir", str(run.path)]
+    if checkpoint is None:
+        print(f"{folder} was stopped before its first save; it starts again", flush=True)
+        return again
     if checkpoint == run.best:
         warnings.warn(f"{folder} has no {run.last.name}; going on from {run.best.name}", stacklevel=2)
-    return ["--config", str(run.config_yaml), *rest, "--run_dir", str(run.path), "--ckpt_path", str(checkpoint)]
+    return [*again, "--ckpt_path", str(checkpoint)]
 
 
 def _take_option(args: Sequence[str], name: str) -> tuple[list[str], str | None]:

@@ -121,8 +121,12 @@ class Checkpoints(Checkpoint):
         save_last(trainer, _task(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.best is None:  # without a validation the last weights are the result
-            self._export(trainer, _task(pl_module))
+        self.export_last(trainer, _task(pl_module))
+
+    def export_last(self, trainer: Trainer, task: VisionTask) -> None:
+        """Export the weights as they are, unless a validation has chosen the best ones."""
+        if self.best is None:
+            self._export(trainer, task)
 
     def _improves(self, value: float, mode: str) -> bool:
         if math.isnan(value):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from visionzoo.files import write_text
+from visionzoo.files import remove_leftovers, write_text
 from visionzoo.runs import RunFolder, describe_run, write_record
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.loggers import MetricsFile
@@ -38,6 +38,7 @@ class RunFiles(Callback):
         if trainer.is_global_zero and not self._written:
             self._written = True
             self.folder.path.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder.path)  # of saves that a kill broke off; each is as large as a checkpoint
             if self.config is not None:
                 write_text(self.folder.config_yaml, self.config)
             write_record(self.folder, describe_run(seed=self.seed, data=_describe_data(trainer)))

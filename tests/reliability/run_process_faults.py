@@ -1,0 +1,92 @@
+"""What a process under test does to itself, and writes down of itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from run_process import Fault, view_hash
+
+from visionzoo import files
+from visionzoo.cli.train import TrainCLI
+
+
+class Recorder(pl.Callback):
+    """Writes down which samples each batch had, and what they looked like."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        views = view_hash(batch.images)
+        line = f"{trainer.global_rank} {trainer.current_epoch} {batch_idx} {batch.index.tolist()} {views}\n"
+        with (pl_module.run_folder.path / f"seen-{trainer.global_rank}.txt").open("a") as file:
+            file.write(line)
+
+
+class Blow(pl.Callback):
+    """Sends this process the signal of a fault."""
+
+    def __init__(self, fault: Fault, last: bool) -> None:
+        self.fault, self.last = fault, last
+
+    def _at(self, trainer: pl.Trainer, where: str) -> None:
+        if where == self.fault.where and trainer.global_step == self.fault.step:
+            blow(self.fault)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._at(trainer, "batch start")
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._at(trainer, "gradient")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._at(trainer, "saved" if self.last else "batch end")
+        if trainer.global_step >= self.fault.step and self.fault.where in ("save", "rename"):
+            _break_save(self.fault)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._at(trainer, "validation")
+
+    def on_train_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._at(trainer, "end")
+
+
+def blow(fault: Fault) -> None:
+    os.kill(os.getpid(), fault.signal)
+
+
+def _break_save(fault: Fault) -> None:
+    """The next save of a checkpoint is the last thing this process does."""
+    if fault.where == "rename":
+        flush = files._flush
+
+        def flushed(path: Path) -> None:
+            flush(path)
+            if path.suffix == ".ckpt":
+                blow(fault)
+
+        files._flush = flushed
+        return
+
+    def half(checkpoint: dict[str, Any], file: Any, *args: Any, **options: Any) -> None:
+        del args, options
+        file.write(b"PK\x03\x04half of a checkpoint")
+        file.flush()
+        blow(fault)
+
+    torch.save = half  # type: ignore[assignment]
+
+
+def install(fault: Fault | None, rank: int) -> None:
+    """Put the recorder, and the fault if it is this rank's, among the callbacks of the next run."""
+    whole = TrainCLI._callbacks
+
+    def callbacks(self: TrainCLI, bar: bool) -> list[pl.Callback]:
+        mine = fault is not None and fault.rank == rank
+        assert fault is not None or not mine
+        early = [Blow(fault, last=False)] if mine and fault is not None else []
+        late = [Blow(fault, last=True)] if mine and fault is not None else []
+        return [Recorder(), *early, *whole(self, bar), *late]
+
+    TrainCLI._callbacks = callbacks  # type: ignore[method-assign]

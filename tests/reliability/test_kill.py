@@ -1,0 +1,136 @@
+"""A run that is killed and resumed, at any moment and any number of times, is the run that never was killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_process import COMMON, TINY, Fault, Launcher, metrics, seen
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+EPOCHS = 3
+#: What only the rank that writes checkpoints does.
+RANK_0 = ("save", "rename")
+KINDS = ["batch start", "gradient", "batch end", "saved", "validation", "save", "rename"]
+#: Of ``TINY["classify"]``.
+STEPS = 6 * EPOCHS
+
+
+def fit(task: str, *options: str) -> list[str]:
+    return [task, "fit", *TINY[task], *COMMON, f"--trainer.max_epochs={EPOCHS}", *options]
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    assert seen(run) == seen(whole)
+    assert metrics(run) == metrics(whole)
+    ours, theirs = (torch.load(f / "last.ckpt", weights_only=True) for f in (run, whole))
+    assert ours["global_step"] == theirs["global_step"]
+    assert same(ours["state_dict"], theirs["state_dict"])
+    assert same(ours["optimizer_states"][0]["state"], theirs["optimizer_states"][0]["state"])
+    assert same(load_file(run / "model.safetensors"), load_file(whole / "model.safetensors"))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality bit for bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def moments(seed: int, count: int) -> list[Fault]:
+    """Random moments of a run, each later than the one before, every kind in turn."""
+    rng = random.Random(seed)
+    kinds = rng.sample(KINDS, len(KINDS))
+    steps = sorted(rng.sample(range(1, STEPS), count))
+    found = []
+    for i, step in enumerate(steps):
+        where = kinds[i % len(kinds)]
+        found.append(Fault(step=-(-step // 6) * 6 if where == "validation" else step, where=where))
+    return sorted(found, key=lambda fault: fault.step)
+
+
+def broken_off(launcher: Launcher, faults: list[Fault], command: list[str], world_size: int = 1) -> Path:
+    """A run that is killed at every one of ``faults`` and then ends."""
+    place, done = "--run_dir=cut", 0
+    for fault in faults:
+        codes = launcher.run(*command, place, fault=fault, world_size=world_size)
+        assert codes[fault.rank] == -signal.SIGKILL, (fault, launcher.output())
+        place, done = "--resume=cut", done + 1
+    assert launcher.run(*command, place, world_size=world_size) == [0] * world_size, launcher.output()
+    return launcher.folder / "cut"
+
+
+def whole_run(launcher: Launcher, command: list[str], world_size: int = 1) -> Path:
+    assert launcher.run(*command, "--run_dir=whole", world_size=world_size) == [0] * world_size, launcher.output()
+    return launcher.folder / "whole"
+
+
+@pytest.mark.parametrize(("workers", "save_every", "seed"), [(0, 1, 1), (0, 2, 2), (2, 2, 3)])
+def test_killed_at_random_moments(launcher: Launcher, workers: int, save_every: int, seed: int) -> None:
+    command = fit("classify", f"--save_every_n_steps={save_every}", f"--data.num_workers={workers}")
+    whole = whole_run(launcher, command)
+    assert_same_run(broken_off(launcher, moments(seed, len(KINDS)), command), whole)
+
+
+@pytest.mark.parametrize("task", ["mae", "clip", "segment"])
+def test_every_task_goes_on_where_it_was_killed(launcher: Launcher, task: str) -> None:
+    command = fit(task, "--save_every_n_steps=1", "--data.num_workers=0")
+    whole = whole_run(launcher, command)
+    assert_same_run(broken_off(launcher, [Fault(step=6, where="gradient")], command), whole)
+
+
+def test_two_processes_killed_at_random_moments(launcher: Launcher) -> None:
+    command = fit("classify", "--save_every_n_steps=2", "--data.num_workers=0", "--data.batch_size=8")
+    command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    whole = whole_run(launcher, command, world_size=2)
+    faults = [replace(fault, rank=i % 2) for i, fault in enumerate(moments(4, 5)) if fault.where not in RANK_0]
+    assert_same_run(broken_off(launcher, faults, command, world_size=2), whole)
+
+
+def test_killed_after_the_last_step(launcher: Launcher) -> None:
+    """Without a validation the weights are exported when training ends, and nothing is left to train then."""
+    command = fit("classify", "--data.num_workers=0", "--trainer.limit_val_batches=0", "--trainer.max_epochs=1")
+    whole = whole_run(launcher, command)
+    run = broken_off(launcher, [Fault(step=6, where="end")], command)
+    assert same(load_file(run / "model.safetensors"), load_file(whole / "model.safetensors"))
+    assert (run / "curves.png").is_file()
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_with_the_process_that_was_killed(launcher: Launcher, method: str) -> None:
+    command = fit("classify", "--data.num_workers=2", f"--data.worker_start_method={method}", "--run_dir=cut")
+    assert launcher.run(*command, fault=Fault(step=3, where="gradient")) == [-signal.SIGKILL]
+    deadline = time.monotonic() + 20
+    while (left := launcher.processes()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def test_the_command_itself_killed_from_outside(launcher: Launcher) -> None:
+    """As people start it: at a moment that nobody chose, three times."""
+    command = fit("classify", "--save_every_n_steps=1", "--data.num_workers=2")
+    rng = random.Random(5)
+    place, run = "--run_dir=cut", launcher.folder / "cut"
+    for _ in range(3):
+        before = (run / "last.ckpt").stat().st_mtime_ns if (run / "last.ckpt").is_file() else 0
+        process = launcher.command(*command, place)
+        while not (run / "last.ckpt").is_file() or (run / "last.ckpt").stat().st_mtime_ns == before:
+            assert process.poll() is None, launcher.output()
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        place = "--resume=cut"
+    assert launcher.run(*command, place) == [0], launcher.output()
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+    recorded = launcher.folder / "cut"
+    whole = whole_run(launcher, command)
+    assert metrics(recorded) == metrics(whole)
+    assert same(load_file(run / "model.safetensors"), load_file(whole / "model.safetensors"))
