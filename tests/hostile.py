@@ -133,9 +133,9 @@ def hostile_parquet(path: Path, good: int = 30) -> set[int]:
     cells = [{"bytes": encoded(picture(i), "PNG"), "path": None} for i in range(good)]
     bad = [None, {"bytes": None, "path": None}, {"bytes": None, "path": "gone.png"}]
     bad += [{"bytes": data, "path": None} for data, _ in bad_images().values()]
-    table = {"image": [*cells, *bad], "label": [i % 2 for i in range(good + len(bad))]}
+    table = {"image": [*cells, *bad], "label": ["ab"[i % 2] for i in range(good + len(bad))]}
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("image", kind), ("label", pa.int64())])
+    schema = pa.schema([("image", kind), ("label", pa.string())])
     pq.write_table(pa.table(table, schema=schema), path, row_group_size=16)
     return set(range(good, good + len(bad)))
 
