@@ -144,6 +144,7 @@ class VisionTask(LightningModule):
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
+        self.train()  # Lightning leaves every module in the mode it finds, also what must be in eval mode
         # on a small set an epoch has fewer steps than the logging interval, and would show no loss at all
         trainer: Any = self.trainer
         steps = int(trainer.num_training_batches // trainer.accumulate_grad_batches)

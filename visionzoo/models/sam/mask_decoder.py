@@ -188,7 +188,7 @@ def _paint(keys: Tensor, weights: Tensor, brushes: _Brushes) -> Tensor:
     """
     n, s, _ = keys.shape
     norm = brushes.norm
-    x = F.linear(keys, brushes.first, brushes.first_bias).view(n, 4 * s, -1)
+    x = F.linear(keys, brushes.first, brushes.first_bias).view(n, 4 * s, *norm.normalized_shape)
     x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-    x = linear(x, brushes.second, brushes.second_bias, gelu="none").view(n, 16 * s, -1)
+    x = linear(x, brushes.second, brushes.second_bias, gelu="none").view(n, 16 * s, weights.shape[2])
     return (weights @ x.mT).view(n, weights.shape[1], s, 16)
