@@ -337,3 +337,25 @@ def test_a_run_of_another_backbone_is_one_line(command: Callable[..., str], mae_
     )  # fmt: skip
     assert out.startswith("error: ")
     assert "holds a run of the backbone vit_nano_patch4_32, not of swin_nano_patch2_window4_32" in out
+
+
+def test_predict_names_held_out_images(clip_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from visionzoo.cli.train import run
+
+    options = ["--model.weights", str(clip_run), "--data.path", "shapes:64", "--data.num_workers", "0"]
+    options += ["--data.templates", "['a {}']", "--trainer.accelerator", "cpu", "--trainer.limit_predict_batches", "1"]
+    options += ["--run_dir", str(tmp_path)]
+    assert run(["clip", "predict", *options]) == 0
+    rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "image,label,probability"
+    assert len(rows) == 65
+    loader = data()
+    assert loader.val_source is not None
+    zero_shot = vz.ZeroShotClassifier.load(clip_run, templates="a {}", device="cpu")
+    for row, (answer,) in zip(
+        rows[1:], zero_shot.predict([loader.val_source.read(i) for i in range(64)], 1), strict=True
+    ):
+        assert row.split(",")[1] == answer[0]
+        assert float(row.split(",")[2]) == pytest.approx(answer[1], abs=1e-5)
+    assert run(["clip", "predict", *options, "--data.zero_shot_path", "none"]) == 2
+    assert "predict names images by their classes" in capsys.readouterr().err

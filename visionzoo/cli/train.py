@@ -424,6 +424,7 @@ def _quiet_lightning() -> None:
         ".*does not have many workers",
         ".*smaller than the logging interval",  # the task adapts the interval
         ".*your dataloader is not resumable",  # the datamodule resumes the order exactly
+        r"Found \d+ module\(s\) in eval mode",  # what is frozen is meant to be
     ):
         warnings.filterwarnings("ignore", message=text)
 

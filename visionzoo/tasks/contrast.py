@@ -66,6 +66,7 @@ class Contrast(VisionTask):
     """
 
     task_name = "clip"
+    prediction_columns = ("label", "probability")
 
     model: Clip
 
@@ -227,10 +228,29 @@ class Contrast(VisionTask):
             kept = batch.images, batch.texts
             self.evaluation.add_captions(images, texts, batch.index, batch.text_image, *kept)
             return
+        self.evaluation.add_labels(self._class_cosines(images), batch.labels)
+
+    def _class_cosines(self, images: Tensor) -> Tensor:
+        """(B, E) float32 of length one -> (B, K)."""
         if self._class_features is None:
             self._class_features = self._encode_classes()
         with torch.autocast(self.device.type, enabled=False):  # in 16 bits too many classes would be equally near
-            self.evaluation.add_labels(images @ self._class_features.T, batch.labels)
+            return images @ self._class_features.T
+
+    def on_predict_epoch_start(self) -> None:
+        self._class_features = None
+        if not self.zero_shot_classes:
+            raise ValueError("predict names images by their classes, and there are none; give --data.zero_shot_path")
+
+    def predict_step(self, batch: CaptionBatch, batch_idx: int) -> Tensor:
+        """(B, K) zero-shot probabilities."""
+        del batch_idx
+        images = self.model.encode_image(self.normalize(batch.images), normalize=True).float()
+        return (self.model.logit_scale.float().exp() * self._class_cosines(images)).softmax(dim=1)
+
+    def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:
+        best = zip(*(t.tolist() for t in outputs.max(dim=1)), strict=True)
+        return [(self.zero_shot_classes[k], f"{p:.6f}") for p, k in best]
 
     def _encode_classes(self) -> Tensor:
         """(K, E): for each class the mean over the templates, of length one."""
