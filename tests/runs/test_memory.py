@@ -11,8 +11,7 @@ CHILD = "from visionzoo.runs.memory import peak_bytes; print(peak_bytes())"
 
 
 def test_a_process_does_not_inherit_the_peak_of_the_one_that_started_it() -> None:
-    before = peak_bytes()
     held = bytearray(b"x") * (12 * 10**8)
-    assert peak_bytes() >= before + 10**9
+    assert peak_bytes() >= len(held)
     done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 9 * 10**8 < len(held)
