@@ -286,7 +286,7 @@ class TrainCLI(LightningCLI):
             self._results().draw_curves(self.trainer, self.model)
         # asked once for all: a rank that looked later would find what another has just written
         if self.trainer.strategy.broadcast(not self.model.run_folder.model.is_file()):
-            checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))
+            checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
             checkpoints.export_last(self.trainer, self.model)
 
     def before_validate(self) -> None:

@@ -47,7 +47,8 @@ def list_images(folder: str) -> tuple[list[bytes], int]:
 
 def _parents(folder: bytes) -> frozenset[tuple[int, int]]:
     """(device, inode) of every folder that this one lies in."""
-    found, here = [], os.path.dirname(os.path.realpath(folder))
+    found: list[tuple[int, int]] = []
+    here = os.path.dirname(os.path.realpath(folder))
     while not found or here != os.path.dirname(here):
         status = os.stat(here)
         found.append((status.st_dev, status.st_ino))
