@@ -88,7 +88,7 @@ def clip_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-# ---- training --------------------------------------------------------------------------------------------------------
+# ---- training -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_resume_is_bit_equal(tmp_path: Path) -> None:
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-# ---- the cache -------------------------------------------------------------------------------------------------------
+# ---- the cache ------------------------------------------------------------------------------------------------------
 
 
 def test_a_cached_run_is_the_run_without_a_cache_bit_by_bit(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_what_a_person_should_know_is_said_first(tmp_path: Path) -> None:
     assert not data(crop="scale_jitter").fixed_images
 
 
-# ---- evaluation ------------------------------------------------------------------------------------------------------
+# ---- evaluation -----------------------------------------------------------------------------------------------------
 
 
 def scores(module: PromptSegment, loader: SegmentationData) -> dict[str, Tensor]:
@@ -297,7 +297,7 @@ def test_images_without_objects_are_no_fault(tmp_path: Path) -> None:
     assert [row[0] for row in rows] == ["0", "0", str(len(mixed.masks)), "0"]
 
 
-# ---- what comes out --------------------------------------------------------------------------------------------------
+# ---- what comes out -------------------------------------------------------------------------------------------------
 
 
 def test_adapters_are_merged_in_what_is_exported(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_sheet_is_drawn_after_every_epoch(tmp_path: Path) -> None:
     assert module.training
 
 
-# ---- hand-over --------------------------------------------------------------------------------------------------------
+# ---- hand-over ------------------------------------------------------------------------------------------------------
 
 
 def test_the_encoder_of_a_mae_run_arrives_bit_by_bit(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_a_run_of_this_task_goes_on_whole(tmp_path: Path) -> None:
         PromptSegment(weights=str(tmp_path), backbone_weights=str(tmp_path))
 
 
-# ---- text ------------------------------------------------------------------------------------------------------------
+# ---- text -----------------------------------------------------------------------------------------------------------
 
 
 def test_names_are_prompts(clip_run: str) -> None:
@@ -464,7 +464,7 @@ def test_text_prompts_of_runs(clip_run: str, tmp_path: Path) -> None:
         task(text_model=str(tmp_path / "plain"))
 
 
-# ---- bad options -----------------------------------------------------------------------------------------------------
+# ---- bad options ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -489,7 +489,7 @@ def test_bad_options(options: dict[str, Any], text: str) -> None:
         task(**options)
 
 
-# ---- four images by heart --------------------------------------------------------------------------------------------
+# ---- four images by heart -------------------------------------------------------------------------------------------
 
 
 def overfit(source: SegmentationData, steps: int, **options: Any) -> dict[str, float]:
@@ -514,8 +514,8 @@ def overfit(source: SegmentationData, steps: int, **options: Any) -> dict[str, f
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_four_pictures_of_shapes_can_be_learned_by_heart() -> None:
     source = SegmentationData("shapes:4", shapes_size=32, batch_size=4, num_workers=0, val_fraction=0.0)
-    found = overfit(source, 1000, embedding_stride=4, decoder_dim=32, clicks=2)
-    assert found["iou_5"] > 0.9
-    assert found["iou_1"] > 0.8  # one click can mean several shapes where they overlap
+    found = overfit(source, 600, embedding_stride=4, decoder_dim=32, clicks=2)
+    assert min(found["iou_1"], found["iou_3"], found["iou_5"], found["iou_box"]) > 0.9
