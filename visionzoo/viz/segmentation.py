@@ -26,6 +26,10 @@ class SegmentRow(NamedTuple):
     box_iou: float
 
 
+#: Images smaller than this are enlarged before clicks are drawn, which would hide them otherwise.
+LEAST_EDGE = 160
+
+
 def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: str = "") -> Path:
     """Draw a row for each object: the truth, the masks after one and three clicks, and the mask from a box.
 
@@ -38,7 +42,7 @@ def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: st
     if len(rows[0].clicks) < 3:
         raise ValueError(f"a sheet of masks needs at least three clicks, not {len(rows[0].clicks)}")
     tiles, captions = [], []
-    for row in rows:
+    for row in map(_enlarged, rows):
         tiles.append(paint_masks(row.image, [row.truth]))
         captions.append(("truth",))
         for k in (1, 3):
@@ -50,3 +54,25 @@ def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: st
         captions.append((f"box: IoU {row.box_iou:.2f}",))
     note = "green: click on the object, red: click on what is not part of it"
     return contact_sheet(tiles, captions, out, title=title, note=note, columns=4)
+
+
+def _enlarged(row: SegmentRow) -> SegmentRow:
+    """A small image and all that lies on it, each pixel a square."""
+    times = -(-LEAST_EDGE // max(row.image.shape[:2]))
+    if times == 1:
+        return row
+
+    def grow(x: np.ndarray) -> np.ndarray:
+        return x.repeat(times, axis=0).repeat(times, axis=1)
+
+    def move(places: Sequence[float]) -> list[float]:
+        return [(p + 0.5) * times - 0.5 for p in places]
+
+    return row._replace(
+        image=grow(row.image),
+        truth=grow(row.truth),
+        clicks=[grow(mask) for mask in row.clicks],
+        points=[move(point) for point in row.points],
+        box=move(row.box),
+        by_box=grow(row.by_box),
+    )
