@@ -65,6 +65,16 @@ def run_offline(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.fixture
+def survived(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """``survived(fault, count=1)``: for the table in docs/reliability.md, see ``tests/reliability/report.py``."""
+
+    def note(fault: str, count: int = 1) -> None:
+        record_property("survived", f"{count} {fault}")
+
+    return note
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip GPU tests where there is none, with the reason."""
     import torch

@@ -1,4 +1,4 @@
-"""Importing, building and predicting never touch the network."""
+"""Importing, building, training and predicting never touch the network."""
 
 from __future__ import annotations
 
@@ -49,3 +49,18 @@ for name in ("timm/resnet5O", "timm/resnet50.nonsense", "timm/hf-hub:timm/resnet
     out = run_offline(code)
     assert out.count("(1, 3)") == 3
     assert out.count("refused") == 3
+
+
+@pytest.mark.slow
+def test_training_and_predicting_stay_offline(run_offline: Callable[..., str]) -> None:
+    code = """
+from PIL import Image
+from visionzoo.cli import train
+from visionzoo.cli.main import main
+options = '''--model.backbone=vit_nano_patch4_32 --model.image_size=16 --data.path=digits --data.train_limit=64
+    --data.num_workers=0 --trainer.max_epochs=1 --trainer.limit_val_batches=1 --trainer.accelerator=cpu --run_dir=run'''
+assert train.run(["classify", "fit", *options.split()]) == 0
+Image.new("RGB", (20, 20)).save("a.png")
+assert main(["predict", "run", "a.png"]) == 0
+"""
+    assert "a.png" in run_offline(code, timeout=280)

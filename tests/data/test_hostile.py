@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile import bad_images, encoded, hostile_folder, hostile_parquet, hostile_shard, odd_images, picture
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from visionzoo.data.images import UnreadableImage, open_image, open_values
@@ -147,7 +147,8 @@ def images_in(folder: Path, count: int = 4) -> None:
 
 @FUZZ
 @given(mutate=mutations(), name=st.sampled_from(sorted(odd_images())))
-def test_mutated_images(mutate: Callable[[bytes], bytes], name: str) -> None:
+def test_mutated_images(survived: Callable[..., None], mutate: Callable[[bytes], bytes], name: str) -> None:
+    survived("damaged image (fuzzed): read or refused")
     data = mutate(odd_images()[name])
     for read in (open_image, open_values):
         with contextlib.suppress(UnreadableImage):
@@ -156,7 +157,10 @@ def test_mutated_images(mutate: Callable[[bytes], bytes], name: str) -> None:
 
 @FUZZ
 @given(mutate=mutations(), ending=st.sampled_from([".csv", ".tsv", ".jsonl"]))
-def test_mutated_manifests(tmp_path: Path, mutate: Callable[[bytes], bytes], ending: str) -> None:
+def test_mutated_manifests(
+    survived: Callable[..., None], tmp_path: Path, mutate: Callable[[bytes], bytes], ending: str
+) -> None:
+    survived("damaged manifest (two readers) (fuzzed): read or refused")
     images_in(tmp_path)
     rows = [
         {"image": f"{i % 4}.png", "label": ["cat", "dog"][i % 2], "split": ["train", "val"][i // 4]} for i in range(8)
@@ -175,7 +179,8 @@ def test_mutated_manifests(tmp_path: Path, mutate: Callable[[bytes], bytes], end
 
 @FUZZ
 @given(mutate=mutations())
-def test_mutated_parquet(tmp_path: Path, mutate: Callable[[bytes], bytes]) -> None:
+def test_mutated_parquet(survived: Callable[..., None], tmp_path: Path, mutate: Callable[[bytes], bytes]) -> None:
+    survived("damaged parquet file (fuzzed): read or refused")
     path = tmp_path / "set.parquet"
     if not (tmp_path / "whole").exists():
         hostile_parquet(tmp_path / "whole", good=4)
@@ -185,7 +190,8 @@ def test_mutated_parquet(tmp_path: Path, mutate: Callable[[bytes], bytes]) -> No
 
 @FUZZ
 @given(mutate=mutations())
-def test_mutated_shards(tmp_path: Path, mutate: Callable[[bytes], bytes]) -> None:
+def test_mutated_shards(survived: Callable[..., None], tmp_path: Path, mutate: Callable[[bytes], bytes]) -> None:
+    survived("damaged tar shard (fuzzed): read or refused")
     path = tmp_path / "set.tar"
     if not (tmp_path / "whole").exists():
         hostile_shard(tmp_path / "whole", good=4)
@@ -195,7 +201,10 @@ def test_mutated_shards(tmp_path: Path, mutate: Callable[[bytes], bytes]) -> Non
 
 @FUZZ
 @given(mutate=mutations(), text=st.text(max_size=40))
-def test_mutated_caption_files(tmp_path: Path, mutate: Callable[[bytes], bytes], text: str) -> None:
+def test_mutated_caption_files(
+    survived: Callable[..., None], tmp_path: Path, mutate: Callable[[bytes], bytes], text: str
+) -> None:
+    survived("damaged caption file (fuzzed): read or refused")
     images_in(tmp_path / "set")
     (tmp_path / "set" / "0.txt").write_bytes(mutate(b"a red circle\nand a blue one\n\xef\xbb\xbf"))
     (tmp_path / "set" / "1.txt").write_text(text)
@@ -221,7 +230,8 @@ def coco_text() -> bytes:
 
 @FUZZ
 @given(mutate=mutations())
-def test_mutated_coco(tmp_path: Path, mutate: Callable[[bytes], bytes]) -> None:
+def test_mutated_coco(survived: Callable[..., None], tmp_path: Path, mutate: Callable[[bytes], bytes]) -> None:
+    survived("damaged COCO file (fuzzed): read or refused")
     images_in(tmp_path)
     path = tmp_path / "instances.json"
     path.write_bytes(mutate(coco_text()))
@@ -236,12 +246,19 @@ json_values = st.recursive(
 
 
 @FUZZ
+@example(where="images", key="height", value=2**63)
+@example(where="images", key="height", value=2**28)
+@example(where="images", key="height", value=-1)
+@example(where="images", key="width", value=float("nan"))
 @given(
     where=st.sampled_from(["images", "annotations", "categories"]),
     key=st.sampled_from(["id", "file_name", "height", "width", "image_id", "category_id", "segmentation", "name"]),
     value=json_values,
 )
-def test_coco_with_values_of_other_types(tmp_path: Path, where: str, key: str, value: Any) -> None:
+def test_coco_with_values_of_other_types(
+    survived: Callable[..., None], tmp_path: Path, where: str, key: str, value: Any
+) -> None:
+    survived("COCO file with a value of another type (fuzzed): read or refused")
     images_in(tmp_path)
     record = json.loads(coco_text())
     record[where][0][key] = value
@@ -254,7 +271,8 @@ def test_coco_with_values_of_other_types(tmp_path: Path, where: str, key: str, v
 @given(
     size=json_values, counts=json_values | st.lists(st.integers(-5, 600)) | st.text(max_size=30), plain=st.booleans()
 )
-def test_run_lengths_of_any_kind(size: Any, counts: Any, plain: bool) -> None:
+def test_run_lengths_of_any_kind(survived: Callable[..., None], size: Any, counts: Any, plain: bool) -> None:
+    survived("segmentation (fuzzed): read or refused")
     segmentation = counts if plain else {"size": [24, 24] if size is None else size, "counts": counts}
     try:
         runs = read_segmentation(segmentation, 24, 24)
@@ -266,7 +284,10 @@ def test_run_lengths_of_any_kind(size: Any, counts: Any, plain: bool) -> None:
 
 @FUZZ
 @given(mutate=mutations())
-def test_mutated_label_maps_and_sa_1b(tmp_path: Path, mutate: Callable[[bytes], bytes]) -> None:
+def test_mutated_label_maps_and_sa_1b(
+    survived: Callable[..., None], tmp_path: Path, mutate: Callable[[bytes], bytes]
+) -> None:
+    survived("damaged label map and SA-1B pair (fuzzed): read or refused")
     maps, pairs = tmp_path / "maps", tmp_path / "pairs"
     for folder in (maps / "images", maps / "masks", pairs):
         folder.mkdir(parents=True, exist_ok=True)
@@ -294,7 +315,7 @@ def resident() -> int:
 
 
 @pytest.mark.slow
-def test_ten_thousand_reads_leave_no_handle_and_no_memory(tmp_path: Path) -> None:
+def test_ten_thousand_reads_leave_no_handle_and_no_memory(survived: Callable[..., None], tmp_path: Path) -> None:
     made = hostile_folder(tmp_path / "set", plain=8)
     hostile_parquet(tmp_path / "set.parquet", good=8)
     hostile_shard(tmp_path / "set.tar", good=8)
@@ -317,3 +338,4 @@ def test_ten_thousand_reads_leave_no_handle_and_no_memory(tmp_path: Path) -> Non
     assert slope * len(rounds) < 8 * 2**20, (
         f"{slope / 2**10:.1f} KiB more after each round of {reads // len(memory)} reads"
     )
+    survived("read of a hostile set: no handle left open, no memory kept", reads)

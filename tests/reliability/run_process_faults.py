@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from run_process import Fault, view_hash
 
 from visionzoo import files
@@ -52,6 +53,10 @@ class Blow(pl.Callback):
         self._at(trainer, "end")
 
 
+class BlowLast(Blow, Checkpoint):
+    """As above, after all others: Lightning calls those that save last, and so this one is of their kind."""
+
+
 def blow(fault: Fault) -> None:
     os.kill(os.getpid(), fault.signal)
 
@@ -86,7 +91,7 @@ def install(fault: Fault | None, rank: int) -> None:
         mine = fault is not None and fault.rank == rank
         assert fault is not None or not mine
         early = [Blow(fault, last=False)] if mine and fault is not None else []
-        late = [Blow(fault, last=True)] if mine and fault is not None else []
+        late = [BlowLast(fault, last=True)] if mine and fault is not None else []
         return [Recorder(), *early, *whole(self, bar), *late]
 
     TrainCLI._callbacks = callbacks  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def listed() -> list[dict[str, str]]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_training_goes_on_and_lists_each_bad_sample_once(dirty: HostileSet) -> None:
+def test_training_goes_on_and_lists_each_bad_sample_once(dirty: HostileSet, survived: Callable[..., None]) -> None:
     assert cli.run([*FIT, "--data.max_bad_share=0.9", "--trainer.max_epochs=2"]) == 0
     rows = listed()
     names = [os.fsencode(os.path.relpath(row["sample"], "set")) for row in rows]
@@ -39,6 +40,7 @@ def test_training_goes_on_and_lists_each_bad_sample_once(dirty: HostileSet) -> N
     assert all(word in row["reason"] for row, word in zip(rows, map(dirty.bad.get, names), strict=True))
     assert {row["split"] for row in rows} == {"train"}
     assert Path("run/model.safetensors").is_file()
+    survived("bad image file in a training set, listed once with its reason", len(rows))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -51,7 +53,9 @@ def test_past_the_share_the_run_stops_with_the_list(dirty: HostileSet, capsys: p
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_files_that_vanish_in_the_middle_of_an_epoch(dirty: HostileSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_vanish_in_the_middle_of_an_epoch(
+    dirty: HostileSet, survived: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone: list[Path] = []
 
     class Vanish(pl.Callback):
@@ -67,11 +71,12 @@ def test_files_that_vanish_in_the_middle_of_an_epoch(dirty: HostileSet, monkeypa
     reasons = {row["sample"]: row["reason"] for row in listed()}
     assert len(reasons) == len(dirty.bad) + len(gone) == len(listed())
     assert {reasons[str(path)] for path in gone} == {"no such file"}
+    survived("image file that vanished in the middle of an epoch", len(gone))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["parquet", "shard"])
-def test_tables_and_shards(dirty: HostileSet, kind: str) -> None:
+def test_tables_and_shards(dirty: HostileSet, survived: Callable[..., None], kind: str) -> None:
     options = [*FIT, "--data.max_bad_share=0.9"]
     if kind == "parquet":
         count = len(hostile_parquet(Path("set.parquet")))
@@ -84,3 +89,4 @@ def test_tables_and_shards(dirty: HostileSet, kind: str) -> None:
         options += ["--data.val_fraction=0", "--data.zero_shot_path=none"]
     assert cli.run(options) == 0
     assert len(listed()) == count
+    survived(f"bad image in a {kind} file while training", count)

@@ -50,7 +50,7 @@ class CocoSource(FilesSource, ObjectSource):
                 crowd = bool(a.get("iscrowd"))
                 entry = (names.get(a.get("category_id"), ""), crowd, None if crowd else a["segmentation"])
                 of_image[a["image_id"]].append(entry)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{where}: an entry is not as COCO has it, {type(error).__name__}: {error}") from error
         self.categories = tuple(names.values())
         self.object_counts = np.array([sum(not e[1] for e in of_image[image["id"]]) for image in images])
@@ -84,7 +84,7 @@ class SegmentAnythingSource(FilesSource, ObjectSource):
             segmentations = [annotation["segmentation"] for annotation in record["annotations"]]
         except OSError as error:
             raise UnreadableImage(f"its annotations: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UnreadableImage(f"its annotations: {type(error).__name__}: {error}") from error
         runs = [read_segmentation(segmentation, *size) for segmentation in segmentations]
         return RunObjects(runs, [""] * len(runs), size)

@@ -132,7 +132,7 @@ class ParquetSource(Source):
         try:
             cell = self._column(group)[i - (self._ends[group - 1] if group else 0)]
         except (OSError, ValueError, RuntimeError) as error:
-            raise UnreadableImage(f"parquet: {error}") from error
+            raise UnreadableImage(f"parquet: {_one_line(error)}") from error
         fields: dict[str, Any] = {"bytes": cell}
         if pa.types.is_struct(cell.type):
             fields = dict(cell) if cell.is_valid else {}
@@ -167,7 +167,11 @@ def _column_values(path: str, parquet: pq.ParquetFile, column: str) -> list[Any]
 
 
 def _damaged(path: str, error: Exception) -> ValueError:
-    return ValueError(f"{path} is not a readable parquet file: {' '.join(str(error).split())[:200]}")
+    return ValueError(f"{path} is not a readable parquet file: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:

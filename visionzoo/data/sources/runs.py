@@ -17,6 +17,9 @@ import numpy as np
 
 from visionzoo.data.images import UnreadableImage
 
+#: Above what PIL takes for a decompression bomb: no image that can be read has more.
+MOST_PIXELS = 2**28
+
 
 def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Counts of any form of COCO's ``segmentation``.
@@ -32,6 +35,8 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
     Raises:
         UnreadableImage: for anything else, another size, or counts that do not fill the mask.
     """
+    if min(height, width) < 1 or height * width > MOST_PIXELS:
+        raise UnreadableImage(f"a mask of {height} x {width} pixels; need at least 1 x 1 and at most {MOST_PIXELS:,}")
     if isinstance(segmentation, list):
         return _polygons(segmentation, height, width)
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):

@@ -104,7 +104,7 @@ class Checkpoints(Checkpoint):
         due = self.every_n_steps and stepped and trainer.global_step % self.every_n_steps == 0
         # at the last batch the epoch's own save follows, after validation
         if due and batch_idx + 1 < trainer.num_training_batches:
-            save_last(trainer, _task(pl_module))
+            save_between_steps(trainer, _task(pl_module))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -146,6 +146,16 @@ class Checkpoints(Checkpoint):
 def save_last(trainer: Trainer, task: VisionTask) -> None:
     """Write ``last.ckpt``; call it on every rank."""
     trainer.save_checkpoint(task.run_folder.last, weights_only=False)
+
+
+def save_between_steps(trainer: Trainer, task: VisionTask) -> None:
+    """Write ``last.ckpt`` from ``on_train_batch_end``, inside an epoch; call it on every rank.
+
+    Lightning logs a step after that hook. Whoever resumes does not come by here again, so what this step has to say is
+    logged now; the loggers pass over it when it comes a second time.
+    """
+    trainer._logger_connector.update_train_step_metrics()
+    save_last(trainer, task)
 
 
 def _task(module: LightningModule) -> VisionTask:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from visionzoo.tasks.base import VisionTask
-from visionzoo.tasks.engine.checkpoint import save_last
+from visionzoo.tasks.engine.checkpoint import save_between_steps, save_last
 
 #: What a scheduler sends before it takes the machine away.
 PREEMPTION = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n))
@@ -66,20 +67,20 @@ class Interrupt(Callback):
         stepped = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
         if stepped and batch_idx + 1 < trainer.num_training_batches and self._agreed(trainer):
-            self._stop(trainer, pl_module)
+            self._stop(trainer, pl_module, save_between_steps)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._agreed(trainer):
-            self._stop(trainer, pl_module)
+            self._stop(trainer, pl_module, save_last)
 
     def _agreed(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
             return self.asked
         return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
 
-    def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _stop(self, trainer: Trainer, pl_module: LightningModule, save: Callable[[Trainer, VisionTask], None]) -> None:
         assert isinstance(pl_module, VisionTask)
-        save_last(trainer, pl_module)
+        save(trainer, pl_module)
         # one rank may have heard of it alone; all must end with the same code
         preempted = trainer.strategy.reduce_boolean_decision(self._preempted, all=False)
         raise RunInterruptedError(

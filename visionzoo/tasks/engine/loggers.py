@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ class MetricsFile(Logger):
         if self.path is None:
             return
         row = {k: _text(v) for k, v in metrics.items()} | {"step": str(step)}
+        if self._rows and self._rows[-1] == row:
+            return  # logged before a save, see save_between_steps
         self._rows.append(row)
         new = sorted(k for k in row if k not in self._columns)
         self._columns += new
@@ -87,6 +90,14 @@ class Events(TensorBoardLogger):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(save_dir=str(folder), name="", version="", default_hp_metric=False)
+        self._last: tuple[int | None, dict[str, float]] = (None, {})
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write one point of each value; a second time for the same step passes."""
+        if self._last != (step, dict(metrics)):
+            self._last = step, dict(metrics)
+            super().log_metrics(metrics, step)
 
     def save(self) -> None:
         """Write no ``hparams.yaml``: the configuration is in ``config.yaml``."""

@@ -1,0 +1,96 @@
+"""Several processes on one machine: they count what one counts, and none waits for one that has died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_process import COMMON, ROOT, TINY, Launcher, metrics
+
+pytestmark = pytest.mark.slow
+Survived = Callable[..., None]
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+def class_folders(root: Path, counts: dict[str, int]) -> None:
+    """``counts`` images of noise in each folder."""
+    rng = np.random.default_rng(0)
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(root / folder / f"{i}.png")
+
+
+def test_scores_of_21_images_on_two_ranks_are_those_on_one(launcher: Launcher) -> None:
+    """An odd number: ranks that were filled up with repeated images would count one twice."""
+    class_folders(launcher.folder / "set", {"train/a": 16, "train/b": 16, "val/a": 10, "val/b": 11})
+    data = ["--data.path=set", "--data.batch_size=8", "--data.eval_batch_size=4", "--data.num_workers=0"]
+    model = ["--model.backbone=vit_nano_patch4_32", "--model.image_size=16", "--trainer.accelerator=cpu"]
+    fit = ["classify", "fit", *data, *model, "--trainer.max_epochs=1", "--run_dir=run"]
+    assert launcher.run(*fit) == [0], launcher.output()
+    said = []
+    for ranks, more in ((1, []), (2, TWO)):
+        command = ["classify", "validate", *data, "--model.weights=run", "--trainer.accelerator=cpu", *more]
+        assert launcher.run(*command, f"--run_dir=seen-{ranks}", world_size=ranks) == [0] * ranks, launcher.output()
+        log = launcher.ranks[-ranks].log.read_text()
+        said.append(next(line for line in log.splitlines() if "held-out images" in line))
+        table = (launcher.folder / f"seen-{ranks}" / "per_class.csv").read_text()
+        said.append(table)
+    assert "on 21 held-out images" in said[0]
+    assert said[:2] == said[2:]
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(launcher: Launcher) -> None:
+    """Without what draws random numbers by rank: losses of 1 x 16 and of 2 x 8."""
+    plain = ["--model.drop_path=0", "--model.drop_rate=0", "--model.mixup=0", "--model.cutmix=0"]
+    command = ["classify", "fit", *TINY["classify"], *COMMON, *plain, "--trainer.max_epochs=1", "--data.num_workers=0"]
+    assert launcher.run(*command, "--run_dir=one") == [0], launcher.output()
+    halves = [*command, *TWO, "--data.batch_size=8", "--run_dir=two"]
+    assert launcher.run(*halves, world_size=2) == [0, 0], launcher.output()
+    one, two = (metrics(launcher.folder / name) for name in ("one", "two"))
+    scores = [[float(row["val/loss"]) for row in rows if row["val/loss"]] for rows in (one, two)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_torchrun_ends_the_others_when_one_dies(launcher: Launcher, survived: Survived, number: int) -> None:
+    """In seconds, with the reason; and what was saved is whole."""
+    command = ["classify", "fit", *TINY["classify"], *COMMON, *TWO, "--data.batch_size=8", "--data.num_workers=0"]
+    command += ["--trainer.max_epochs=1000", "--save_every_n_steps=1", "--run_dir=cut"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    log = launcher.folder / "log-torchrun.txt"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*launch, str(ROOT / "train.py"), *command],
+            cwd=launcher.folder,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=file,
+            stderr=file,
+        )
+    launcher.wait_for("cut/last.ckpt", process)
+    second = [pid for pid in launcher.processes() if _environment(pid).get("RANK") == "1"]
+    died = time.monotonic()
+    os.kill(second[0], number)
+    assert process.wait(60) != 0
+    assert time.monotonic() - died < 45
+    assert signal.Signals(number).name in log.read_text()
+    assert not launcher.processes()
+    short = [*command, "--trainer.max_steps=1"]  # it is further than this already: it loads, and ends
+    assert launcher.run(*short, "--resume=cut", world_size=2) == [0, 0], launcher.output()
+    survived(
+        f"{signal.Signals(number).name} of a rank under torchrun: the others end within 45 s, `last.ckpt` is whole"
+    )
+
+
+def _environment(pid: int) -> dict[str, str]:
+    text = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
