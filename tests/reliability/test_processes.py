@@ -52,6 +52,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(launcher: Launcher) -> 
     """Without what draws random numbers by rank: losses of 1 x 16 and of 2 x 8."""
     plain = ["--model.drop_path=0", "--model.drop_rate=0", "--model.mixup=0", "--model.cutmix=0"]
     command = ["classify", "fit", *TINY["classify"], *COMMON, *plain, "--trainer.max_epochs=1", "--data.num_workers=0"]
+    command += ["--trainer.limit_val_batches=1.0"]  # all images: a number of batches would be one for each rank
     assert launcher.run(*command, "--run_dir=one") == [0], launcher.output()
     halves = [*command, *TWO, "--data.batch_size=8", "--run_dir=two"]
     assert launcher.run(*halves, world_size=2) == [0, 0], launcher.output()
@@ -84,7 +85,11 @@ def test_torchrun_ends_the_others_when_one_dies(launcher: Launcher, survived: Su
     assert time.monotonic() - died < 45
     assert signal.Signals(number).name in log.read_text()
     assert not launcher.processes()
-    short = [*command, "--trainer.max_steps=1"]  # it is further than this already: it loads, and ends
+    short = [
+        *command,
+        "--trainer.max_steps=1",
+        "--model.warmup_steps=0",
+    ]  # it is further than this already: it loads, and ends
     assert launcher.run(*short, "--resume=cut", world_size=2) == [0, 0], launcher.output()
     survived(
         f"{signal.Signals(number).name} of a rank under torchrun: the others end within 45 s, `last.ckpt` is whole"
