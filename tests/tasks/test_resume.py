@@ -63,6 +63,16 @@ def test_resume_with_accumulation_saves_on_step_boundaries(train: Callable[..., 
         assert torch.equal(tensor, resumed.weights()[name]), name
 
 
+def test_a_run_that_max_steps_broke_off_goes_on_with_the_rest_of_its_epoch(train: Callable[..., Run]) -> None:
+    whole = train("whole", min_lr=1e-3)  # a flat schedule, which does not know how long the run is
+    stop = {"max_steps": STEPS - 2}
+    train("cut", min_lr=1e-3, trainer=stop)
+    last = whole.folder.path.parent / "cut" / "last.ckpt"
+    resumed = train("cut", min_lr=1e-3, resume=last)
+    assert resumed.losses == {s: v for s, v in whole.losses.items() if s > STEPS - 2}
+    assert rows(resumed.folder.metrics_csv) == rows(whole.folder.metrics_csv)
+
+
 def test_checkpoint_of_another_task_or_a_newer_schema_is_refused(train: Callable[..., Run]) -> None:
     run = train(epochs=1)
     for key, value, text in (("task", "mae", "belongs to the task 'mae'"), ("schema_version", 999, "schema 999")):

@@ -101,7 +101,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         stepped = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
-        due = self.every_n_steps and stepped and trainer.global_step % self.every_n_steps == 0
+        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        due = stepped and (due or trainer.global_step == trainer.max_steps or trainer.should_stop)
         # at the last batch the epoch's own save follows, after validation
         if due and batch_idx + 1 < trainer.num_training_batches:
             save_between_steps(trainer, _task(pl_module))
@@ -118,7 +119,10 @@ class Checkpoints(Checkpoint):
         self._export(trainer, task)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        save_last(trainer, _task(pl_module))
+        # An epoch that max_steps or max_time broke off counts as whole from here on; what was saved between its steps
+        # goes on with its rest.
+        if trainer.fit_loop.epoch_loop.batch_progress.current.processed >= trainer.num_training_batches:
+            save_last(trainer, _task(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.export_last(trainer, _task(pl_module))
