@@ -21,11 +21,13 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from visionzoo.cli.batch_size import find_batch_size
 from visionzoo.cli.options import OneLineParser, UsageError, check_options
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
 from visionzoo.tasks.engine.bad_samples import BadSamples
+from visionzoo.tasks.engine.batch_size import ShareBatchSize
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.guard import NonFinite
@@ -161,6 +163,18 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         # Lightning's own worker seeding would import Lightning into every worker; our data seed each sample themselves
         os.environ["PL_SEED_WORKERS"] = "0"
+        self._measured = ""
+        if self._get(self.config, "data").get("batch_size") == "auto":
+            self._choose_batch_size()
+
+    def _choose_batch_size(self) -> None:
+        """Put a number in the place of ``auto``, before anything is built and before it is written down."""
+        if self._only != "fit":
+            raise UsageError("data.batch_size=auto is for fit, which measures a training step; give a number")
+        size = 1  # ranks other than 0 hear of it when all are there
+        if _global_rank() == 0:
+            size, self._measured = find_batch_size(self.task_name, self._config_text())
+        self.config[self._only]["data"]["batch_size"] = size
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self._get(self.config_init, "trainer")
@@ -208,6 +222,7 @@ class TrainCLI(LightningCLI):
         config = self._config_text() if self._only == "fit" else None
         found: list[Callback] = [
             RunFiles(self._folder, config, seed=None if seed is False else int(seed)),
+            ShareBatchSize(),
             SeedBatches(int(seed)),
             BadSamples(getattr(self.datamodule, "max_bad_share", 1.0)),
             Results(),
@@ -254,6 +269,8 @@ class TrainCLI(LightningCLI):
         super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
+        if self._measured:
+            self._say(self._measured)
         if self.model.opening_line:
             self._say(self.model.opening_line)
         if self.model.score_before and not self._get(self.config, "ckpt_path"):
@@ -393,7 +410,7 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage(program))
         return 0
-    _quiet_lightning()
+    quiet_lightning()
     try:
         name, subcommand, args = _task_and_subcommand(argv, program)
         TrainCLI(name, subcommand, resume_arguments(args), program)
@@ -415,7 +432,7 @@ def _global_rank() -> int:
     return rank or 0
 
 
-def _quiet_lightning() -> None:
+def quiet_lightning() -> None:
     """Silence what Lightning says to everybody and what does not hold here; its other warnings stay."""
     for name in ("pytorch_lightning", "lightning_fabric"):  # they greet, advertise and narrate
         logging.getLogger(name).setLevel(logging.WARNING)

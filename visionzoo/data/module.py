@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -35,7 +35,7 @@ class VisionData(pl.LightningDataModule):
         self,
         path: str,
         *,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = 64,
         eval_batch_size: int | None = None,
         num_workers: int = 2,
         worker_start_method: StartMethod | None = None,
@@ -46,7 +46,8 @@ class VisionData(pl.LightningDataModule):
         """
         Args:
             path: the data.
-            batch_size: training images per step and process.
+            batch_size: training images per step and process. On the command line ``auto`` measures, before a run, how
+                many fit into memory.
             eval_batch_size: images per step and process in validation, test and predict. None for ``batch_size``.
             num_workers: processes that read images; 0 reads in the main one.
             worker_start_method: how they start: fork, spawn or forkserver. None for the platform's default.
@@ -58,6 +59,8 @@ class VisionData(pl.LightningDataModule):
             ValueError: for an option out of range.
         """
         super().__init__()
+        if not isinstance(batch_size, int):
+            raise ValueError(f"batch_size={batch_size!r} is for train.py fit, which measures it; give a number")
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
@@ -66,8 +69,8 @@ class VisionData(pl.LightningDataModule):
         if not 0 <= max_bad_share <= 1:
             raise ValueError(f"max_bad_share={max_bad_share} must be in 0..1")
         self.path = path
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
+        self._eval_batch_size = eval_batch_size
+        self.use_batch_size(batch_size)
         self.num_workers = num_workers
         self.worker_start_method = worker_start_method
         self.seed = seed
@@ -77,6 +80,11 @@ class VisionData(pl.LightningDataModule):
         #: (epoch, batch) that the next training loader starts at; set by :meth:`load_state_dict`.
         self.start: tuple[int, int] = (0, 0)
         self._saved_order: dict[str, Any] | None = None
+
+    def use_batch_size(self, batch_size: int) -> None:
+        """Take this many training images per step, and per evaluation step where nobody has said otherwise."""
+        self.batch_size = batch_size
+        self.eval_batch_size = self._eval_batch_size or batch_size
 
     # What a subclass says.
 

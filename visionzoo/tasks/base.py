@@ -206,6 +206,7 @@ class VisionTask(LightningModule):
         return self.base_lr * batch_size * trainer.world_size * trainer.accumulate_grad_batches / 256
 
     def _total_steps(self) -> int:
+        self.trainer.fit_loop.setup_data()  # or the length of an epoch is not known where max_steps alone is given
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise ValueError("the cosine schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
