@@ -1,0 +1,70 @@
+"""One piece of work in a process of its own: it reads what to do from JSON and writes the result as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visionzoo.files import write_json
+
+OUT_OF_MEMORY = "out of memory"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory, on a GPU or a CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+
+
+def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Do one piece: ``speed``, ``pace`` (the seconds of a step) or ``train`` (with the evaluation that follows)."""
+    if kind == "speed":
+        from comparison.speed import measure
+
+        return measure(**spec)
+    from comparison.recipes import Recipe
+    from comparison.training import Run, open_data, train
+
+    recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["run"]["recipe"].items()}
+    run = Run(**{**spec["run"], "recipe": Recipe(**recipe)})
+    folder = Path(spec["folder"])
+    done = folder / "trained.json"  # training and evaluation are kept apart, so that either can be interrupted
+    if not done.is_file():
+        write_json(done, train(run, folder))
+    trained = json.loads(done.read_text())
+    if kind == "pace":
+        return trained
+    from comparison.evaluation import evaluate
+    from visionzoo.inference.classifier import ImageClassifier
+
+    data = open_data(run.path, run.val_path, seed=run.seed)
+    assert data.val_source is not None
+    return trained | evaluate(ImageClassifier.load(folder, device=run.device), data.val_source, **spec["evaluation"])
+
+
+def main(kind: str, spec_file: str, result_file: str) -> int:
+    """Returns 0 when a result was written, 130 or 75 when it was interrupted, 1 after an error that is on stderr."""
+    from visionzoo.tasks.engine.interrupt import RunInterruptedError
+
+    task = json.loads(Path(spec_file).read_text())
+    if task["threads"]:
+        torch.set_num_threads(task["threads"])
+    try:
+        result = {"status": "done", "result": work(kind, task["spec"])}
+    except RunInterruptedError as stopped:
+        return stopped.code
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        result = {"status": OUT_OF_MEMORY, "result": None}
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    write_json(result_file, result)
+    return 0

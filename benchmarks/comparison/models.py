@@ -1,0 +1,70 @@
+"""Which models take part: names, what kind they are, their size."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from visionzoo.backbones import backbone_info, list_backbones
+from visionzoo.models.classifier import create_classifier
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the comparison."""
+
+    name: str  #: as ``create_classifier`` takes it
+    kind: str  #: ``CNN`` or ``ViT``; the latter is anything with attention
+    params: int  #: with the head
+    gmacs: float  #: 1e9 multiply-adds for one image, without the head
+
+    @property
+    def label(self) -> str:
+        return self.name.removeprefix("timm/")
+
+
+def resolve(name: str) -> str:
+    """The registry's name; a name that is not native is timm's.
+
+    Raises:
+        ValueError: for a name that neither knows; the message names near ones.
+    """
+    native = list_backbones()
+    if name in native:
+        return name
+    ours = list_backbones("timm/*")
+    full = name if name.startswith("timm/") else f"timm/{name}"
+    if full in ours:
+        return full
+    bare = full.removeprefix("timm/")
+    near = difflib.get_close_matches(bare.lower(), [*native, *(n.removeprefix("timm/") for n in ours)], n=4, cutoff=0.6)
+    hint = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else "`visionzoo models` lists ours"
+    raise ValueError(f"there is no model {name!r}, neither ours nor timm's; {hint}")
+
+
+def describe(name: str, image_size: int, num_classes: int) -> Entry:
+    """Build the model without memory and read its size off.
+
+    Raises:
+        ValueError: for a name or an input size that does not work.
+    """
+    try:
+        info = backbone_info(name, image_size)
+        with torch.device("meta"):
+            model = create_classifier(name, num_classes, image_size=image_size)
+    except (ValueError, AssertionError, RuntimeError) as error:  # timm asserts, torch fails on impossible shapes
+        raise ValueError(f"{name} cannot be built for {image_size} pixels: {str(error).splitlines()[0]}") from error
+    params = sum(p.numel() for p in model.parameters())
+    return Entry(name, kind_of(model), params, info.gmacs)
+
+
+def kind_of(model: nn.Module) -> str:
+    """``ViT`` for a network with self-attention between places, else ``CNN``; attention in a pooling does not count."""
+    names = {type(m).__name__ for m in model.modules()}
+    return (
+        "ViT" if any(re.search(r"attention|attn", n, re.I) and not re.search("pool", n, re.I) for n in names) else "CNN"
+    )

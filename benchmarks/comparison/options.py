@@ -1,0 +1,170 @@
+"""The options of the comparison: typed, checked at birth, from the command line or a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
+
+from comparison.corruptions import CORRUPTIONS, check_names
+from comparison.recipes import Recipe
+
+#: One value, several as a list, or several in one word, with commas.
+Many = str | int | float | list[str] | list[int] | list[float]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What each training may use. Give steps or minutes."""
+
+    steps: int | None = None  #: optimizer steps
+    minutes: float | None = None  #: of training, turned into steps of each model by a short trial on this machine
+    batch_size: int = 64  #: images per step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images."""
+
+    path: str  #: as the classify task takes it
+    val_path: str | None = None  #: held-out images of their own
+    num_workers: int = 1  #: processes that read images
+    eval_limit: int | None = None  #: held-out images for accuracy and calibration; none for all
+    corruption_limit: int | None = 500  #: held-out images that are corrupted; none for all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything that can be said; see docs/benchmarks.md."""
+
+    data: Data
+    models: Many  #: names; those that are not ours are timm's
+    out: str  #: folder of the results; the same command goes on there
+    budget: Budget = field(default_factory=lambda: Budget(steps=1000))
+    image_size: int = 224
+    recipes: Many = "equal,published"  #: columns: equal, published or both
+    seeds: Many = "0,1,2"
+    fractions: Many = "0.01,0.1,1"  #: of the training images, for the equal recipe
+    published_fractions: Many = "1"  #: of the training images, for the published recipes
+    corruptions: Many = "all"  #: names, all or none
+    equal: Recipe = field(default_factory=Recipe)  #: the recipe that is the same for every model
+    precision: Literal["fp32", "bf16"] = "fp32"  #: of training, throughput and latency; evaluation computes in fp32
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    device: str | None = None  #: none for a GPU where there is one
+    threads: int | None = None  #: of the CPU; none for torch's own choice
+    speed_batch: int = 32  #: images per batch in throughput and peak memory
+    speed_rounds: int = 10  #: of throughput; latency takes ten times as many
+    title: str = "CNN against ViT"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options with every list as a list, checked as far as they can be without the data."""
+
+    options: Options
+    models: list[str]
+    recipes: list[str]
+    seeds: list[int]
+    fractions: dict[str, list[float]]  #: by recipe column
+    corruptions: list[str]
+    device: str
+
+    def settings(self) -> dict[str, Any]:
+        """What shapes a result: everything but which models, seeds and shares there are, and where they go."""
+        values = asdict(self.options)
+        for name in ("models", "out", "recipes", "seeds", "fractions", "published_fractions", "title"):
+            values.pop(name)
+        values["data"].pop("path"), values["data"].pop("val_path")  # the fingerprint says what they hold
+        return {**values, "corruptions": self.corruptions, "device": self.device}
+
+
+def many(name: str, value: Many, to: Callable[[Any], T]) -> list[T]:
+    """``"a,b"``, ``["a", "b"]`` or one value as a list without repetitions.
+
+    Raises:
+        ValueError: for an empty list or a value of another type.
+    """
+    parts: Sequence[Any] = value if isinstance(value, list) else str(value).split(",")
+    words = [str(p).strip() for p in parts if str(p).strip()]
+    if not words:
+        raise ValueError(f"{name} is empty; give one or more, with commas")
+    try:
+        return list(dict.fromkeys(to(w) for w in words))
+    except ValueError as error:
+        raise ValueError(f"{name}={value!r}: {error}") from error
+
+
+def check(options: Options) -> Plan:
+    """The options as a plan.
+
+    Raises:
+        ValueError: for the first one that is wrong, with its value and its limit.
+    """
+    budget = options.budget
+    if (budget.steps is None) == (budget.minutes is None):
+        raise ValueError("give one of budget.steps and budget.minutes")
+    least = (
+        ("budget.steps", budget.steps, 5),
+        ("budget.batch_size", budget.batch_size, 2),
+        ("image_size", options.image_size, 8),
+        ("data.eval_limit", options.data.eval_limit, 1),
+        ("data.corruption_limit", options.data.corruption_limit, 1),
+        ("speed_batch", options.speed_batch, 1),
+        ("speed_rounds", options.speed_rounds, 1),
+        ("threads", options.threads, 1),
+    )
+    for name, value, smallest in least:
+        if value is not None and value < smallest:
+            raise ValueError(f"{name}={value} must be at least {smallest}")
+    if budget.minutes is not None and budget.minutes <= 0:
+        raise ValueError(f"budget.minutes={budget.minutes} must be above 0")
+    recipes = many("recipes", options.recipes, str)
+    if unknown := sorted(set(recipes) - {"equal", "published"}):
+        raise ValueError(f"recipes={', '.join(unknown)} must be equal, published or both")
+    fractions = {
+        "equal": sorted(many("fractions", options.fractions, float)),
+        "published": sorted(many("published_fractions", options.published_fractions, float)),
+    }
+    for shares in fractions.values():
+        if bad := [f for f in shares if not 0 < f <= 1]:
+            raise ValueError(f"fraction {bad[0]:g} must be above 0 and at most 1 (0.1 is 10 %)")
+    names = many("corruptions", options.corruptions, str)
+    names = list(CORRUPTIONS) if names == ["all"] else [] if names == ["none"] else names
+    check_names(names)
+    return Plan(
+        options,
+        models=many("models", options.models, str),
+        recipes=recipes,
+        seeds=many("seeds", options.seeds, int),
+        fractions={r: fractions[r] for r in recipes},
+        corruptions=names,
+        device=options.device or _best_device(),
+    )
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Options of a command line; ``--config FILE`` reads a YAML file, and what follows it wins.
+
+    Raises:
+        visionzoo.cli.options.UsageError: one line about what is wrong.
+        FileNotFoundError: for a configuration file that is not there.
+    """
+    from jsonargparse import ActionConfigFile
+
+    from visionzoo.cli.options import OneLineParser, check_options
+
+    parser = OneLineParser(prog="python benchmarks/cnn_vs_vit.py")
+    if not any(a.dest == "config" for a in parser._actions):
+        parser.add_argument("--config", action=ActionConfigFile, help="options from a YAML file")
+    parser.add_class_arguments(Options, None, instantiate=True)
+    check_options(argv, [s.lstrip("-") for a in parser._actions for s in a.option_strings])
+    found = parser.instantiate_classes(parser.parse_args(list(argv))).as_dict()
+    found.pop("config", None)
+    return Options(**found)

@@ -1,0 +1,218 @@
+"""The pictures: accuracy against what it costs, against the number of images, and on corrupted images.
+
+Orange is a CNN, blue a ViT. A full line or a filled marker is the equal recipe, a dashed or open one the published.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from comparison.corruptions import SEVERITIES
+from comparison.models import Entry
+from comparison.summary import Score, Spread, Summary, pareto_front
+from visionzoo.viz.figure import GREY, new_figure, quiet_axes, save_figure
+
+SHADES = {
+    "CNN": ("#d9641e", "#f2a35e", "#9c3d0a", "#f7c79b", "#b8860b"),
+    "ViT": ("#2f6db5", "#7fb0e6", "#173f70", "#4fb3bf", "#8f86d6"),
+}
+MARKERS = "osD^vPX*"
+
+
+def styles(entries: Sequence[Entry]) -> dict[Entry, tuple[str, str]]:
+    """(colour, marker) of each model; the colour says its kind."""
+    seen = {"CNN": 0, "ViT": 0}
+    found = {}
+    for entry in entries:
+        shades = SHADES[entry.kind]
+        found[entry] = (shades[seen[entry.kind] % len(shades)], MARKERS[seen[entry.kind] % len(MARKERS)])
+        seen[entry.kind] += 1
+    return found
+
+
+def draw_all(summary: Summary, entries: Sequence[Entry], out: Path) -> dict[str, Path]:
+    """Every picture there are results for, by its title."""
+    found = {}
+    for title, name, draw in (
+        ("Accuracy against cost", "accuracy_cost.png", accuracy_cost),
+        ("Data efficiency", "data_efficiency.png", data_efficiency),
+        ("Robustness", "robustness.png", robustness),
+    ):
+        path = draw(summary, entries, out / name)
+        if path is not None:
+            found[title] = path
+    return found
+
+
+def accuracy_cost(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | None:
+    """Accuracy against the latency of one image, and against minutes of training; the Pareto front is marked."""
+    shown = [s for e in entries for r in ("equal", "published") if (s := summary.score(e, r)) is not None]
+    if not shown:
+        return None
+    figure = new_figure(12.0, 5.0)
+    left, right = figure.subplots(1, 2, sharey=True)
+
+    def latency(score: Score) -> float | None:
+        inference = summary.speed(score.entry).inference
+        return None if inference is None else inference["latency_ms"]["p50"]
+
+    _against(left, shown, entries, latency, "latency of one image, median, ms")
+    _against(right, shown, entries, lambda s: s.minutes, "training, minutes")
+    left.set_ylabel("top-1 accuracy, %")
+    _legend(figure, entries, recipes=sorted({s.recipe for s in shown}), front=True)
+    return save_figure(figure, out)
+
+
+def _against(
+    axes: Any, scores: Sequence[Score], entries: Sequence[Entry], cost: Callable[[Score], float | None], label: str
+) -> None:
+    look = styles(entries)
+    quiet_axes(axes)
+    found = [(c, s) for s in scores if (c := cost(s)) is not None]
+    front = pareto_front([(c, s.accuracy.mean) for c, s in found])
+    best = [(found[i][0], 100 * found[i][1].accuracy.mean) for i in front]
+    axes.plot(*zip(*best, strict=True), color=GREY, linewidth=1.4, drawstyle="steps-post", zorder=1)
+    for i, (x, score) in enumerate(found):
+        colour, marker = look[score.entry]
+        y, error = 100 * score.accuracy.mean, 100 * (score.accuracy.deviation or 0)
+        filled = colour if score.recipe == "equal" else "white"
+        if i in front:
+            axes.plot(x, y, "o", markersize=19, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=1.1)
+        axes.errorbar(
+            x, y, yerr=error or None, color=colour, marker=marker, markersize=9, markerfacecolor=filled,
+            markeredgewidth=1.8, capsize=3, linewidth=1.2, zorder=3,
+        )  # fmt: skip
+    _log_x(axes, [x for x, _ in found])
+    axes.set_xlabel(label)
+    axes.margins(x=0.08, y=0.12)
+
+
+def _log_x(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5, and some room when all values are near."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = min(values), max(values)
+    if high < 4 * low:
+        middle = (low * high) ** 0.5
+        axes.set_xlim(min(middle / 2, low * 0.85), max(middle * 2, high * 1.18))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(figure: Any, entries: Sequence[Entry], *, recipes: Sequence[str], front: bool = False) -> None:
+    """One legend on the right of the figure: models by kind, then what filled and open mean."""
+    from matplotlib.lines import Line2D
+
+    look, handles = styles(entries), []
+    for kind in ("CNN", "ViT"):
+        for entry in (e for e in entries if e.kind == kind):
+            colour, marker = look[entry]
+            text = f"{entry.label} ({kind})"
+            handles.append(Line2D([], [], color=colour, marker=marker, markersize=8, linewidth=1.6, label=text))
+    if len(recipes) > 1:
+        handles += [
+            Line2D([], [], color="#444", marker="o", markersize=8, label="equal recipe"),
+            Line2D([], [], color="#444", marker="o", markersize=8, markerfacecolor="white", linestyle="--",
+                   label="published recipe"),
+        ]  # fmt: skip
+    if front:
+        handles.append(
+            Line2D([], [], color=GREY, marker="o", markersize=14, markerfacecolor="none", label="Pareto front")
+        )
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=10, labelspacing=0.7)
+
+
+def data_efficiency(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | None:
+    """Accuracy against the number of training images, for the recipes that were run on several shares."""
+    curves = []
+    for recipe in ("equal", "published"):
+        for entry in entries:
+            points = [s for s in summary.scores if s.entry == entry and s.recipe == recipe]
+            if len(points) > 1:
+                curves.append((entry, recipe, points))
+    if not curves:
+        return None
+    figure = new_figure(8.6, 4.6)
+    axes = figure.subplots()
+    quiet_axes(axes)
+    look = styles(entries)
+    for entry, recipe, points in curves:
+        colour, marker = look[entry]
+        x = [p.train_images for p in points]
+        y = [100 * p.accuracy.mean for p in points]
+        spread = [100 * (p.accuracy.deviation or 0) for p in points]
+        filled = colour if recipe == "equal" else "white"
+        axes.plot(
+            x, y, "-" if recipe == "equal" else "--", color=colour, marker=marker, markersize=7,
+            markerfacecolor=filled, linewidth=1.8,
+        )  # fmt: skip
+        low, high = ([a + sign * b for a, b in zip(y, spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xscale("log")
+    counts = sorted({p.train_images for _, _, points in curves for p in points})
+    axes.set_xticks(counts, [f"{c:,}" for c in counts])
+    axes.minorticks_off()
+    axes.set_xlabel("training images")
+    axes.set_ylabel("top-1 accuracy, %")
+    _legend(figure, entries, recipes=sorted({r for _, r, _ in curves}))
+    return save_figure(figure, out)
+
+
+def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | None:
+    """Bars: accuracy on each corruption, all severities together; lines: accuracy as the severity rises."""
+    recipe = "equal" if any(s.corrupted for s in summary.scores if s.recipe == "equal") else "published"
+    shown = [s for e in entries if (s := summary.score(e, recipe)) is not None and s.corrupted]
+    if not shown:
+        return None
+    look, names = styles(entries), list(shown[0].corrupted)
+    bars = 0.9 + 0.75 * (len(names) + 1)
+    figure = new_figure(max(9.5, bars + 6.4), 4.8)
+    left, right = figure.subplots(1, 2, width_ratios=(max(2.5, bars / 3.2), 1.6))
+    groups: list[tuple[str, Callable[[Score], Spread]]] = [("none", _clean)]
+    groups += [(name, _over_severities(name)) for name in names]
+    width = 0.8 / len(shown)
+    for i, score in enumerate(shown):
+        spreads = [value(score) for _, value in groups]
+        x = [g + (i - (len(shown) - 1) / 2) * width for g in range(len(groups))]
+        left.bar(
+            x, [100 * s.mean for s in spreads], width * 0.92, color=look[score.entry][0],
+            yerr=[100 * (s.deviation or 0) for s in spreads], error_kw={"linewidth": 0.8, "ecolor": "#555"},
+        )  # fmt: skip
+        colour, marker = look[score.entry]
+        lines = [
+            _clean(score).mean,
+            *(statistics.fmean(f[s - 1].mean for f in score.corrupted.values()) for s in SEVERITIES),
+        ]
+        right.plot([0, *SEVERITIES], [100 * v for v in lines], color=colour, marker=marker, markersize=7, linewidth=1.8)
+    for axes in (left, right):
+        quiet_axes(axes)
+        axes.set_ylim(bottom=0)
+    left.grid(visible=False, axis="x")
+    left.axvline(0.5, color="#d5d8dc", linewidth=1)
+    left.set_xticks(range(len(groups)), [n.replace("_", "\n") for n, _ in groups], fontsize=9)
+    left.set_ylabel("top-1 accuracy, %")
+    left.set_title(f"by corruption, mean of the five severities ({recipe} recipe)", fontsize=11, loc="left")
+    right.set_title("by severity, mean of the corruptions", fontsize=11, loc="left")
+    right.set_xlabel("severity (0: none)")
+    _legend(figure, [s.entry for s in shown], recipes=[recipe])
+    return save_figure(figure, out)
+
+
+def _clean(score: Score) -> Spread:
+    assert score.clean is not None
+    return score.clean
+
+
+def _over_severities(name: str) -> Callable[[Score], Spread]:
+    def value(score: Score) -> Spread:
+        five = score.corrupted[name]
+        deviations = [s.deviation for s in five if s.deviation is not None]
+        deviation = statistics.fmean(deviations) if deviations else None
+        return Spread(statistics.fmean(s.mean for s in five), deviation, five[0].count)
+
+    return value

@@ -1,0 +1,92 @@
+"""Write ``results.json``, ``results.md``, the pictures and ``index.html`` from the records of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from comparison.models import Entry
+from comparison.options import Plan
+from comparison.page import html
+from comparison.plots import draw_all
+from comparison.summary import Summary, summarize
+from comparison.tables import all_tables
+from visionzoo.files import write_json, write_text
+
+
+def write_report(
+    out: Path, plan: Plan, entries: Sequence[Entry], data: dict[str, Any], records: Sequence[dict[str, Any]]
+) -> Path:
+    """Write everything; returns the path of the page."""
+    summary = summarize(entries, records)
+    pictures = draw_all(summary, entries, out)
+    tables = all_tables(summary, plan, entries)
+    facts = what_was_run(plan, data, records, summary)
+    write_json(out / "results.json", _json(plan, entries, data, records))
+    title = plan.options.title
+    text = [
+        f"# {title}",
+        "",
+        "Written by `benchmarks/cnn_vs_vit.py`; not by hand. `docs/benchmarks.md` says how to read it.",
+    ]
+    text += ["", *(f"- {fact}" for fact in facts), ""]
+    for caption, path in pictures.items():
+        text += [f"![{caption}]({path.name})", ""]
+    text += [table.markdown() for table in tables]
+    if summary.problems:
+        text += ["## Problems", "", *(f"- {p}" for p in summary.problems), ""]
+    write_text(out / "results.md", "\n".join(text).rstrip() + "\n")
+    page = out / "index.html"
+    write_text(page, html(title, facts, pictures, tables, summary.problems))
+    return page
+
+
+def what_was_run(plan: Plan, data: dict[str, Any], records: Sequence[dict[str, Any]], summary: Summary) -> list[str]:
+    """The budget, the data, the machines, the versions; one line each."""
+    options, budget = plan.options, plan.options.budget
+    amount = f"{budget.steps:,} steps" if budget.steps else f"{budget.minutes:g} minutes of training"
+    facts = [
+        f"Budget: {amount} of {budget.batch_size} images at {options.image_size} pixels, {options.precision}, "
+        f"{options.memory_format.replace('_', ' ')}, from scratch; {len(plan.seeds)} seed(s): "
+        f"{', '.join(map(str, plan.seeds))}.",
+        f"Data: {data['name']}, {data['train_images']:,} training and {data['held_out_images']:,} held-out images of "
+        f"{data['classes']} classes; the last weights are scored, nothing is chosen on the held-out images.",
+    ]
+    trained = [r for r in records if r["kind"] == "train" and r["status"] == "done"]
+    facts.append(f"{len(trained)} trainings, {len(summary.problems)} problems.")
+    for machine in _machines(records):
+        where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
+        git = machine["git"] or {}
+        facts.append(
+            f"`{machine['command']}` on {machine['date']}: {where}, load {machine['load']:.1f} at the start, commit "
+            f"{str(git.get('commit', 'unknown'))[:10]}{' with changes' if git.get('dirty') else ''}; "
+            + ", ".join(f"{k} {v}" for k, v in sorted(machine["versions"].items()))
+            + "."
+        )
+    return facts
+
+
+def _machines(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every state of machine and code that a record comes from, once; the load and the hour do not count."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        machine = record["machine"]
+        found.setdefault(_identity(machine), machine)
+    return list(found.values())
+
+
+def _identity(machine: dict[str, Any]) -> str:
+    return repr(sorted((k, repr(v)) for k, v in machine.items() if k not in ("load", "date")))
+
+
+def _json(
+    plan: Plan, entries: Sequence[Entry], data: dict[str, Any], records: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    machines = _machines(records)
+    places = {_identity(m): i for i, m in enumerate(machines)}
+    rows = [{**r, "machine": places[_identity(r["machine"])]} for r in records]
+    settings = {**plan.settings(), "seeds": plan.seeds, "fractions": plan.fractions}
+    models = [asdict(e) for e in entries]
+    return {"settings": settings, "data": data, "models": models, "machines": machines, "rows": rows}

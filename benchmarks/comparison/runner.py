@@ -1,0 +1,272 @@
+"""From a plan to a folder of results: check, measure, train, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import machine, matmul_peak
+
+from comparison import pieces
+from comparison.models import Entry, describe, resolve
+from comparison.options import Plan
+from comparison.pieces import Interrupted, Piece, Store, key_of
+from comparison.recipes import PUBLISHED, Recipe, published
+from comparison.report import write_report
+from visionzoo.data.sources.base import fingerprint
+from visionzoo.data.sources.open import open_splits
+from visionzoo.files import write_json
+
+__all__ = ["Interrupted", "compare"]
+
+PACE_STEPS = 12
+#: For the first estimate: seconds that a process needs before it trains, and the share of the matrix peak it reaches.
+START_SECONDS, SHARE_OF_PEAK = 10.0, 0.25
+
+
+class Comparison:
+    """One comparison on its way."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None] = print) -> None:
+        """
+        Raises:
+            ValueError, FileNotFoundError: for anything that can be seen before the first run.
+        """
+        self.plan, self.options, self.say = plan, plan.options, say
+        self.out = Path(self.options.out)
+        names = list(dict.fromkeys(resolve(n) for n in plan.models))
+        self.data = self._open_data()
+        self.entries = [describe(n, self.options.image_size, self.data["classes"]) for n in names]
+        self._check_fractions()
+        self._check_settings()
+        if self.options.threads:
+            torch.set_num_threads(self.options.threads)
+        self.store = Store(self.out, machine(plan.device), plan.device, self.options.threads)
+        self.seconds: list[float] = []  #: of each training here, for the estimate
+
+    # ---- checks -----------------------------------------------------------------------------------------------------
+
+    def _open_data(self) -> dict[str, Any]:
+        path = self.options.data.path
+        splits = open_splits(path, val_path=self.options.data.val_path)  # not the datamodule: Lightning takes seconds
+        if splits.multi_label:
+            raise ValueError(f"{path} has several labels per image; the comparison needs one")
+        if splits.val is None or splits.train is None:
+            raise ValueError(f"{path} needs training and held-out images")
+        return {
+            "name": Path(path).name or path,
+            "classes": len(splits.classes),
+            "train_images": len(splits.train),
+            "held_out_images": len(splits.val),
+            "fingerprint": fingerprint(splits),
+        }
+
+    def _check_fractions(self) -> None:
+        for share in sorted({f for shares in self.plan.fractions.values() for f in shares}):
+            images = round(share * self.data["train_images"])
+            if images < self.data["classes"]:
+                least = self.data["classes"] / self.data["train_images"]
+                raise ValueError(
+                    f"fraction {share:g} leaves {images} of {self.data['train_images']} training images, fewer than "
+                    f"the {self.data['classes']} classes; give {least:.2g} or more"
+                )
+
+    def _check_settings(self) -> None:
+        path = self.out / "settings.json"
+        now = json.loads(json.dumps({**_flat(self.plan.settings()), "data": self.data}))
+        if not path.is_file():
+            write_json(path, now)
+            return
+        then = json.loads(path.read_text())
+        changed = [f"{k} was {then.get(k)} and is {now.get(k)}" for k in {**then, **now} if then.get(k) != now.get(k)]
+        if changed:
+            raise ValueError(
+                f"{self.out} holds results of other options: {'; '.join(changed)}. Give another --out, or those options"
+            )
+
+    # ---- pieces -----------------------------------------------------------------------------------------------------
+
+    def recipe(self, entry: Entry, column: str) -> Recipe:
+        """What a model is trained by in a column."""
+        return self.options.equal if column == "equal" else PUBLISHED[published(entry.name, entry.kind)]
+
+    def speed(self, entry: Entry, job: str) -> Piece:
+        options = self.options
+        spec = {
+            "job": job,
+            "model": entry.name,
+            "image_size": options.image_size,
+            "num_classes": self.data["classes"],
+            "batch": options.speed_batch,
+            "rounds": options.speed_rounds,
+            "precision": options.precision,
+            "channels_last": options.memory_format == "channels_last",
+            "device": self.plan.device,
+        }
+        return Piece("speed", key_of("speed", entry.label, job), {"model": entry.name, "job": job}, spec)
+
+    def training(self, entry: Entry, column: str, seed: int, fraction: float, steps: int, kind: str = "train") -> Piece:
+        options = self.options
+        run = {
+            "model": entry.name,
+            "recipe": asdict(self.recipe(entry, column)),
+            "steps": steps,
+            "batch_size": options.budget.batch_size,
+            "image_size": options.image_size,
+            "seed": seed,
+            "fraction": fraction,
+            "path": options.data.path,
+            "val_path": options.data.val_path,
+            "num_workers": options.data.num_workers,
+            "precision": options.precision,
+            "channels_last": options.memory_format == "channels_last",
+            "device": self.plan.device,
+        }
+        whole = fraction == max(self.plan.fractions[column])  # robustness is that of the model with most images
+        evaluation = {
+            "limit": options.data.eval_limit,
+            "corruptions": self.plan.corruptions if whole else [],
+            "corruption_limit": options.data.corruption_limit,
+            "batch": max(options.speed_batch, options.budget.batch_size),
+        }
+        about = {"model": entry.name, "recipe": column, "seed": seed, "fraction": fraction}
+        key = key_of(kind, entry.label, column, f"seed{seed}", f"{fraction:g}")
+        spec = {"run": run, "evaluation": evaluation, "folder": str(self.out / "work" / key / "run")}
+        return Piece(kind, key, about, spec)
+
+    def steps(self, entry: Entry, column: str) -> int | None:
+        """Optimizer steps of a model's budget; None if the trial that tells could not be made.
+
+        Raises:
+            ValueError: for a budget of minutes that is over before it has begun.
+        """
+        budget = self.options.budget
+        if budget.minutes is None:
+            return budget.steps
+        trial = self.training(entry, column, self.plan.seeds[0], 1.0, PACE_STEPS, kind="pace")
+        record = self.do(trial)
+        if record["status"] != "done":
+            return None
+        steps = int(60 * budget.minutes / record["result"]["seconds_per_step"])
+        if steps < 5:
+            raise ValueError(f"{entry.label} makes {steps} steps in {budget.minutes:g} minutes; give it more")
+        return steps
+
+    def do(self, piece: Piece) -> dict[str, Any]:
+        """The record of a piece, from its file or by doing it."""
+        found = self.store.finished(piece)
+        if found is not None:
+            return found
+        record = self.store.run(piece)
+        if record["status"] == "done":
+            shutil.rmtree(self.store.work / piece.key)  # checkpoints and weights, of which there would be many
+        return record
+
+    # ---- the whole --------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Do what is not done yet and write the report. Returns 1 if anything failed but for memory."""
+        todo = [
+            (entry, column, seed, fraction)
+            for seed in self.plan.seeds  # a whole table of one seed first: an interrupted comparison is a smaller one
+            for entry in self.entries
+            for column, shares in self.plan.fractions.items()
+            for fraction in reversed(shares)
+        ]
+        kept = sum(self.store.finished(self.training(*one, steps=0)) is not None for one in todo)
+        self.say(self._opening(len(todo), kept))
+        records = [self._speed(entry, job) for entry in self.entries for job in ("inference", "training")]
+        misfits = {r["about"]["model"] for r in records if r["status"] == pieces.OUT_OF_MEMORY}
+        trained = []
+        left = len(todo) - kept
+        for number, one in enumerate(todo, 1):
+            entry, column, seed, fraction = one
+            name = f"[{number}/{len(todo)}] {entry.label}, {column} recipe, seed {seed}, {fraction:.0%} of the images"
+            steps = self.steps(entry, column)
+            if steps is None:
+                self.say(f"{name}: left out, its trial run failed")
+                continue
+            piece = self.training(*one, steps=steps)
+            before, start = self.store.finished(piece), time.monotonic()
+            record = before or self.do(piece)
+            trained.append(record)
+            if before is None:
+                left -= 1
+                self.seconds.append(time.monotonic() - start)
+            self.say(f"{name}: {self._outcome(record, before is not None, left)}")
+        everything = [*records, *trained]
+        failed = [r for r in everything if r["status"] == "failed"]
+        page = write_report(self.out, self.plan, self.entries, self.data, everything)
+        self.say(f"{len(failed)} failed; see 'why' in {self.out / 'pieces'}" if failed else "all done")
+        if misfits:
+            self.say(f"out of memory: {', '.join(sorted(misfits))}")
+        self.say(f"written to {page}")
+        return 1 if failed else 0
+
+    def _speed(self, entry: Entry, job: str) -> dict[str, Any]:
+        piece = self.speed(entry, job)
+        before = self.store.finished(piece)
+        record = before or self.do(piece)
+        text = record["status"]
+        if record["status"] == "done":
+            text = f"{record['result']['images_per_second']:,.0f} images/s"
+        self.say(f"{entry.label}, {job}: {text}{' (kept)' if before else ''}")
+        return record
+
+    def _outcome(self, record: dict[str, Any], kept: bool, left: int) -> str:
+        if record["status"] != "done":
+            return " ".join(filter(None, (record["status"], record.get("why"))))
+        text = f"{record['result']['accuracy']:.1%}"
+        if kept:
+            return f"{text} (kept)"
+        typical = statistics.median(self.seconds)
+        return f"{text} in {self.seconds[-1]:.0f} s" + (f"; about {_span(left * typical)} left" if left else "")
+
+    def _opening(self, runs: int, kept: int) -> str:
+        budget = self.options.budget
+        if budget.minutes is not None:
+            seconds = (60 * budget.minutes + START_SECONDS) * runs
+            what = f"{budget.minutes:g} minutes"
+        else:
+            assert budget.steps is not None
+            peak = matmul_peak(torch.float32, self.plan.device) * SHARE_OF_PEAK
+            images = budget.steps * budget.batch_size
+            per_model = runs / len(self.entries)
+            flops = sum(6e9 * e.gmacs * images * per_model for e in self.entries)  # forward 2, backward 4 per product
+            seconds = flops / peak + runs * START_SECONDS
+            what = f"{budget.steps:,} steps of {budget.batch_size} images"
+        seconds = seconds * (runs - kept) / runs + 2 * START_SECONDS * len(self.entries)
+        done = f", {kept} of them kept from before" if kept else ""
+        return (
+            f"{runs} training runs ({len(self.entries)} models, {len(self.plan.seeds)} seeds){done}, each of {what} at "
+            f"{self.options.image_size} pixels on {self.data['name']}, and {2 * len(self.entries)} measurements of "
+            f"speed: very roughly {_span(seconds)}"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+
+
+def compare(plan: Plan) -> int:
+    """Run a comparison, see :class:`Comparison`."""
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    return Comparison(plan, say).run()

@@ -1,0 +1,186 @@
+"""The tables of the page, as headers and rows of text; Markdown and HTML are made of the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from comparison.corruptions import CORRUPTIONS
+from comparison.models import Entry
+from comparison.options import Plan
+from comparison.recipes import PUBLISHED, Recipe, published
+from comparison.summary import Spread, Summary
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a sentence on how to read it, and cells."""
+
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        lines = [f"## {self.title}", "", self.note, ""] if self.note else [f"## {self.title}", ""]
+        lines += ["| " + " | ".join(self.header) + " |", "|" + "---|" * len(self.header)]
+        return "\n".join([*lines, *("| " + " | ".join(r) + " |" for r in self.rows), ""])
+
+
+def percent(spread: Spread | None) -> str:
+    """``71.2 ± 0.4``: mean and standard deviation over seeds, in per cent."""
+    if spread is None:
+        return ""
+    text = f"{100 * spread.mean:.1f}"
+    return text if spread.deviation is None else f"{text} ± {100 * spread.deviation:.1f}"
+
+
+def all_tables(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> list[Table]:
+    """Those there are results for."""
+    found = [accuracy(summary, plan, entries), cost(summary, entries)]
+    if any(len(shares) > 1 for shares in plan.fractions.values()):
+        found.append(fractions(summary, plan, entries))
+    if plan.corruptions:
+        found.append(robustness(summary, plan, entries))
+    found.append(recipes(plan, entries))
+    return found
+
+
+def accuracy(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
+    columns = [f"{r} recipe: {what}" for r in plan.recipes for what in ("top-1 %", "corrupted top-1 %", "ECE %")]
+    rows = []
+    for entry in entries:
+        cells: list[str] = []
+        for recipe in plan.recipes:
+            score = summary.score(entry, recipe)
+            cells += (
+                ["-", "-", "-"]
+                if score is None
+                else [percent(score.accuracy), percent(score.mean_corrupted), percent(score.ece)]
+            )
+        rows.append([entry.label, entry.kind, *cells])
+    seeds = f"{len(plan.seeds)} seeds: mean ± standard deviation" if len(plan.seeds) > 1 else "one seed"
+    note = f"All images. {seeds}. Corrupted: mean of all corruptions and severities. ECE (15 bins): lower is better."
+    return Table("Accuracy", note, ["model", "kind", *columns], rows)
+
+
+def cost(summary: Summary, entries: Sequence[Entry]) -> Table:
+    header = ["model", "kind", "params M", "GMACs", "training images/s", "inference images/s", "latency p50 ms"]
+    header += ["p95 ms", "training peak GiB", "inference peak GiB", "steps", "training min"]
+    rows = []
+    for entry in entries:
+        speed, score = summary.speed(entry), summary.score(entry, "equal") or summary.score(entry, "published")
+        fast, train = speed.inference, speed.training
+        rows.append(
+            [
+                entry.label,
+                entry.kind,
+                f"{entry.params / 1e6:.2f}",
+                f"{entry.gmacs:.3f}",
+                _cell(train, lambda r: f"{r['images_per_second']:,.0f}"),
+                _cell(fast, lambda r: f"{r['images_per_second']:,.0f}"),
+                _cell(fast, lambda r: f"{r['latency_ms']['p50']:.2f}"),
+                _cell(fast, lambda r: f"{r['latency_ms']['p95']:.2f}"),
+                _cell(train, lambda r: f"{r['peak_bytes'] / GIB:.2f}"),
+                _cell(fast, lambda r: f"{r['peak_bytes'] / GIB:.2f}"),
+                "-" if score is None else f"{score.steps:,}",
+                "-" if score is None else f"{score.minutes:.1f}",
+            ]
+        )
+    note = (
+        "Latency is that of one image. Peak memory is that of a process of its own that does nothing else, Python and "
+        "torch included. A dash: it ran out of memory or failed, see the problems."
+    )
+    return Table("Cost", note, header, rows)
+
+
+def _cell(result: dict[str, Any] | None, text: Any) -> str:
+    return "-" if result is None else text(result)
+
+
+def fractions(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
+    columns = [(r, f) for r, shares in plan.fractions.items() if len(shares) > 1 for f in shares]
+    by = {(s.entry, s.recipe, s.fraction): s for s in summary.scores}
+    rows = [
+        [e.label, e.kind, *(percent(s.accuracy) if (s := by.get((e, r, f))) else "-" for r, f in columns)]
+        for e in entries
+    ]
+    header = ["model", "kind", *(f"{r}, {100 * f:g} %" for r, f in columns)]
+    note = (
+        "Top-1 % by the share of training images. The budget is the same for every share, so a small one is seen often."
+    )
+    return Table("Data efficiency", note, header, rows)
+
+
+def robustness(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
+    rows = []
+    for entry in entries:
+        for recipe in plan.recipes:
+            score = summary.score(entry, recipe)
+            if score is None or not score.corrupted:
+                continue
+            for name in plan.corruptions:
+                rows.append(
+                    [entry.label, recipe, name, percent(score.clean), *(percent(s) for s in score.corrupted[name])]
+                )
+    note = "Top-1 % at severities 1 to 5. Strengths: " + "; ".join(
+        f"{n} {', '.join(f'{s:g}' for s in CORRUPTIONS[n].strengths)} ({CORRUPTIONS[n].unit})" for n in plan.corruptions
+    )
+    return Table("Robustness", note + ".", ["model", "recipe", "corruption", "none", *"12345"], rows)
+
+
+def recipes(plan: Plan, entries: Sequence[Entry]) -> Table:
+    """The recipes of this comparison, as they were scaled to its batch."""
+    used: dict[str, tuple[Recipe, list[str]]] = {}
+    if "equal" in plan.recipes:
+        used["equal"] = (plan.options.equal, [e.label for e in entries])
+    if "published" in plan.recipes:
+        for entry in entries:
+            key = published(entry.name, entry.kind)
+            used.setdefault(key, (PUBLISHED[key], []))[1].append(entry.label)
+    batch = plan.options.budget.batch_size
+    rows = [
+        [
+            name,
+            ", ".join(models),
+            r.optimizer,
+            f"{r.scaled_lr(batch):.3g}",
+            f"{r.weight_decay:g}",
+            f"{100 * r.warmup:.2g} %",
+            r.loss.replace("_", " "),
+            _mixing(r),
+            f"{r.drop_path:g}",
+            _augmentation(r),
+            r.left_out or "-",
+            r.source,
+        ]
+        for name, (r, models) in used.items()
+    ]
+    header = ["recipe", "models", "optimizer", f"lr at batch {batch}", "weight decay", "warm-up", "loss", "mixing"]
+    header += ["drop path", "augmentation", "left out", "source"]
+    return Table("Recipes", "", header, rows)
+
+
+def _mixing(recipe: Recipe) -> str:
+    parts = [("mixup", recipe.mixup), ("cutmix", recipe.cutmix), ("smoothing", recipe.label_smoothing)]
+    return ", ".join(f"{name} {value:g}" for name, value in parts if value) or "none"
+
+
+def _augmentation(recipe: Recipe) -> str:
+    parts = [f"{recipe.crop.replace('_', ' ')} crop"]
+    if recipe.crop == "random_resized":
+        parts[0] += f" {recipe.crop_scale[0]:g}-{recipe.crop_scale[1]:g}"
+    if recipe.hflip:
+        parts.append("flip")
+    if recipe.policy == "randaugment":
+        parts.append(f"RandAugment {recipe.magnitude:g}")
+    elif recipe.policy != "none":
+        parts.append(recipe.policy.replace("_", " "))
+    if recipe.color_jitter:
+        parts.append(f"colour {recipe.color_jitter:g}")
+    if recipe.erasing:
+        parts.append(f"erasing {recipe.erasing:g}")
+    return ", ".join(parts)

@@ -1,0 +1,85 @@
+"""The product's classify task, with the optimizers and the loss that published recipes ask for."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from comparison.recipes import Loss, Optimizer
+from visionzoo.losses.classification import binary_cross_entropy
+from visionzoo.tasks import optim
+from visionzoo.tasks.classify import Classify
+from visionzoo.tasks.mixing import soft_targets
+from visionzoo.types import Preprocess
+
+#: Shares of a mixed label above this count as present (arXiv 2110.00476, section 3).
+PRESENT = 0.2
+
+
+def equal_preprocess(image_size: int) -> Preprocess:
+    """The same pixels and the same normalisation for every model."""
+    return Preprocess(image_size=(image_size, image_size))
+
+
+def use_channels_last(model: nn.Module) -> None:
+    """Convert the weights, and every input on its way in."""
+
+    def convert(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].contiguous(memory_format=torch.channels_last), *args[1:])
+
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.register_forward_pre_hook(convert)
+
+
+class RecipeClassify(Classify):
+    """Classify from scratch by a recipe.
+
+    Args:
+        image_size: edge of the square input in pixels.
+        optimizer: adamw, lamb, or sgd (momentum 0.9, Nesterov).
+        loss: cross_entropy, or bce, where every label of a mixed image counts as present.
+        channels_last: the memory format of images and weights.
+        kwargs: options of :class:`visionzoo.tasks.classify.Classify`.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        optimizer: Optimizer = "adamw",
+        loss: Loss = "cross_entropy",
+        channels_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_size=image_size, **kwargs)
+        self.optimizer_name, self.loss_name = optimizer, loss
+        preprocess = equal_preprocess(image_size)
+        self.use_model(self.model, preprocess, self.in_chans)
+        if channels_last:
+            use_channels_last(self.model)
+
+    def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        if self.loss_name == "cross_entropy":
+            return super()._loss(logits, targets, smoothing)
+        present = (soft_targets(targets, self.num_classes) > PRESENT).float()
+        return binary_cross_entropy(logits, present, label_smoothing=smoothing)
+
+    def configure_optimizers(self) -> Any:
+        if self.optimizer_name == "adamw":
+            return super().configure_optimizers()
+        # the names are for our own table of groups; torch would store every one
+        groups = [{k: v for k, v in g.items() if k != "param_names"} for g in self.param_groups(self.lr)]
+        made: torch.optim.Optimizer
+        if self.optimizer_name == "sgd":
+            made = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
+        else:
+            from timm.optim import Lamb
+
+            made = Lamb(groups, lr=self.lr)
+        total = self._total_steps()
+        factor = functools.partial(optim.warmup_cosine, warmup_steps=self._warmup(total), total_steps=total)
+        schedule = optim.make_schedule(made, factor)
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
