@@ -48,9 +48,10 @@ COMMON = [
 class Fault:
     """What happens to a process on its own, and when."""
 
-    step: int  #: optimizer steps done in the whole run
+    step: int  #: optimizer steps done in the whole run; with ``memory``, images that there is memory for
     #: ``batch start``, ``gradient`` (before the step), ``batch end`` (before a save), ``saved`` (after it),
-    #: ``validation``, ``save`` (inside the next save), ``rename`` (that save is written and has no name yet), ``end``
+    #: ``memory``, ``validation``, ``save`` (inside the next save), ``rename`` (that save is written and has no name
+    #: yet), ``end``
     where: str
     signal: int = signal.SIGKILL
     rank: int = 0

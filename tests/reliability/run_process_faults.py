@@ -83,9 +83,33 @@ def _break_save(fault: Fault) -> None:
     torch.save = half  # type: ignore[assignment]
 
 
+def _little_memory(most: int) -> None:
+    """This process has no memory for the backward pass of more than so many images; it fails in its middle."""
+    from visionzoo.tasks.classify import Classify
+
+    whole = Classify.part_loss
+
+    def part_loss(self: Classify, part: Any) -> Any:
+        step = whole(self, part)
+        if step.size > most:
+            first = next(p for p in self.parameters() if p.requires_grad)
+            handle = first.register_hook(lambda _: refuse(handle))
+        return step
+
+    def refuse(handle: Any) -> None:
+        handle.remove()
+        raise torch.OutOfMemoryError("out of memory, says the test")
+
+    Classify.part_loss = part_loss  # type: ignore[method-assign]
+
+
 def install(fault: Fault | None, rank: int) -> None:
     """Put the recorder, and the fault if it is this rank's, among the callbacks of the next run."""
     whole = TrainCLI._callbacks
+    if fault is not None and fault.where == "memory":
+        if fault.rank == rank:
+            _little_memory(fault.step)
+        fault = None
 
     def callbacks(self: TrainCLI, bar: bool) -> list[pl.Callback]:
         mine = fault is not None and fault.rank == rank

@@ -146,6 +146,11 @@ class TrainCLI(LightningCLI):
             "--max_nonfinite_steps", type=int, default=10,
             help="Steps in a row without a finite loss and gradient until the run goes back to its last checkpoint.",
         )  # fmt: skip
+        parser.add_argument(
+            "--halve_on_oom", type=bool, default=True,
+            help="Repeat a step that runs out of memory in parts of half the size. With several processes gradients "
+            "are then exchanged after the backward pass, not during it.",
+        )  # fmt: skip
         for source, target, through in self.entry.links:
             parser.link_arguments(f"data.{source}", f"model.{target}", compute_fn=through, apply_on="instantiate")
 
@@ -232,6 +237,7 @@ class TrainCLI(LightningCLI):
         if self._only != "fit":
             return found
         task: VisionTask = self.model
+        task.halve_on_oom = self._get(self.config, "halve_on_oom")
         if task.sheet_every_n_steps or task.sheet_every_epoch:
             found.append(Sheets(task.sheet_every_n_steps, task.sheet_images, every_epoch=task.sheet_every_epoch))
         if task.ema_decay:
@@ -418,7 +424,7 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
         if _global_rank() == 0:
             print(stopped, file=sys.stderr)
         return stopped.code
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError, MemoryError, MisconfigurationException) as error:
         if os.environ.get("VISIONZOO_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -78,7 +78,7 @@ def cached_backward(
         raise ValueError("a batch needs at least one part")
     states, encoded = [], []
     for part in parts:
-        states.append(_RandomState())
+        states.append(RandomState())
         with torch.no_grad():
             encoded.append(encode(part))
     sizes = [len(image) for image, _ in encoded]
@@ -87,7 +87,7 @@ def cached_backward(
     with torch.enable_grad():
         value = loss(*features)
     image_grad, text_grad, *learned_grads = torch.autograd.grad(value, [*features, *learned])
-    after = _RandomState()
+    after = RandomState()
     pieces = zip(parts, states, image_grad.split(sizes), text_grad.split(sizes), strict=True)
     for number, (part, state, of_image, of_text) in enumerate(pieces, 1):
         last = number == len(parts)
@@ -103,7 +103,7 @@ def cached_backward(
     return value.detach()
 
 
-class _RandomState:
+class RandomState:
     """The state of torch's generators at a moment."""
 
     def __init__(self) -> None:

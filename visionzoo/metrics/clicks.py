@@ -25,22 +25,27 @@ class Clicks(NamedTuple):
     found: Tensor  #: (N,) bool, False where the mask is right everywhere
 
 
-def random_clicks(masks: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> Clicks:
+def random_clicks(
+    masks: Tensor, targets: Tensor, generator: torch.Generator | None = None, *, draw: Tensor | None = None
+) -> Clicks:
     """A click on a pixel drawn evenly from where the mask is wrong, as in training.
 
     Args:
         masks: (N, H, W) bool, what there is so far; all False for a first click, which then lies in the object.
         targets: (N, H, W) bool.
         generator: on the masks' device; None for torch's own.
+        draw: (N,) in [0, 1), which of the wrong pixels, in raster order; None draws it.
     """
     masks, targets = masks.bool(), targets.bool()
     wrong = (masks ^ targets).flatten(1)
     found = wrong.any(dim=1)
-    # An even draw, also where there is nothing to draw from; that one is not used.
-    weights = torch.where(found[:, None], wrong, True).float()
-    if not len(weights):
-        return _clicks(found.long(), found.long(), found, masks.shape[-1])
-    place = torch.multinomial(weights, 1, generator=generator)[:, 0]
+    if draw is None:
+        draw = torch.rand(len(masks), generator=generator, device=masks.device)
+    rank = wrong.cumsum(dim=1, dtype=torch.int32)
+    count = rank[:, -1:]
+    # the chosen pixel is the first one with more than this many wrong ones up to it; the last where there is none
+    before = (draw[:, None] * count).long().minimum(count - 1)
+    place = (rank <= before).sum(dim=1).clamp(max=wrong.shape[1] - 1)
     label = targets.flatten(1).gather(1, place[:, None])[:, 0].long()
     return _clicks(place, label, found, masks.shape[-1])
 
@@ -70,20 +75,25 @@ def central_clicks(masks: Tensor, targets: Tensor) -> Clicks:
     return _clicks(place.to(device), label.to(device), found.to(device), width)
 
 
-def noisy_boxes(boxes: Tensor, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+def noisy_boxes(
+    boxes: Tensor, size: tuple[int, int], generator: torch.Generator | None = None, *, draw: Tensor | None = None
+) -> Tensor:
     """Boxes as somebody would draw them: each edge is moved by a normal number, then kept inside the image.
 
     Args:
         boxes: (N, 4), x0, y0, x1, y1.
         size: (H, W).
         generator: on the boxes' device; None for torch's own.
+        draw: (N, 4) normal numbers; None draws them.
 
     Returns:
         (N, 4) float32, corners in order.
     """
     boxes = boxes.float()
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    noise = torch.randn(boxes.shape, generator=generator, device=boxes.device) * sides * BOX_NOISE
+    if draw is None:
+        draw = torch.randn(boxes.shape, generator=generator, device=boxes.device)
+    noise = draw * sides * BOX_NOISE
     moved = boxes + noise.clamp(-BOX_NOISE_PIXELS, BOX_NOISE_PIXELS)
     low, high = torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])
     limit = torch.tensor((size[1] - 1, size[0] - 1), dtype=boxes.dtype, device=boxes.device)

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.preprocess import Normalize
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
+from visionzoo.tasks.micro_batch import MicroBatches, told_what_to_do
 from visionzoo.types import Preprocess
 from visionzoo.weights import SCHEMA_VERSION, LoadReport
 
 
 class TrainStep(NamedTuple):
-    """What a task computes from one training batch."""
+    """What a task computes from one training batch, or from a part of one."""
 
-    loss: Tensor  #: scalar, float32
-    logs: Mapping[str, Tensor]  #: scalars, logged as ``train/<name>``
+    loss: Tensor  #: scalar, float32; those of the parts of a batch add up to that of the batch
+    logs: Mapping[str, Tensor]  #: scalars, logged as ``train/<name>``; they add up as well
     size: int  #: images in the batch
 
 
 class VisionTask(LightningModule):
     """A task: it computes a loss and an evaluation; this class optimizes, schedules, logs and stores.
 
-    A subclass builds its network, calls :meth:`use_model`, and implements :meth:`train_loss`,
-    :meth:`update_evaluation`, :meth:`finish_evaluation` and :meth:`export_model`.
+    A subclass builds its network, calls :meth:`use_model`, and implements :meth:`prepare`, :meth:`split` and
+    :meth:`part_loss` (or, where a batch cannot be taken apart, :meth:`train_loss`), :meth:`update_evaluation`,
+    :meth:`finish_evaluation` and :meth:`export_model`.
 
     Args:
         lr: peak learning rate of the layer nearest the output.
@@ -58,6 +61,8 @@ class VisionTask(LightningModule):
     sheet_every_n_steps: int = 0  #: optimizer steps between pictures drawn by ``draw_sheet``, for tasks that have it
     sheet_every_epoch: bool = False
     sheet_images: int = 8
+    splits: ClassVar[bool] = True  #: whether the loss of a batch is the sum of those of its parts
+    halve_on_oom: bool = True  #: repeat a step that runs out of memory in parts of half the size
 
     model: nn.Module
     preprocess: Preprocess  #: how the data must prepare images for this model
@@ -92,12 +97,32 @@ class VisionTask(LightningModule):
         self.weight_decay, self.layer_decay = weight_decay, layer_decay
         self.warmup_epochs, self.warmup_steps, self.min_lr = warmup_epochs, warmup_steps, min_lr
         self.ema_decay, self.compile_model, self.grad_checkpointing = ema_decay, compile, grad_checkpointing
+        self.micro_batches = MicroBatches()
 
     # ---- what a task implements -------------------------------------------------------------------------------------
 
+    def prepare(self, batch: Any) -> Any:
+        """A training batch with all random numbers drawn that concern it as a whole."""
+        raise AssertionError(f"{type(self).__name__} must implement prepare")
+
+    def split(self, prepared: Any, size: int) -> Sequence[Any]:
+        """What :meth:`prepare` gave, in parts of at most ``size`` images. Each knows its share of the batch."""
+        raise AssertionError(f"{type(self).__name__} must implement split")
+
+    def part_loss(self, part: Any) -> TrainStep:
+        """Loss and logs of what :meth:`prepare` gave, or of a part of it."""
+        raise AssertionError(f"{type(self).__name__} must implement part_loss")
+
     def train_loss(self, batch: Any) -> TrainStep:
         """Loss and logs of one training batch."""
-        raise AssertionError(f"{type(self).__name__} must implement train_loss")
+        return self.part_loss(self.prepare(batch))
+
+    def memory_advice(self) -> str:
+        """What a person can do when memory runs out and the step cannot be repeated in parts."""
+        return (
+            "take a smaller --data.batch_size (auto measures it) with --trainer.accumulate_grad_batches, "
+            "--model.grad_checkpointing true, or --trainer.precision bf16-mixed"
+        )
 
     def update_evaluation(self, batch: Any) -> None:
         """Take one held-out batch into account; the batch may be empty."""
@@ -151,14 +176,29 @@ class VisionTask(LightningModule):
         trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        del batch_idx
-        step = self.train_loss(batch)
+        self.micro_batches.done = False
+        if self.micro_batches.used_by(self):
+            step = self.micro_batches.step(self, batch, batch_idx)
+        else:
+            step = told_what_to_do(self, partial(self.train_loss, batch))
+        if self.micro_batches.size is not None:
+            self.log("micro_batch", float(self.micro_batches.size), batch_size=step.size)
         self.log("train/loss", step.loss.detach(), prog_bar=True, batch_size=step.size)
         for name, value in step.logs.items():
             self.log(f"train/{name}", value.detach(), prog_bar=True, batch_size=step.size)
         if self.trainer.optimizers:
             self.log("lr", max(g["lr"] for g in self.trainer.optimizers[0].param_groups), batch_size=step.size)
         return step.loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        # a step in micro-batches has had its backward pass; what is left is to exchange gradients, or nothing
+        if loss.requires_grad:
+            told_what_to_do(self, partial(loss.backward, *args, **kwargs))
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        # Lightning comes here after training_step
+        if not self.micro_batches.done:
+            optimizer.zero_grad()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         del batch_idx
@@ -183,7 +223,7 @@ class VisionTask(LightningModule):
         lr = self.peak_lr(self.trainer)
         optimizer = optim.make_adamw(self.param_groups(lr), lr=lr, betas=self.betas, fused=self._fused_allowed())
         total = self._total_steps()
-        factor = functools.partial(
+        factor = partial(
             optim.warmup_cosine,
             warmup_steps=self._warmup(total),
             total_steps=total,
@@ -230,6 +270,7 @@ class VisionTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schema_version"] = SCHEMA_VERSION
         checkpoint["task"] = self.task_name
+        checkpoint["micro_batch"] = self.micro_batches.size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         version, task = checkpoint.get("schema_version"), checkpoint.get("task")
@@ -237,6 +278,7 @@ class VisionTask(LightningModule):
             raise ValueError(f"the checkpoint has schema {version}; this visionzoo reads up to {SCHEMA_VERSION}")
         if task != self.task_name:
             raise ValueError(f"the checkpoint belongs to the task {task!r}, not to {self.task_name!r}")
+        self.micro_batches.size = checkpoint.get("micro_batch")
 
     def train(self, mode: bool = True) -> VisionTask:
         """As in torch, but whatever a task keeps frozen stays in eval mode (see :meth:`frozen_modules`)."""

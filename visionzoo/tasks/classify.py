@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,15 @@ from visionzoo.tasks.lora import add_adapters, merged_copy
 from visionzoo.tasks.mixing import Mixer, soft_targets
 from visionzoo.types import ImageBatch
 from visionzoo.weights import load_weights
+
+
+class Part(NamedTuple):
+    """A training batch, or a part of one."""
+
+    images: Tensor  #: (B, C, H, W) uint8, or normalised where images are mixed
+    targets: Tensor  #: (B,) or (B, K)
+    share: float = 1.0  #: of the batch
+    loss_share: Tensor | float = 1.0  #: of the weights in the batch's mean loss
 
 
 class Classify(VisionTask):
@@ -48,6 +57,7 @@ class Classify(VisionTask):
     """
 
     task_name = "classify"
+    class_weights: Tensor | None
     prediction_columns = ("label", "probability")
 
     def __init__(
@@ -107,23 +117,40 @@ class Classify(VisionTask):
         """(B, C, H, W) uint8 -> (B, K) float32 logits."""
         return self.model(self.normalize(images)).float()
 
-    def train_loss(self, batch: ImageBatch) -> TrainStep:
-        images, targets = self.normalize(batch.images), batch.labels
-        if self.mixer.active:
-            images, targets = self.mixer(images, soft_targets(targets, self.num_classes))
-        logits = self.model(images)
+    def prepare(self, batch: ImageBatch) -> Part:
+        images, targets = batch.images, batch.labels
+        if self.mixer.active:  # partners come from the whole batch
+            images, targets = self.mixer(self.normalize(images), soft_targets(targets, self.num_classes))
+        return Part(images, targets)
+
+    def split(self, prepared: Part, size: int) -> list[Part]:
+        parts = [Part(*some) for some in zip(prepared.images.split(size), prepared.targets.split(size), strict=True)]
+        weights = torch.stack([self._weight(part.targets) for part in parts])
+        shares = zip(parts, weights / weights.sum(), strict=True)
+        return [p._replace(share=len(p.images) / len(prepared.images), loss_share=s) for p, s in shares]
+
+    def _weight(self, targets: Tensor) -> Tensor:
+        """What the mean that is the loss divides by."""
+        if self.multi_label or self.class_weights is None:
+            return torch.tensor(float(len(targets)), device=targets.device)
+        if targets.ndim == 1:
+            return self.class_weights[targets].sum()
+        return (targets * self.class_weights).sum()
+
+    def part_loss(self, part: Part) -> TrainStep:
+        images, targets = part.images, part.targets
+        logits = self.model(images if self.mixer.active else self.normalize(images))
         logs = {}
         if not self.multi_label:
             # under mixup a prediction counts as right when it names the larger part
             named = targets if targets.ndim == 1 else targets.argmax(1)
-            logs["accuracy"] = (logits.argmax(1) == named).float().mean()
-        return TrainStep(self._loss(logits, targets, self.label_smoothing), logs, len(images))
+            logs["accuracy"] = (logits.argmax(1) == named).float().mean() * part.share
+        loss = self._loss(logits, targets, self.label_smoothing) * part.loss_share
+        return TrainStep(loss, logs, len(images))
 
     def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         loss = binary_cross_entropy if self.multi_label else cross_entropy
-        weights = self.class_weights
-        assert weights is None or isinstance(weights, Tensor)
-        return loss(logits, targets, label_smoothing=smoothing, class_weights=weights)
+        return loss(logits, targets, label_smoothing=smoothing, class_weights=self.class_weights)
 
     def update_evaluation(self, batch: ImageBatch) -> None:
         if len(batch.images) == 0:

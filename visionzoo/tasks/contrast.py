@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.losses.contrastive import info_nce, sigmoid_loss
-from visionzoo.losses.gather import cached_backward, gather_features
+from visionzoo.losses.gather import RandomState, cached_backward, gather_features
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.clip import Clip, create_clip
 from visionzoo.models.clip.interpolate import interpolated
 from visionzoo.models.trunk import trunk_name
 from visionzoo.runs import RunFolder
+from visionzoo.runs.memory import is_out_of_memory
 from visionzoo.tasks.base import TrainStep, VisionTask
 from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found, Share
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
+from visionzoo.tasks.micro_batch import halved
 from visionzoo.types import CaptionBatch, ImageBatch
 from visionzoo.weights import load_weights
 
@@ -66,6 +68,7 @@ class Contrast(VisionTask):
     """
 
     task_name = "clip"
+    splits = False  # every pair is compared with all others; micro_batch is how a batch is taken apart here
     prediction_columns = ("label", "probability")
 
     model: Clip
@@ -180,16 +183,10 @@ class Contrast(VisionTask):
         """A whole optimizer step of a batch larger than memory."""
         optimizer: Any = self.optimizers()
         strategy: Any = self.trainer.strategy
-        parts = list(zip(images.split(self.micro_batch), ids.split(self.micro_batch), strict=True))
-        shared = [p for p in (self.model.logit_scale, self.model.logit_bias) if p is not None]
-        loss = cached_backward(
-            self.encode,
-            parts,
-            self.contrast,
-            shared=shared,
-            backward=self.manual_backward,
-            no_sync=getattr(strategy.model, "no_sync", nullcontext),
-        )
+        before = RandomState()
+        while (loss := self._try_cached(images, ids, getattr(strategy.model, "no_sync", nullcontext))) is None:
+            optimizer.zero_grad()
+            before.restore()
         if self.clip_grad_norm:
             self.clip_gradients(optimizer, self.clip_grad_norm, "norm")
         optimizer.step()
@@ -197,6 +194,29 @@ class Contrast(VisionTask):
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
         return loss
+
+    def _try_cached(self, images: Tensor, ids: Tensor, no_sync: Any) -> Tensor | None:
+        """Gradients and loss, or None where memory ran out; ``micro_batch`` is then half of what it was."""
+        parts = list(zip(images.split(self.micro_batch), ids.split(self.micro_batch), strict=True))
+        shared = [p for p in (self.model.logit_scale, self.model.logit_bias) if p is not None]
+        try:
+            return cached_backward(
+                self.encode, parts, self.contrast, shared=shared, backward=self.manual_backward, no_sync=no_sync
+            )
+        except (RuntimeError, MemoryError) as error:
+            # several processes would wait for this one in the middle of their exchange of features
+            if not (is_out_of_memory(error) and self.halve_on_oom and self.trainer.world_size == 1):
+                raise
+        self.micro_batch = self.micro_batches.size = halved(self, min(self.micro_batch, len(images)), len(images))
+        return None
+
+    def memory_advice(self) -> str:
+        if self.micro_batch:
+            return f"set a --model.micro_batch below {self.micro_batch}"
+        return (
+            "a contrastive loss compares all pairs of a batch and is not the sum of those of its parts: set "
+            "--model.micro_batch 32 (GradCache), which encodes a part at a time, or take a smaller --data.batch_size"
+        )
 
     def on_fit_start(self) -> None:
         if self.clip_grad_norm and self.trainer.precision == "16-mixed":
@@ -303,6 +323,8 @@ class Contrast(VisionTask):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.before = checkpoint.get("before", {})
+        if self.micro_batch and self.micro_batches.size is not None:
+            self.micro_batch = min(self.micro_batch, self.micro_batches.size)
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
         model: Clip = self.model if self.start is None else interpolated(self.model, self.start, self.wise_ft)

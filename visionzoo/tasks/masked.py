@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from visionzoo.backbones import backbone_info
 from visionzoo.data.keys import sample_key
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.mae import MAE, MAE_BACKBONES, create_mae
+from visionzoo.models.masking import draw_noise
 from visionzoo.models.simmim import SimMIM, create_simmim
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import TrainStep, VisionTask
@@ -32,6 +33,14 @@ MAE_USUAL: dict[str, Any] = {
     "positions": "sincos",
 }
 SIMMIM_USUAL: dict[str, Any] = {"mask_ratio": 0.6, "mask_patch_size": 32}
+
+
+class Part(NamedTuple):
+    """A training batch, or a part of one."""
+
+    images: Tensor  #: (B, C, H, W) uint8
+    noise: Tensor  #: (B, N) float32: the patches with the least stay visible
+    share: float = 1.0  #: of the batch
 
 
 class MaskedPretrain(VisionTask):
@@ -140,8 +149,17 @@ class MaskedPretrain(VisionTask):
         assert isinstance(model, MAE | SimMIM)
         self.network = model.loss if not self.compile_model else torch.compile(model.loss)
 
-    def train_loss(self, batch: ImageBatch) -> TrainStep:
-        return TrainStep(self.network(self.normalize(batch.images)), {}, len(batch.images))
+    def prepare(self, batch: ImageBatch) -> Part:
+        rows, columns = self.model.grid_of((batch.images.shape[2], batch.images.shape[3]))
+        return Part(batch.images, draw_noise(batch.images, rows * columns))
+
+    def split(self, prepared: Part, size: int) -> list[Part]:
+        parts = zip(prepared.images.split(size), prepared.noise.split(size), strict=True)
+        # as much is hidden of every image, so each counts the same
+        return [Part(images, noise, len(images) / len(prepared.images)) for images, noise in parts]
+
+    def part_loss(self, part: Part) -> TrainStep:
+        return TrainStep(self.network(self.normalize(part.images), part.noise) * part.share, {}, len(part.images))
 
     def _noise(self, images: Tensor, index: Tensor) -> Tensor:
         """(B, N) noise that depends on each image's position in the data only, so that every epoch hides the same."""

@@ -82,6 +82,30 @@ class Answer(NamedTuple):
     rows: Tensor  #: (n,) int64, which objects
 
 
+class Draws(NamedTuple):
+    """The random numbers of a conversation. Those of an object do not depend on which others are asked about."""
+
+    boxed: Tensor  #: (N,) bool, first shown by a box
+    box_noise: Tensor  #: (N, 4) normal
+    places: Tensor  #: (N, 1 + clicks) in [0, 1), where each click falls among the pixels that it may fall on
+    early: int  #: the corrective click after which a round without one comes; -1 for none
+
+    @classmethod
+    def of(cls, objects: Objects, *, clicks: int, mask_rounds: int, box_share: float) -> Draws:
+        """Draw all of them; see :func:`training_rounds`."""
+        n, device = len(objects.masks), objects.masks.device
+        return cls(
+            boxed=torch.rand(n, device=device) < box_share,
+            box_noise=torch.randn(n, 4, device=device),
+            places=torch.rand(n, 1 + clicks, device=device),
+            early=int(torch.randint(clicks, ())) if clicks and mask_rounds > 1 else -1,
+        )
+
+    def select(self, rows: Tensor) -> Draws:
+        """Those of some objects."""
+        return Draws(self.boxed[rows], self.box_noise[rows], self.places[rows], self.early)
+
+
 def training_rounds(
     model: Sam,
     embeddings: Tensor,
@@ -91,6 +115,7 @@ def training_rounds(
     mask_rounds: int,
     box_share: float,
     recompute: bool = False,
+    draws: Draws | None = None,
 ) -> Iterator[Answer]:
     """The answers that are trained: to a first click or a noisy box, to corrective clicks, and without a further click.
 
@@ -110,19 +135,22 @@ def training_rounds(
         mask_rounds: rounds without a further click; 2 in the paper.
         box_share: chance that an object is first shown by a box; one half in the paper.
         recompute: decode again in the backward pass, so that memory holds the activations of one round, not of all.
+        draws: the random numbers; None draws them.
     """
     n, size = len(objects.masks), objects.masks.shape[-2:]
-    device = objects.masks.device
-    by_click = point_prompts(random_clicks(torch.zeros_like(objects.masks), objects.masks), objects.image_index)
-    boxes = noisy_boxes(mask_boxes(objects.masks), (size[0], size[1]))
+    if draws is None:
+        draws = Draws.of(objects, clicks=clicks, mask_rounds=mask_rounds, box_share=box_share)
+    places = iter(draws.places.unbind(dim=1))
+    first = random_clicks(torch.zeros_like(objects.masks), objects.masks, draw=next(places))
+    by_click = point_prompts(first, objects.image_index)
+    boxes = noisy_boxes(mask_boxes(objects.masks), (size[0], size[1]), draw=draws.box_noise)
     by_box = box_prompts(boxes, objects.image_index)
-    boxed = torch.rand(n, device=device) < box_share
+    boxed, early = draws.boxed, draws.early
     prompts = Prompts(
         torch.where(boxed[:, None, None], by_box.points, by_click.points),
         torch.where(boxed[:, None], by_box.labels, by_click.labels),
         image_index=objects.image_index,
     )
-    early = int(torch.randint(clicks, ())) if clicks and mask_rounds > 1 else -1
     steps = [True] * clicks
     if early >= 0:
         steps.insert(early + 1, False)
@@ -133,7 +161,7 @@ def training_rounds(
             return model.decode(embeddings, prompts, multimask)
         return checkpoint(model.decode, embeddings, prompts, multimask, use_reentrant=False)
 
-    every = torch.arange(n, device=device)
+    every = torch.arange(n, device=objects.masks.device)
     both = decode(None)
     output = SamOutput(both.masks[:, 1:], both.scores[:, 1:])
     yield Answer(output, prompts, every)
@@ -143,7 +171,7 @@ def training_rounds(
         last = best_masks(output).detach()
         if is_click:
             seen = (upscale(last, (size[0], size[1])) > 0) & objects.valid
-            prompts = add_clicks(prompts, random_clicks(seen, objects.masks), last)
+            prompts = add_clicks(prompts, random_clicks(seen, objects.masks, draw=next(places)), last)
         else:
             prompts = prompts._replace(masks=last)
         output = decode(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from visionzoo.tasks.base import TrainStep, VisionTask
 from visionzoo.tasks.embedding_cache import EmbeddingCache
 from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
+from visionzoo.tasks.segment_batch import Part, each_image
 from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
 from visionzoo.tasks.text_prompts import TextPrompts
 from visionzoo.types import Preprocess, SegmentBatch
@@ -190,7 +191,14 @@ class PromptSegment(VisionTask):
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def train_loss(self, batch: SegmentBatch) -> TrainStep:
+    def prepare(self, batch: SegmentBatch) -> Part:
+        return Part.of(batch, clicks=self.clicks, mask_rounds=self.mask_rounds, box_share=self.box_share)
+
+    def split(self, prepared: Part, size: int) -> list[Part]:
+        return prepared.split(size)
+
+    def part_loss(self, part: Part) -> TrainStep:
+        batch = part.batch
         embeddings = self.embed(batch.images)
         answers = training_rounds(
             self.model,
@@ -200,6 +208,7 @@ class PromptSegment(VisionTask):
             mask_rounds=self.mask_rounds,
             box_share=self.box_share,
             recompute=self.grad_checkpointing,
+            draws=part.draws,
         )
         loss = partial(checkpoint, prompt_loss, use_reentrant=False) if self.grad_checkpointing else prompt_loss
         targets, valid = self._targets(batch.masks), self._valid(batch)
@@ -208,12 +217,12 @@ class PromptSegment(VisionTask):
             output, rows = answer.output, answer.rows
             losses.append(loss(output.masks, output.scores, targets[rows], valid=valid[batch.image_index[rows]]))
             counts.append(len(rows))
-        # the mean over all answers
-        share = torch.tensor(counts, device=self.device) / max(1, sum(counts))
+        # the mean over all answers, of this part and the others
+        share = torch.tensor(counts, device=self.device) / part.answers
         logs = {name: (share * torch.stack([getattr(x, name) for x in losses])).sum() for name in LOGGED}
         total = logs.pop("total")
         if self.text_prompts is not None:
-            text = self._text_loss(batch, embeddings)
+            text = self._text_loss(batch, embeddings, part.texts)
             total, logs = total + text, {**logs, "text": text}
         return TrainStep(total, logs, len(batch.images))
 
@@ -225,13 +234,14 @@ class PromptSegment(VisionTask):
         """(B, 1, h, w) bool, at that size."""
         return F.interpolate(batch.valid[:, None].float(), self.model.mask_size, mode="nearest").bool()
 
-    def _text_loss(self, batch: SegmentBatch, embeddings: Tensor) -> Tensor:
+    def _text_loss(self, batch: SegmentBatch, embeddings: Tensor, texts: int) -> Tensor:
+        """The share of this part in the mean over all ``texts`` prompts."""
         assert self.text_prompts is not None
         prompts, masks = self.text_prompts.of_batch(batch)
         output = self.model.decode(embeddings, prompts, multimask=True)
-        return prompt_loss(
-            output.masks, output.scores, self._targets(masks), valid=self._valid(batch)[prompts.image_index]
-        ).total
+        valid = self._valid(batch)[prompts.image_index]
+        loss = prompt_loss(output.masks, output.scores, self._targets(masks), valid=valid)
+        return loss.total * (len(masks) / max(1, texts))
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
@@ -240,7 +250,7 @@ class PromptSegment(VisionTask):
         return names if self.text_prompts is None else [*names, "iou_text"]
 
     def update_evaluation(self, batch: SegmentBatch) -> None:
-        for _, own in _images(batch):
+        for _, own in each_image(batch):
             embedding = self.embed(own.images)
             answers = self._ask(own, embedding)
             for k in SHOWN_CLICKS:
@@ -299,7 +309,7 @@ class PromptSegment(VisionTask):
     def predict_step(self, batch: SegmentBatch, batch_idx: int) -> list[tuple[str, ...]]:
         """A row for each image: its objects, and how well they are found."""
         rows: list[tuple[str, ...]] = [("0", "", "", "", "")] * len(batch.images)
-        for b, own in _images(batch):
+        for b, own in each_image(batch):
             answers = self._ask(own, self.embed(own.images))
             ious = [answers.click_ious[:, k - 1] for k in SHOWN_CLICKS]
             rows[b] = (str(len(own.masks)), *(f"{x.mean():.6f}" for x in (*ious, answers.box_iou)))
@@ -321,7 +331,7 @@ class PromptSegment(VisionTask):
             valid=batch.valid.to(device),
         )
         rows = []
-        for _, own in _images(batch):
+        for _, own in each_image(batch):
             largest = own.masks.flatten(1).sum(1).argmax()[None]
             own = own._replace(masks=own.masks[largest], image_index=own.image_index[largest])
             answers = self._ask(own, self.embed(own.images), keep_masks=True)
@@ -366,28 +376,3 @@ def _cache_folder(given: str | None) -> Path | None:
     if given == "off":
         return None
     return cache_folder("embeddings") if given is None else Path(given)
-
-
-def _images(batch: SegmentBatch) -> Iterator[tuple[int, SegmentBatch]]:
-    """Each image that has objects, with its place in the batch, as a batch of its own.
-
-    Answers then do not depend on how images are put into batches, and what the decoder makes of an image is computed
-    once for all its objects.
-    """
-    for b in batch.image_index.unique().tolist():
-        mine = batch.image_index == b
-        one = slice(b, b + 1)
-        yield (
-            b,
-            batch._replace(
-                images=batch.images[one],
-                masks=batch.masks[mine],
-                image_index=torch.zeros_like(batch.image_index[mine]),
-                names=tuple(name for name, own in zip(batch.names, mine.tolist(), strict=True) if own),
-                valid=batch.valid[one],
-                sizes=batch.sizes[one],
-                left_out=batch.left_out[one],
-                index=batch.index[one],
-                bad=(),
-            ),
-        )
