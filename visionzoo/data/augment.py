@@ -14,6 +14,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE_CHECK", "1")
 
 Crop = Literal["random_resized", "pad", "resize"]
 Policy = Literal["none", "randaugment", "three_augment"]
+Decode = Literal["exact", "fast"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class AugmentOptions:
     num_ops: int = 2  #: operations per image, each applied with probability 0.5 as in timm
     color_jitter: float = 0.0  #: brightness, contrast and saturation vary by up to this share
     erasing: float = 0.0  #: probability that a random rectangle is filled with noise (1708.04896)
+    decode: Decode = "exact"  #: ``fast`` gives up the last level of exactness of a random region for speed
 
     def __post_init__(self) -> None:
         for name in ("hflip", "vflip", "erasing"):
@@ -50,6 +52,7 @@ class AugmentOptions:
         for name, value, allowed in (
             ("crop", self.crop, ("random_resized", "pad", "resize")),
             ("policy", self.policy, ("none", "randaugment", "three_augment")),
+            ("decode", self.decode, ("exact", "fast")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(allowed)}")
@@ -68,8 +71,11 @@ def _check(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name}={value} must be in {low}..{high}")
 
 
-def build_augment(options: AugmentOptions, preprocess: Preprocess) -> tuple[Any, Any]:
-    """The random crop that draws a box, and the pipeline for the resized image; None for either with nothing to do."""
+def build_augment(options: AugmentOptions, preprocess: Preprocess, *, mirror: bool = True) -> tuple[Any, Any]:
+    """The random crop that draws a box, and the pipeline for the resized image; None for either with nothing to do.
+
+    ``mirror=False`` leaves the flips to the caller.
+    """
     import albumentations as A
 
     height, width = preprocess.image_size
@@ -86,9 +92,9 @@ def build_augment(options: AugmentOptions, preprocess: Preprocess) -> tuple[Any,
         pad = max(height, width) // 8 if options.crop_pad is None else options.crop_pad
         if pad:
             steps += [A.Pad(padding=pad, fill=0, p=1.0), A.RandomCrop(height=height, width=width, p=1.0)]
-    if options.hflip:
+    if options.hflip and mirror:
         steps.append(A.HorizontalFlip(p=options.hflip))
-    if options.vflip:
+    if options.vflip and mirror:
         steps.append(A.VerticalFlip(p=options.vflip))
     if options.policy == "randaugment" and options.num_ops and options.magnitude:
         operations = _randaugment(options.magnitude / 10, fill)

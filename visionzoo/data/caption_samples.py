@@ -38,7 +38,7 @@ class CaptionDataset(SourceDataset):
         if self.one_caption:
             # Hashed once more: the view is made by the key itself, and the two choices should not be related.
             captions = (captions[sample_key(key, 1) % len(captions)],)
-        return self.transform(self.source.read(index), key), captions
+        return self.transform(self.source.raw(index), key), captions
 
 
 class CaptionCollate:

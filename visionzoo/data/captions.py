@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from visionzoo.data.augment import AugmentOptions, Crop, Policy
+from visionzoo.data.augment import AugmentOptions, Crop, Decode, Policy
 from visionzoo.data.caption_samples import CaptionCollate, CaptionDataset
 from visionzoo.data.dataset import Collate, ImageDataset, SourceDataset, Transform
 from visionzoo.data.module import Collator, VisionData
@@ -43,6 +43,7 @@ class CaptionData(VisionData):
         crop_scale: tuple[float, float] = (0.9, 1.0),
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
         hflip: float = 0.0,
+        decode: Decode = "exact",
         policy: Policy = "none",
         magnitude: float = 7.0,
         num_ops: int = 2,
@@ -73,6 +74,8 @@ class CaptionData(VisionData):
             crop_scale: area of the random region, as a share of the image.
             crop_ratio: width / height of the random region.
             hflip: probability of a mirror image; captions may say left and right.
+            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, not antialiased, and
+                reads a JPEG at a half, a quarter or an eighth where that is still larger than the input.
             policy: ``randaugment``, ``three_augment`` or ``none``; captions may name colours.
             magnitude: strength of RandAugment, 0 to 10.
             num_ops: operations of RandAugment per image.
@@ -88,6 +91,7 @@ class CaptionData(VisionData):
             crop_scale=crop_scale,
             crop_ratio=crop_ratio,
             hflip=hflip,
+            decode=decode,
             policy=policy,
             magnitude=magnitude,
             num_ops=num_ops,

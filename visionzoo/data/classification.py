@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from visionzoo.data.augment import AugmentOptions, Crop, Policy
+from visionzoo.data.augment import AugmentOptions, Crop, Decode, Policy
 from visionzoo.data.dataset import Collate, ImageDataset, SourceDataset
 from visionzoo.data.module import Collator, VisionData
 from visionzoo.data.sources.base import Source, Subset, class_counts, fingerprint
@@ -38,6 +38,7 @@ class ClassificationData(VisionData):
         crop_pad: int | None = None,
         hflip: float = 0.5,
         vflip: float = 0.0,
+        decode: Decode = "exact",
         policy: Policy = "randaugment",
         magnitude: float = 7.0,
         num_ops: int = 2,
@@ -69,6 +70,8 @@ class ClassificationData(VisionData):
             crop_pad: pixels of padding on each side for ``crop=pad``; None for an eighth of the input size.
             hflip: probability of a mirror image.
             vflip: probability of an upside-down image.
+            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, not antialiased, and
+                reads a JPEG at a half, a quarter or an eighth where that is still larger than the input.
             policy: ``randaugment``, ``three_augment`` (grey, solarize or blur, as in DeiT III) or ``none``.
             magnitude: strength of RandAugment, 0 to 10.
             num_ops: operations of RandAugment per image.
@@ -92,6 +95,7 @@ class ClassificationData(VisionData):
             crop_pad=crop_pad,
             hflip=hflip,
             vflip=vflip,
+            decode=decode,
             policy=policy,
             magnitude=magnitude,
             num_ops=num_ops,

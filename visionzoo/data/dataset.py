@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from visionzoo.data.images import UnreadableImage
+from visionzoo.data.images import ImageInput, UnreadableImage
 from visionzoo.data.keys import sample_key
 from visionzoo.data.sources.base import Source
 from visionzoo.types import ImageBatch
@@ -22,8 +21,8 @@ from visionzoo.types import ImageBatch
 #: How many other images are tried in place of an unreadable one before the data are given up.
 SUBSTITUTES = 32
 
-#: An RGB image and a key in, (C, H, W) uint8 out.
-Transform = Callable[[Image.Image, int], Tensor]
+#: An image, decoded or not, and a key in, (C, H, W) uint8 out.
+Transform = Callable[[ImageInput, int], Tensor]
 
 
 class Sample(NamedTuple):
@@ -89,7 +88,7 @@ class ImageDataset(SourceDataset):
     def load(self, index: int, key: int) -> Tensor:
         if self.source.classes and not self.source.has_label(index):
             raise UnreadableImage("no label")
-        return self.transform(self.source.read(index), key)
+        return self.transform(self.source.raw(index), key)
 
 
 def bad_samples(samples: Sequence[Sample]) -> tuple[tuple[str, str], ...]:

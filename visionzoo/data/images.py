@@ -17,7 +17,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,8 +26,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from visionzoo.data.jpeg import is_plain, top_rows
+
 #: Everything :func:`open_image` takes.
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | Image.Image
+
+#: (left, top, right, bottom) in pixels; right and bottom lie outside.
+Box = tuple[int, int, int, int]
 
 #: What PIL's decoders raise on hostile bytes. Beside OSError they leak the errors of the parsing code itself.
 _DECODER_ERRORS = (
@@ -110,6 +115,91 @@ def open_image(source: ImageInput) -> Image.Image:
         return _to_rgb(_upright(image))
 
 
+Choose = Callable[[tuple[int, int]], Box]
+
+
+def open_crop(source: ImageInput, choose: Choose) -> Image.Image:
+    """The part of an image that a box shows. Of a JPEG no more is decoded than that needs.
+
+    Args:
+        source: see :func:`open_image`.
+        choose: called once with the (width, height) of the upright image; gives a box inside it.
+
+    Returns:
+        RGB, exactly ``open_image(source).crop(box)``.
+
+    Raises:
+        UnreadableImage: as :func:`open_image`. Damage below the box may go unseen.
+    """
+    data = _contents(source)
+    box, canvas = None, None
+    with _plain_jpeg(data) as image:
+        if image is not None:
+            box = choose(image.size)
+            canvas = top_rows(image, _bytes(data), box[3])
+    if canvas is not None:
+        return canvas.image.crop(box)
+    whole = open_image(data)
+    return whole.crop(box or choose(whole.size))
+
+
+def open_region(source: ImageInput, choose: Choose, enough: tuple[int, int]) -> np.ndarray:
+    """About the part of an image that a box shows, as fast as it can be had.
+
+    A JPEG whose box is at least 2, 4 or 8 times as large as needed is decoded at that fraction of its size, where the
+    box's edges are rounded to whole pixels.
+
+    Args:
+        source, choose: as for :func:`open_crop`.
+        enough: (width, height) that the part needs.
+
+    Returns:
+        (h, w, 3 or 4) uint8, RGB and perhaps a channel without meaning. The next call in this thread overwrites it.
+
+    Raises:
+        UnreadableImage: as :func:`open_crop`.
+    """
+    data = _contents(source)
+    box = None
+    with _plain_jpeg(data) as image:
+        if image is not None:
+            left, top, right, bottom = box = choose(image.size)
+            times = min((right - left) // enough[0], (bottom - top) // enough[1])
+            scale = next((s for s in (8, 4, 2) if s <= times), 1)
+            if scale > 1:
+                image.draft("RGB", (image.width // scale, image.height // scale))
+                left, top, right, bottom = (round(edge / scale) for edge in box)
+            right, bottom = min(right, image.width), min(bottom, image.height)
+            canvas = top_rows(image, _bytes(data), bottom, "RGBX")
+            if canvas is not None and canvas.pixels is not None:
+                return canvas.pixels[top:bottom, left:right]
+    whole = open_image(data)
+    return np.asarray(whole.crop(box or choose(whole.size)))
+
+
+def _contents(source: ImageInput) -> ImageInput:
+    """What is in a file, for a path; anything else as it is."""
+    if isinstance(source, str | os.PathLike):
+        with _reported(), _open_regular(source) as file:
+            return file.read()
+    return source
+
+
+@contextmanager
+def _plain_jpeg(data: ImageInput) -> Iterator[Image.Image | None]:
+    """The image if :func:`top_rows` can read it and it is upright, else None. Failures are left to a whole decoding."""
+    if not isinstance(data, bytes):
+        yield None
+        return
+    with _decoded(data) as image:
+        yield image if is_plain(image, data) and _orientation(image) == 1 else None
+
+
+def _bytes(data: ImageInput) -> bytes:
+    assert isinstance(data, bytes)
+    return data
+
+
 def open_values(source: ImageInput) -> np.ndarray:
     """The numbers of a label map as they are stored, (H, W) int32; of a palette image its indices.
 
@@ -132,9 +222,20 @@ def image_facts(source: ImageInput) -> ImageFacts:
 
 
 @contextmanager
+def _reported() -> Iterator[None]:
+    """Turn every failure inside the block into :class:`UnreadableImage`."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except _DECODER_ERRORS as error:
+        raise UnreadableImage(_reason(error)) from error
+
+
+@contextmanager
 def _decoded(source: ImageInput) -> Iterator[Image.Image]:
     """Open ``source`` for the time of the block, and turn every failure inside it into :class:`UnreadableImage`."""
-    try:
+    with _reported():
         if isinstance(source, Image.Image):
             yield source
         elif isinstance(source, np.ndarray):
@@ -150,10 +251,6 @@ def _decoded(source: ImageInput) -> Iterator[Image.Image]:
             yield Image.open(source)
         else:
             raise UnreadableImage(f"{type(source).__name__} is not a path, bytes, a file, an array or a PIL image")
-    except UnreadableImage:
-        raise
-    except _DECODER_ERRORS as error:
-        raise UnreadableImage(_reason(error)) from error
 
 
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -177,12 +274,17 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """1, which is upright, to 8."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except _DECODER_ERRORS:  # broken EXIF is no reason to lose the picture
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        return 1
+    return orientation if isinstance(orientation, int) and orientation in _UPRIGHT else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    method = _UPRIGHT.get(_orientation(image))
     return image if method is None else image.transpose(method)
 
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 import random
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from visionzoo.data.augment import AugmentOptions, build_augment
+from visionzoo.data.images import Box, ImageInput, open_crop, open_image, open_region
 from visionzoo.types import Preprocess
 
 RESAMPLING = {
@@ -29,17 +31,55 @@ RESAMPLING = {
     "hamming": Image.Resampling.HAMMING,
 }
 
+#: For ``decode="fast"``; not antialiased, but a region is never twice as large as the input there.
+_OPENCV_RESAMPLING = {
+    "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "lanczos": cv2.INTER_LANCZOS4,
+    "box": cv2.INTER_AREA,
+    "hamming": cv2.INTER_LINEAR,
+}
+
 #: A resized image of more pixels than this is cropped before it is resized: a 1 x 60,000 image would grow to gigabytes.
 _LARGEST_RESIZED = 64 * 2**20
 
 
-def to_tensor(image: Image.Image | np.ndarray, channels: int) -> Tensor:
-    """(C, H, W) uint8 of an RGB image; with one channel, its luma (ITU-R 601, as PIL's "L")."""
+#: (left to right, upside down) to OpenCV's code.
+_FLIP = {(False, False): None, (True, False): 1, (False, True): 0, (True, True): -1}
+
+
+def to_tensor(image: Image.Image | np.ndarray, channels: int, flip: int | None = None) -> Tensor:
+    """(C, H, W) uint8 of an RGB image; with one channel, its luma (ITU-R 601, as PIL's "L").
+
+    Args:
+        image: RGB, or (H, W, 3 or 4) uint8, of which a fourth channel is not used.
+        channels: 1 or 3.
+        flip: OpenCV's code of a mirror image; None for none.
+    """
     if channels == 1:
-        grey = (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("L")
-        return torch.from_numpy(np.array(grey))[None]
-    # np.array copies: the tensor must own its memory, and be writable.
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        grey = (image if isinstance(image, Image.Image) else Image.fromarray(_three_channels(image))).convert("L")
+        return torch.from_numpy(_flipped(np.array(grey), flip))[None]
+    # Plane by plane. A permuted copy is the same, but torch and NumPy make it one byte at a time.
+    if isinstance(image, Image.Image):
+        size = image.height, image.width
+        parts = [np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(size) for band in "RGB"]
+    else:
+        parts = [np.asarray(part) for part in cv2.split(image)[:3]]
+    planes = np.empty((3, *parts[0].shape), dtype=np.uint8)
+    for plane, part in zip(planes, parts, strict=True):
+        plane[:] = _flipped(part, flip)
+    return torch.from_numpy(planes)
+
+
+def _flipped(pixels: np.ndarray, flip: int | None) -> np.ndarray:
+    return pixels if flip is None else cv2.flip(pixels, flip)
+
+
+def _three_channels(image: Image.Image | np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 of its own."""
+    pixels = np.array(image)
+    return pixels if pixels.shape[2] == 3 else np.ascontiguousarray(pixels[:, :, :3])
 
 
 def _channels(preprocess: Preprocess) -> int:
@@ -64,9 +104,13 @@ class EvalTransform:
         self.channels = _channels(preprocess)
         self.resample = RESAMPLING[preprocess.interpolation]
 
-    def __call__(self, image: Image.Image, key: int = 0) -> Tensor:  # noqa: ARG002
-        """(C, H, W) uint8 of an RGB image. ``key`` is for training transforms and changes nothing here."""
-        return to_tensor(self.fit(image), self.channels)
+    def __call__(self, image: ImageInput, key: int = 0) -> Tensor:  # noqa: ARG002
+        """(C, H, W) uint8 of an image, decoded or not. ``key`` is for training transforms and changes nothing here.
+
+        Raises:
+            UnreadableImage: as :func:`visionzoo.data.images.open_image`.
+        """
+        return to_tensor(self.fit(open_image(image)), self.channels)
 
     def resized_size(self, old_height: int, old_width: int) -> tuple[int, int]:
         """(height, width) that an image is resized to, before it is cropped or padded."""
@@ -151,24 +195,45 @@ class TrainTransform:
         self.channels = _channels(preprocess)
         self.resample = RESAMPLING[preprocess.interpolation]
         self._eval = EvalTransform(preprocess)
-        self._crop, self._augment = build_augment(self.options, preprocess)
+        self._crop, self._augment = build_augment(self.options, preprocess, mirror=False)
 
-    def __call__(self, image: Image.Image, key: int) -> Tensor:
-        """A view of an RGB image, chosen by ``key`` (see :func:`visionzoo.data.keys.sample_key`)."""
+    def __call__(self, image: ImageInput, key: int) -> Tensor:
+        """A view of an image, chosen by ``key`` (see :func:`visionzoo.data.keys.sample_key`).
+
+        Args:
+            image: an RGB image, or one that is still to be decoded: of a JPEG, no more is decoded than the view shows.
+            key: the same key gives the same view.
+
+        Raises:
+            UnreadableImage: as :func:`visionzoo.data.images.open_image`.
+        """
         # Both kinds of generator are needed: albumentations draws from NumPy's and from Python's. They are shared by
         # all its transforms; a seed would give every transform the same stream, hence correlated choices.
         numbers, choices = np.random.default_rng(key), random.Random(key)
-        if self._crop is not None:
-            self._crop.set_random_state(numbers, choices)
-            params = self._crop.get_params_dependent_on_data({"shape": (image.height, image.width, 3)}, {})
-            left, top, right, bottom = (int(edge) for edge in params["crop_coords"])
-            height, width = self.preprocess.image_size
-            # Cropped first, as torchvision does: resizing with a box would blend in pixels from outside it.
-            image = image.crop((left, top, right, bottom)).resize((width, height), self.resample)
-        else:
-            image = self._eval.fit(image)
-        pixels = np.array(image)
+        view: Image.Image | np.ndarray
+        view = self._eval.fit(open_image(image)) if self._crop is None else self._random_crop(image, numbers, choices)
         if self._augment is not None:
             self._augment.set_random_state(numbers, choices)
-            pixels = self._augment(image=pixels)["image"]
-        return to_tensor(pixels, self.channels)
+            view = self._augment(image=_three_channels(view))["image"]
+        # Albumentations can mirror too, at the price of its bookkeeping for every image.
+        across, down = choices.random() < self.options.hflip, choices.random() < self.options.vflip
+        return to_tensor(view, self.channels, _FLIP[across, down])
+
+    def _random_crop(
+        self, image: ImageInput, numbers: np.random.Generator, choices: random.Random
+    ) -> Image.Image | np.ndarray:
+        """A random region, stretched to the model's input: an RGB image, or (H, W, 3 or 4) uint8."""
+        crop = self._crop
+        crop.set_random_state(numbers, choices)
+
+        def choose(size: tuple[int, int]) -> Box:
+            params = crop.get_params_dependent_on_data({"shape": (size[1], size[0], 3)}, {})
+            left, top, right, bottom = (int(edge) for edge in params["crop_coords"])
+            return left, top, right, bottom
+
+        height, width = self.preprocess.image_size
+        if self.options.decode == "fast":
+            region = open_region(image, choose, (width, height))
+            return cv2.resize(region, (width, height), interpolation=_OPENCV_RESAMPLING[self.preprocess.interpolation])
+        # Cropped first, as torchvision does: resizing with a box would blend in pixels from outside it.
+        return open_crop(image, choose).resize((width, height), self.resample)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from visionzoo.data.augment import AugmentOptions, Crop
+from visionzoo.data.augment import AugmentOptions, Crop, Decode
 from visionzoo.data.dataset import Collate, ImageDataset, SourceDataset
 from visionzoo.data.module import Collator, VisionData
 from visionzoo.data.sources.base import Source, Subset, fingerprint
@@ -32,6 +32,7 @@ class UnlabelledData(VisionData):
         crop_pad: int | None = None,
         hflip: float = 0.5,
         vflip: float = 0.0,
+        decode: Decode = "exact",
         image_column: str | None = None,
         root: str | None = None,
         download: bool = False,
@@ -54,6 +55,8 @@ class UnlabelledData(VisionData):
             crop_pad: pixels of padding on each side for ``crop=pad``; None for an eighth of the input size.
             hflip: probability of a mirror image.
             vflip: probability of an upside-down image.
+            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, not antialiased, and
+                reads a JPEG at a half, a quarter or an eighth where that is still larger than the input.
             image_column: column of images or file names in tables. None for the usual names.
             root: folder of torchvision's sets. None for the user's cache.
             download: let torchvision download a set that is not there.
@@ -70,6 +73,7 @@ class UnlabelledData(VisionData):
             crop_pad=crop_pad,
             hflip=hflip,
             vflip=vflip,
+            decode=decode,
             policy="none",
         )
         self.predict_path = predict_path
