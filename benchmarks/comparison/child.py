@@ -31,7 +31,7 @@ def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     from comparison.recipes import Recipe
     from comparison.training import Run, open_data, train
 
-    recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["run"]["recipe"].items()}
+    recipe: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["run"]["recipe"].items()}
     run = Run(**{**spec["run"], "recipe": Recipe(**recipe)})
     folder = Path(spec["folder"])
     done = folder / "trained.json"  # training and evaluation are kept apart, so that either can be interrupted
@@ -50,14 +50,17 @@ def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def main(kind: str, spec_file: str, result_file: str) -> int:
     """Returns 0 when a result was written, 130 or 75 when it was interrupted, 1 after an error that is on stderr."""
-    from visionzoo.tasks.engine.interrupt import RunInterruptedError
+    interrupted: tuple[type[Any], ...] = ()
+    if kind != "speed":  # whose process imports no Lightning: its memory is that of the model
+        from visionzoo.tasks.engine.interrupt import RunInterruptedError
 
+        interrupted = (RunInterruptedError,)
     task = json.loads(Path(spec_file).read_text())
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     try:
-        result = {"status": "done", "result": work(kind, task["spec"])}
-    except RunInterruptedError as stopped:
+        result: dict[str, Any] = {"status": "done", "result": work(kind, task["spec"])}
+    except interrupted as stopped:
         return stopped.code
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

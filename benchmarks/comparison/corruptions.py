@@ -41,8 +41,8 @@ def _odd(pixels: float) -> int:
     return max(3, 2 * round((pixels - 1) / 2) + 1)
 
 
-#: Means of blocks, shown as blocks. The default picks single pixels, which also shifts the image.
-_BLOCKS = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_NEAREST}
+#: The default picks single pixels, which shifts the image, and how far depends on the size.
+_SMOOTH = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
 
 CORRUPTIONS: dict[str, Corruption] = {
     "gaussian_noise": Corruption(
@@ -65,9 +65,9 @@ CORRUPTIONS: dict[str, Corruption] = {
         (0.09, 0.16, 0.22, 0.28, 0.35), "length, of the edge, as an odd number of pixels",
         lambda A, s, edge: A.MotionBlur(blur_limit=(_odd(s * edge), _odd(s * edge)), allow_shifted=False, p=1.0),
     ),
-    "pixelate": Corruption(
+    "low_resolution": Corruption(
         (0.6, 0.5, 0.4, 0.3, 0.25), "resolution that is left, of 1",
-        lambda A, s, _: A.Downscale(scale_range=(s, s), interpolation_pair=_BLOCKS, p=1.0),
+        lambda A, s, _: A.Downscale(scale_range=(s, s), interpolation_pair=_SMOOTH, p=1.0),
     ),
     "jpeg": Corruption(
         (25, 18, 15, 10, 7), "JPEG quality",

@@ -1,4 +1,4 @@
-"""Which models take part: names, what kind they are, their size."""
+"""Which models take part: names, what kind they are, their size, their memory format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from visionzoo.backbones import backbone_info, list_backbones
 from visionzoo.models.classifier import create_classifier
@@ -68,3 +68,13 @@ def kind_of(model: nn.Module) -> str:
     return (
         "ViT" if any(re.search(r"attention|attn", n, re.I) and not re.search("pool", n, re.I) for n in names) else "CNN"
     )
+
+
+def use_channels_last(model: nn.Module) -> None:
+    """Convert the weights, and every input on its way in."""
+
+    def convert(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].contiguous(memory_format=torch.channels_last), *args[1:])
+
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.register_forward_pre_hook(convert)

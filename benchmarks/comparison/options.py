@@ -41,7 +41,7 @@ class Options:
     data: Data
     models: Many  #: names; those that are not ours are timm's
     out: str  #: folder of the results; the same command goes on there
-    budget: Budget = field(default_factory=lambda: Budget(steps=1000))
+    budget: Budget
     image_size: int = 224
     recipes: Many = "equal,published"  #: columns: equal, published or both
     seeds: Many = "0,1,2"

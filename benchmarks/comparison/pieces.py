@@ -21,6 +21,8 @@ from visionzoo.files import write_json
 SCRIPT = Path(__file__).resolve().parents[1] / "cnn_vs_vit.py"
 #: A finding is kept; a failure is tried again by the next command.
 KEPT = ("done", OUT_OF_MEMORY)
+#: What a process seems to end with when the one that it was forked from is gone. It is begun again without that one.
+SERVER_LOST = 255
 #: What a training imports, and takes most of ten seconds.
 PRELOADED = (
     "albumentations",
@@ -118,7 +120,8 @@ class Processes:
             process.start()
             _wait(process.pid, process.join, process.kill)
             assert process.exitcode is not None
-            return process.exitcode
+            if process.exitcode != SERVER_LOST:
+                return process.exitcode
         command = [sys.executable, str(SCRIPT), "--child", kind, str(spec), str(result)]
         with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as started:
             _wait(started.pid, started.wait, started.kill)

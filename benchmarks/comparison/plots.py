@@ -25,10 +25,10 @@ MARKERS = "osD^vPX*"
 def styles(entries: Sequence[Entry]) -> dict[Entry, tuple[str, str]]:
     """(colour, marker) of each model; the colour says its kind."""
     seen = {"CNN": 0, "ViT": 0}
-    found = {}
+    found: dict[Entry, tuple[str, str]] = {}
     for entry in entries:
         shades = SHADES[entry.kind]
-        found[entry] = (shades[seen[entry.kind] % len(shades)], MARKERS[seen[entry.kind] % len(MARKERS)])
+        found[entry] = (shades[seen[entry.kind] % len(shades)], MARKERS[len(found) % len(MARKERS)])
         seen[entry.kind] += 1
     return found
 
@@ -52,7 +52,7 @@ def accuracy_cost(summary: Summary, entries: Sequence[Entry], out: Path) -> Path
     shown = [s for e in entries for r in ("equal", "published") if (s := summary.score(e, r)) is not None]
     if not shown:
         return None
-    figure = new_figure(12.0, 5.0)
+    figure = new_figure(13.0, 5.2)
     left, right = figure.subplots(1, 2, sharey=True)
 
     def latency(score: Score) -> float | None:
@@ -171,8 +171,8 @@ def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | 
         return None
     look, names = styles(entries), list(shown[0].corrupted)
     bars = 0.9 + 0.75 * (len(names) + 1)
-    figure = new_figure(max(9.5, bars + 6.4), 4.8)
-    left, right = figure.subplots(1, 2, width_ratios=(max(2.5, bars / 3.2), 1.6))
+    figure = new_figure(max(11.0, bars + 6.6), 4.8)
+    left, right = figure.subplots(1, 2, width_ratios=(max(1.8, bars / 3.2), 1.6), sharey=True)
     groups: list[tuple[str, Callable[[Score], Spread]]] = [("none", _clean)]
     groups += [(name, _over_severities(name)) for name in names]
     width = 0.8 / len(shown)
@@ -192,12 +192,13 @@ def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | 
     for axes in (left, right):
         quiet_axes(axes)
         axes.set_ylim(bottom=0)
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[call-arg]
     left.grid(visible=False, axis="x")
     left.axvline(0.5, color="#d5d8dc", linewidth=1)
     left.set_xticks(range(len(groups)), [n.replace("_", "\n") for n, _ in groups], fontsize=9)
     left.set_ylabel("top-1 accuracy, %")
-    left.set_title(f"by corruption, mean of the five severities ({recipe} recipe)", fontsize=11, loc="left")
-    right.set_title("by severity, mean of the corruptions", fontsize=11, loc="left")
+    left.set_title(f"{recipe} recipe, by corruption: mean of the severities", fontsize=10, loc="left")
+    right.set_title("by severity: mean of the corruptions", fontsize=10, loc="left")
     right.set_xlabel("severity (0: none)")
     _legend(figure, [s.entry for s in shown], recipes=[recipe])
     return save_figure(figure, out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Optimizer = Literal["adamw", "lamb", "sgd"]
@@ -53,42 +53,48 @@ class Recipe:
         return min(max(1, round(self.warmup * steps)), steps - 1) if self.warmup else 0
 
 
-_IMAGENET = {"crop_scale": (0.08, 1.0)}
-_MIXED = {"mixup": 0.8, "cutmix": 1.0, "policy": "randaugment", "magnitude": 9.0, "erasing": 0.25}
+_IMAGENET = Recipe(crop_scale=(0.08, 1.0), clip=None)
+_MIXED = replace(_IMAGENET, mixup=0.8, cutmix=1.0, policy="randaugment", magnitude=9.0, erasing=0.25)
 
 PUBLISHED: dict[str, Recipe] = {
-    "resnet strikes back A3": Recipe(
+    "resnet strikes back A3": replace(
+        _IMAGENET,
         source="arXiv 2110.00476, table 2, A3",
-        optimizer="lamb", lr=8e-3, batch=2048, weight_decay=0.02, warmup=5 / 100, clip=None,
+        optimizer="lamb", lr=8e-3, batch=2048, weight_decay=0.02, warmup=5 / 100,
         loss="bce", label_smoothing=0.0, mixup=0.1, cutmix=1.0, policy="randaugment", magnitude=6.0,
-        left_out="training at 160 and testing at 224 pixels, test crop 0.95", **_IMAGENET,
+        left_out="training at 160 and testing at 224 pixels, test crop 0.95",
     ),
-    "bag of tricks": Recipe(
+    "bag of tricks": replace(
+        _IMAGENET,
         source="arXiv 1812.01187, sections 2 to 5",
-        optimizer="sgd", lr=0.1, batch=256, weight_decay=1e-4, warmup=5 / 200, clip=None,
+        optimizer="sgd", lr=0.1, batch=256, weight_decay=1e-4, warmup=5 / 200,
         label_smoothing=0.1, mixup=0.2, color_jitter=0.4,
-        left_out="PCA noise, hue jitter, distillation, zero gamma unless the model has it", **_IMAGENET,
+        left_out="PCA noise, hue jitter, distillation, zero gamma unless the model has it",
     ),
-    "convnext": Recipe(
+    "convnext": replace(
+        _MIXED,
         source="arXiv 2201.03545, table 5, ConvNeXt-T",
-        optimizer="adamw", lr=4e-3, batch=4096, weight_decay=0.05, warmup=20 / 300, clip=None,
-        drop_path=0.1, left_out="moving average of the weights", **_MIXED, **_IMAGENET,
+        optimizer="adamw", lr=4e-3, batch=4096, weight_decay=0.05, warmup=20 / 300,
+        drop_path=0.1, left_out="moving average of the weights",
     ),
-    "deit": Recipe(
+    "deit": replace(
+        _MIXED,
         source="arXiv 2012.12877, table 9",
-        optimizer="adamw", lr=1e-3, batch=1024, weight_decay=0.05, warmup=5 / 300, clip=None,
-        drop_path=0.1, left_out="repeated augmentation, distillation", **_MIXED, **_IMAGENET,
+        optimizer="adamw", lr=1e-3, batch=1024, weight_decay=0.05, warmup=5 / 300,
+        drop_path=0.1, left_out="repeated augmentation, distillation",
     ),
-    "deit III": Recipe(
+    "deit III": replace(
+        _IMAGENET,
         source="arXiv 2204.07118, table 1",
         optimizer="lamb", lr=3e-3, batch=2048, weight_decay=0.02, warmup=5 / 400, clip=1.0,
         loss="bce", label_smoothing=0.0, mixup=0.8, cutmix=1.0, drop_path=0.05, policy="three_augment",
-        color_jitter=0.3, left_out="repeated augmentation", **_IMAGENET,
+        color_jitter=0.3, left_out="repeated augmentation",
     ),
-    "swin": Recipe(
+    "swin": replace(
+        _MIXED,
         source="arXiv 2103.14030, appendix A2.1, Swin-T",
         optimizer="adamw", lr=1e-3, batch=1024, weight_decay=0.05, warmup=20 / 300, clip=1.0,
-        drop_path=0.2, **_MIXED, **_IMAGENET,
+        drop_path=0.2,
     ),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ import torch
 from harness import interleave, synchronize
 from torch.nn import functional as F
 
-from comparison.task import use_channels_last
+from comparison.models import use_channels_last
 from visionzoo.models.classifier import create_classifier
 from visionzoo.runs.memory import peak_bytes
 

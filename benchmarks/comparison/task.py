@@ -6,8 +6,9 @@ import functools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from comparison.models import use_channels_last
 from comparison.recipes import Loss, Optimizer
 from visionzoo.losses.classification import binary_cross_entropy
 from visionzoo.tasks import optim
@@ -22,16 +23,6 @@ PRESENT = 0.2
 def equal_preprocess(image_size: int) -> Preprocess:
     """The same pixels and the same normalisation for every model."""
     return Preprocess(image_size=(image_size, image_size))
-
-
-def use_channels_last(model: nn.Module) -> None:
-    """Convert the weights, and every input on its way in."""
-
-    def convert(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0].contiguous(memory_format=torch.channels_last), *args[1:])
-
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.register_forward_pre_hook(convert)
 
 
 class RecipeClassify(Classify):

@@ -1,0 +1,266 @@
+"""CNN against ViT: the whole of it in miniature, and the parts that a mistake could hide in."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+TINY = [
+    "--data.path", "shapes:60", "--data.num_workers", "0", "--data.eval_limit", "30", "--data.corruption_limit", "12",
+    "--models", "lcnet_035,vit_nano_patch4_32", "--image_size", "16", "--budget.steps", "6", "--budget.batch_size", "8",
+    "--seeds", "0", "--fractions", "0.5,1", "--corruptions", "jpeg,contrast", "--device", "cpu",
+    "--speed_batch", "2", "--speed_rounds", "1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of the comparison as the script would, without a process of its own for each piece."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    for name in [n for n in sys.modules if n == "harness" or n.split(".")[0] == "comparison"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def module(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield module
+    for name in [n for n in sys.modules if n == "harness" or n.split(".")[0] in ("comparison", "cnn_vs_vit")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def here(load: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every piece is done in this process; the list tells which ones were."""
+    pieces, child = load("comparison.pieces"), load("comparison.child")
+    done: list[tuple[str, str]] = []
+
+    def start(self: Any, kind: str, spec: Path, result: Path, log: Path) -> int:
+        done.append((kind, spec.parent.name))
+        with log.open("w") as file, contextlib.redirect_stderr(file):
+            return child.main(kind, str(spec), str(result))
+
+    monkeypatch.setattr(pieces.Processes, "__call__", start)
+    return done
+
+
+def run(load: Any, out: Path, *more: str) -> int:
+    return load("cnn_vs_vit").main([*TINY, "--out", str(out), *more])
+
+
+def test_a_whole_comparison_goes_on_and_notices_other_options(
+    load: Any, here: list[tuple[str, str]], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, child = tmp_path / "out", load("comparison.child")
+    work, broken = child.work, "vit_nano_patch4_32"
+
+    def stopped_at_the_vit(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+        if kind == "train" and spec["run"]["model"] == broken:
+            raise KeyboardInterrupt
+        return work(kind, spec)
+
+    monkeypatch.setattr(child, "work", stopped_at_the_vit)
+    assert run(load, out) == 130
+    first = capsys.readouterr()
+    assert first.out.startswith("6 training runs (2 models, 1 seeds), each of 6 steps of 8 images")
+    assert "the same command goes on from here" in first.err
+    assert [k for k, _ in here] == ["speed"] * 4 + ["train"] * 4
+
+    monkeypatch.setattr(child, "work", work)
+    here.clear()
+    assert run(load, out) == 0
+    assert [k for k, _ in here] == ["train"] * 3  # only what was left
+    assert "3 of them kept from before" in capsys.readouterr().out
+
+    results = json.loads((out / "results.json").read_text())
+    trained = [r for r in results["rows"] if r["kind"] == "train"]
+    assert len(trained) == 6
+    whole = [r["result"] for r in trained if r["about"]["fraction"] == 1]
+    assert all(set(r["corrupted"]) == {"jpeg", "contrast"} and len(r["corrupted"]["jpeg"]) == 5 for r in whole)
+    assert all(r["images"] == 30 and r["corrupted_images"] == 12 and 0 <= r["ece"] <= 1 for r in whole)
+    assert {r["result"]["train_images"] for r in trained} == {30, 60}
+    assert {m["kind"] for m in results["models"]} == {"CNN", "ViT"}
+    assert {"torch", "timm", "visionzoo"} <= set(results["machines"][0]["versions"])
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http://" not in page
+    assert "https://" not in page
+    assert str(tmp_path) not in page + (out / "results.json").read_text()
+    assert "| lcnet_035 | CNN |" in (out / "results.md").read_text()
+
+    assert run(load, out, "--budget.steps", "7") == 2
+    assert "budget.steps was 6 and is 7" in capsys.readouterr().err
+
+
+def test_a_model_without_memory_has_a_row_and_a_failure_is_tried_again(
+    load: Any, here: list[tuple[str, str]], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child, work = load("comparison.child"), load("comparison.child").work
+    faults: dict[str, Exception] = {
+        "timm/lcnet_035": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        "vit_nano_patch4_32": ValueError("it diverged"),
+    }
+
+    def faulty(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+        if kind == "train":
+            raise faults[spec["run"]["model"]]
+        return work(kind, spec)
+
+    monkeypatch.setattr(child, "work", faulty)
+    out = tmp_path / "out"
+    assert run(load, out, "--recipes", "equal", "--fractions", "1") == 1
+    assert "| lcnet_035 | CNN | - | - | - |" in (out / "results.md").read_text()
+    assert "equal, 0, 1.0: out of memory" in (out / "results.md").read_text()
+    monkeypatch.setattr(child, "work", work)
+    here.clear()
+    assert run(load, out, "--recipes", "equal", "--fractions", "1") == 0
+    assert [name for _, name in here] == ["train-vit_nano_patch4_32-equal-seed0-1"]
+    assert "out of memory" in (out / "results.md").read_text()
+
+
+def test_a_piece_runs_in_a_process_of_its_own_and_its_failure_is_told(load: Any, tmp_path: Path) -> None:
+    pieces = load("comparison.pieces")
+    store = pieces.Store(tmp_path, {}, "cpu", 1)
+    spec = {"job": "inference", "model": "no_such_model", "image_size": 16, "num_classes": 2, "batch": 1, "rounds": 1}
+    piece = pieces.Piece("speed", "x", {}, {**spec, "precision": "fp32", "channels_last": False, "device": "cpu"})
+    record = store.run(piece)
+    assert record["status"] == "failed"
+    assert record["why"].startswith("error: unknown backbone 'no_such_model'")
+    assert store.finished(piece) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--models", "resnt50"), "did you mean resnet50"),
+        (("--corruptions", "jpg"), "there is no corruption 'jpg'; did you mean jpeg?"),
+        (("--fractions", "0.05"), "leaves 3 of 60 training images, fewer than the 6 classes"),
+        (("--fractions", "10"), "fraction 10 must be above 0 and at most 1"),
+        (("--budget.minutes", "1"), "give one of budget.steps and budget.minutes"),
+        (("--budget.stps", "1"), "did you mean --budget.steps?"),
+        (("--models", "vit_small_patch16_224", "--image_size", "8"), "cannot be built for 8 pixels"),
+        (("--recipes", "best"), "must be equal, published or both"),
+    ],
+)
+def test_bad_input_is_said_before_anything_runs(
+    load: Any, here: list[tuple[str, str]], tmp_path: Path, capsys: Any, more: tuple[str, ...], message: str
+) -> None:
+    assert run(load, tmp_path / "out", *more) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert here == []
+
+
+def test_minutes_become_steps_by_a_trial(load: Any, here: list[tuple[str, str]], tmp_path: Path) -> None:
+    options = load("comparison.options")
+    args = [a for a in TINY if a not in ("--budget.steps", "6")]
+    args += ["--out", str(tmp_path), "--budget.minutes", "0.5", "--models", "vit_nano_patch4_32"]
+    comparison = load("comparison.runner").Comparison(options.check(options.parse(args)))
+    steps = comparison.steps(comparison.entries[0], "equal")
+    record = json.loads(next((tmp_path / "pieces").glob("pace-*.json")).read_text())
+    assert steps == int(30 / record["result"]["seconds_per_step"])
+    assert comparison.steps(comparison.entries[0], "equal") == steps
+    assert len(here) == 1  # the trial is kept, so a resumed comparison has the same budget
+
+
+def test_corruptions_are_the_same_each_time_and_grow(load: Any) -> None:
+    from visionzoo.data.sources.shapes import ShapesSource
+
+    module = load("comparison.corruptions")
+    source = ShapesSource(8, size=48)
+    images = [np.array(source.read(i)) for i in range(8)]
+    for name in module.CORRUPTIONS:
+        distances = []
+        for severity in module.SEVERITIES:
+            one, other = (module.Corrupter(name, severity, 48) for _ in range(2))
+            first = [one(image, i) for i, image in enumerate(images)]
+            again = [other(image, i) for i, image in reversed(list(enumerate(images)))][::-1]
+            assert all(
+                (a == b).all() and a.dtype == np.uint8 and a.shape == (48, 48, 3)
+                for a, b in zip(first, again, strict=True)
+            )
+            distances.append(np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(first, images, strict=True)]))
+        assert distances[0] > 0, name
+        assert all(a < b for a, b in pairwise(distances)), (name, distances)
+
+
+def test_random_corruptions_differ_between_images(load: Any) -> None:
+    corrupt = load("comparison.corruptions").Corrupter("gaussian_noise", 3, 32)
+    grey = np.full((32, 32, 3), 128, np.uint8)
+    assert (corrupt(grey, 0) != corrupt(grey, 1)).any()
+
+
+def test_calibration_error_is_its_definition(load: Any) -> None:
+    evaluation = load("comparison.evaluation")
+    generator = torch.Generator().manual_seed(0)
+    probabilities = (3 * torch.randn(400, 5, generator=generator)).softmax(1)
+    labels = torch.randint(5, (400,), generator=generator)
+    expected = 0.0
+    for b in range(15):
+        inside = [i for i in range(400) if b / 15 < float(probabilities[i].max()) <= (b + 1) / 15]
+        if inside:
+            right = sum(int(probabilities[i].argmax()) == int(labels[i]) for i in inside) / len(inside)
+            sure = sum(float(probabilities[i].max()) for i in inside) / len(inside)
+            expected += len(inside) / 400 * abs(right - sure)
+    assert evaluation.calibration_error(probabilities, labels) == pytest.approx(expected, abs=1e-6)
+
+
+def test_pareto_front(load: Any) -> None:
+    front = load("comparison.summary").pareto_front
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.5), (2.0, 0.7), (4.0, 0.9), (5.0, 0.2)]
+    assert front(points) == [1, 3, 0]
+
+    def beaten(i: int) -> bool:
+        (c, v) = points[i]
+        return any(a <= c and b >= v and (a, b) != (c, v) for a, b in points)
+
+    assert sorted(front(points)) == [i for i in range(len(points)) if not beaten(i)]
+
+
+def test_recipes_scale_with_the_batch(load: Any) -> None:
+    recipes = load("comparison.recipes")
+    tricks, deit = recipes.PUBLISHED["bag of tricks"], recipes.PUBLISHED["deit"]
+    assert tricks.scaled_lr(64) == pytest.approx(0.025)  # SGD: linear
+    assert deit.scaled_lr(256) == pytest.approx(5e-4)  # AdamW: the square root
+    assert recipes.Recipe(lr=2e-3).scaled_lr(8) == 2e-3
+    assert recipes.Recipe(warmup=0.5).warmup_steps(1) == 0
+    names = {"timm/resnet50": "CNN", "timm/convnext_tiny": "CNN", "swin_tiny_patch4_window7_224": "ViT"}
+    names |= {"vit_small_patch16_224": "ViT", "deit3_small_patch16_224": "ViT", "timm/mobilenetv3_small_050": "CNN"}
+    assert [recipes.published(n, k) for n, k in names.items()] == [
+        "resnet strikes back A3", "convnext", "swin", "deit", "deit III", "bag of tricks",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb"])
+def test_other_optimizers_follow_the_schedule_and_mixed_labels_count(load: Any, optimizer: str) -> None:
+    task = load("comparison.task").RecipeClassify(
+        backbone="vit_nano_patch4_32", image_size=16, num_classes=3, optimizer=optimizer, loss="bce", lr=0.1,
+        warmup_steps=2, weight_decay=0.3,
+    )  # fmt: skip
+    task._total_steps = lambda: 10
+    made = task.configure_optimizers()
+    assert {g["weight_decay"] for g in made["optimizer"].param_groups} == {0.0, 0.3}
+    assert made["optimizer"].param_groups[0]["lr"] == pytest.approx(0.05)  # the first of two warm-up steps
+    logits, mixed = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([[0.7, 0.3, 0.0]])
+    want = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([[1.0, 1.0, 0.0]]))
+    assert task._loss(logits, mixed) == pytest.approx(float(want))
+
+
+def test_every_model_sees_the_same_pixels(load: Any) -> None:
+    task = load("comparison.task")
+    specs = {
+        task.RecipeClassify(backbone=n, image_size=32, num_classes=2, channels_last=True).export_model()[1].preprocess
+        for n in ("timm/lcnet_035", "vit_nano_patch4_32")
+    }
+    assert specs == {task.equal_preprocess(32)}
