@@ -95,6 +95,18 @@ def _cells(row: str, case: str, values: dict[str, Any], clock: str, targets: Any
     ]
 
 
+def comparisons(folder: Path) -> list[str]:
+    """Links to what ``cnn_vs_vit.py`` wrote, each in a folder of its own."""
+    pages = sorted(folder.glob("cnn_vs_vit/*/results.md"))
+    if not pages:
+        return []
+    lines = ["## CNN against ViT", ""]
+    for page in pages:
+        title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        lines.append(f"- [{title}](results/{page.relative_to(folder).as_posix()}), and `index.html` beside it")
+    return [*lines, ""]
+
+
 def report(folder: Path) -> str:
     """The whole page.
 
@@ -114,6 +126,7 @@ def report(folder: Path) -> str:
         "with its neighbour. With one thread CPU time is used, which other programs hardly change; else wall time.",
         "",
     ]
+    lines += comparisons(folder)
     for file in files:
         lines += section(json.loads(file.read_text()), file.stem)
     return "\n".join(lines).rstrip() + "\n"

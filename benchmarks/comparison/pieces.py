@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from comparison.child import OUT_OF_MEMORY
@@ -21,8 +23,6 @@ from visionzoo.files import write_json
 SCRIPT = Path(__file__).resolve().parents[1] / "cnn_vs_vit.py"
 #: A finding is kept; a failure is tried again by the next command.
 KEPT = ("done", OUT_OF_MEMORY)
-#: What a process seems to end with when the one that it was forked from is gone. It is begun again without that one.
-SERVER_LOST = 255
 #: What a training imports, and takes most of ten seconds.
 PRELOADED = (
     "albumentations",
@@ -111,7 +111,7 @@ class Processes:
         """The exit code, negative for a signal.
 
         Raises:
-            Interrupted: after Ctrl-C, when the process has ended.
+            Interrupted: after Ctrl-C or SIGTERM, when the process has ended.
         """
         if kind != "speed" and self.fork:
             context = multiprocessing.get_context("forkserver")
@@ -120,8 +120,7 @@ class Processes:
             process.start()
             _wait(process.pid, process.join, process.kill)
             assert process.exitcode is not None
-            if process.exitcode != SERVER_LOST:
-                return process.exitcode
+            return process.exitcode
         command = [sys.executable, str(SCRIPT), "--child", kind, str(spec), str(result)]
         with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as started:
             _wait(started.pid, started.wait, started.kill)
@@ -138,7 +137,14 @@ def _forked(kind: str, spec: Path, result: Path, log: Path) -> None:
 def _wait(pid: int | None, wait: Callable[..., Any], kill: Callable[[], None]) -> None:
     """Wait for a process. It is told of a SIGTERM; of Ctrl-C the terminal has told it, and it saves what it has."""
     assert pid is not None
-    previous = signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+    told = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
     try:
         wait()
     except KeyboardInterrupt:
@@ -149,3 +155,5 @@ def _wait(pid: int | None, wait: Callable[..., Any], kill: Callable[[], None]) -
         raise Interrupted from None
     finally:
         signal.signal(signal.SIGTERM, previous)
+    if told:  # whatever its exit code: a signal to the group also ends the process that it was forked from
+        raise Interrupted

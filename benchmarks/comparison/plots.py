@@ -91,7 +91,7 @@ def _against(
 
 
 def _log_x(axes: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5, and some room when all values are near."""
+    """A logarithmic axis with plain numbers, and some room when all values are near."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -99,7 +99,7 @@ def _log_x(axes: Any, values: Sequence[float]) -> None:
     if high < 4 * low:
         middle = (low * high) ** 0.5
         axes.set_xlim(min(middle / 2, low * 0.85), max(middle * 2, high * 1.18))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+MODULES = ("harness", "report", "comparison", "cnn_vs_vit")
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = [
     "--data.path", "shapes:60", "--data.num_workers", "0", "--data.eval_limit", "30", "--data.corruption_limit", "12",
@@ -28,14 +29,14 @@ TINY = [
 def load(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Import a module of the comparison as the script would, without a process of its own for each piece."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in [n for n in sys.modules if n == "harness" or n.split(".")[0] == "comparison"]:
+    for name in [n for n in sys.modules if n.split(".")[0] in MODULES]:
         monkeypatch.delitem(sys.modules, name)
 
     def module(name: str) -> ModuleType:
         return importlib.import_module(name)
 
     yield module
-    for name in [n for n in sys.modules if n == "harness" or n.split(".")[0] in ("comparison", "cnn_vs_vit")]:
+    for name in [n for n in sys.modules if n.split(".")[0] in MODULES]:
         del sys.modules[name]
 
 
@@ -264,3 +265,14 @@ def test_every_model_sees_the_same_pixels(load: Any) -> None:
         for n in ("timm/lcnet_035", "vit_nano_patch4_32")
     }
     assert specs == {task.equal_preprocess(32)}
+
+
+def test_the_page_of_all_results_links_to_comparisons(load: Any, tmp_path: Path) -> None:
+    report = load("report")
+    assert report.comparisons(tmp_path) == []
+    page = tmp_path / "cnn_vs_vit" / "pilot" / "results.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("# CNN against ViT, a pilot\n\nmore\n")
+    assert "- [CNN against ViT, a pilot](results/cnn_vs_vit/pilot/results.md), and `index.html` beside it" in (
+        report.comparisons(tmp_path)
+    )
