@@ -18,4 +18,5 @@ COMMANDS: dict[str, str] = {
     "masks": "visionzoo.cli.commands.masks",
     "reconstruct": "visionzoo.cli.commands.reconstruct",
     "probe": "visionzoo.cli.commands.probe",
+    "bench": "visionzoo.cli.commands.bench",
 }

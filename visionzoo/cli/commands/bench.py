@@ -1,0 +1,177 @@
+"""``visionzoo bench MODEL``"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from visionzoo.cli.commands.output import check_target, emit_json
+
+if TYPE_CHECKING:
+    from visionzoo.inference.speed import Case, Speed
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure speed and memory on this machine",
+        description="Throughput, latency of one image, peak memory and the largest batch that fits, for inference and "
+        "for a training step. Every measurement runs in a process of its own.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="name of a backbone, or run folder of train.py classify")
+    parser.add_argument(
+        "--jobs", nargs="+", choices=("inference", "training"), default=["inference", "training"], metavar="JOB",
+        help="inference, training (default: both)",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=None, metavar="N", help="default: 8, on a GPU 64")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="of a backbone (default: its own)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="timed batches (default: 10)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--max-batch", type=int, default=1024, metavar="N",
+        help="where the search for the largest batch ends (default: 1024; 0: no search)",
+    )  # fmt: skip
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON (default: to stdout)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    check_target("--json", args.json, ".json")
+    _check_numbers(args)
+    from visionzoo.inference.device import resolve_device
+    from visionzoo.inference.speed import HEADROOM, Case, OutOfMemory, measure
+
+    device = resolve_device(args.device)
+    if not os.path.isdir(args.model):
+        from visionzoo.backbones import backbone_info
+
+        backbone_info(args.model)  # an unknown name is said at once
+    elif args.image_size is not None:
+        raise ValueError("--image-size is for backbones; a run has the size that it was trained with")
+    records: list[dict[str, Any]] = []
+    failed = False
+    for job in args.jobs:
+        case = Case(
+            model=args.model,
+            job=job,
+            batch=args.batch_size or (64 if device.type == "cuda" else 8),
+            image_size=args.image_size,
+            precision=args.precision,
+            device=str(device),
+            compile=args.compile,
+            threads=args.threads,
+            rounds=args.rounds,
+            latency=job == "inference",
+        )
+        print(f"{job}: {args.rounds} batches of {case.batch} ...", file=sys.stderr)
+        record: dict[str, Any] = {"job": job, "batch": case.batch}
+        try:
+            record |= _facts(measure(case), case.batch)
+        except OutOfMemory:
+            record["out_of_memory"] = True
+            failed = True
+        if args.max_batch:
+            print(f"{job}: searching the largest batch that leaves {HEADROOM:.0%} free ...", file=sys.stderr)
+            record["largest_batch"] = largest_batch(replace(case, rounds=1, latency=False), args.max_batch)
+            record["search_ended_at"] = args.max_batch
+        records.append(record)
+    value = {
+        "model": args.model,
+        "device": str(device),
+        "precision": args.precision,
+        "compiled": args.compile,
+        "headroom": HEADROOM,
+        "jobs": records,
+    }
+    if args.json != "-":
+        _print(value)
+    if args.json is not None:
+        emit_json(value, args.json)
+    return 1 if failed else 0
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name, value, least in (
+        ("--batch-size", args.batch_size, 1),
+        ("--rounds", args.rounds, 1),
+        ("--threads", args.threads, 1),
+        ("--max-batch", args.max_batch, 0),
+        ("--image-size", args.image_size, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{name} {value} must be at least {least}")
+
+
+def largest_batch(case: Case, most: int) -> int:
+    """The largest batch up to ``most`` that leaves the headroom; 0 if one image does not fit."""
+    from visionzoo.cli.batch_size import Measured, choose
+    from visionzoo.inference.speed import OutOfMemory, measure
+
+    def tried(size: int) -> Measured:
+        try:
+            speed = measure(replace(case, batch=size))
+        except OutOfMemory:
+            print(f"  {size}: too much", file=sys.stderr)
+            return Measured(size, 0, 0, most)
+        print(f"  {size}: {speed.peak / 2**30:.2f} of {speed.budget / 2**30:.2f} GiB", file=sys.stderr)
+        return Measured(size, speed.peak, speed.budget, most)
+
+    first = tried(1)
+    if not first.fits:
+        return 0
+    # What a batch adds is about the same for every image: begin where that says it ends.
+    second = tried(min(8, most))
+    slope = max(1.0, (second.peak - first.peak) / max(1, second.size - 1)) if second.fits else float("inf")
+    guess = int(0.9 * (first.budget - first.peak) / slope)
+    if second.fits and second.size == most:
+        return most
+    return choose(tried, start=max(1, min(guess, most)))[0].size
+
+
+def _facts(speed: Speed, batch: int) -> dict[str, Any]:
+    """What is written of a measurement: rates a second, milliseconds, bytes."""
+    low, high = speed.spread
+    facts: dict[str, Any] = {
+        "image_size": list(speed.image_size),
+        "params": speed.params,
+        "images_per_second": batch / speed.seconds,
+        "images_per_second_quartiles": [batch / high, batch / low],
+        "peak_bytes": speed.peak,
+    }
+    if speed.latency is not None:
+        facts["latency_ms"] = {"p50": 1e3 * speed.latency[0], "p95": 1e3 * speed.latency[1]}
+    return facts
+
+
+def _print(value: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    known = next((record for record in value["jobs"] if "params" in record), None)
+    size = "" if known is None else f", {known['params'] / 1e6:.1f} M parameters, {known['image_size'][0]} pixels"
+    compiled = ", compiled" if value["compiled"] else ""
+    print(f"{value['model']}{size}, {value['precision']}, {value['device']}{compiled}")
+    table = Table("job", box=SIMPLE_HEAD)
+    for heading in ("batch", "images/s", "quartiles", "one image ms, p50", "p95", "peak GiB", "largest batch"):
+        table.add_column(heading, justify="right")
+    for record in value["jobs"]:
+        cells = [record["job"], str(record["batch"])]
+        if "params" in record:
+            low, high = record["images_per_second_quartiles"]
+            latency = record.get("latency_ms")
+            cells += [f"{record['images_per_second']:.1f}", f"{low:.1f}-{high:.1f}"]
+            cells += [f"{latency['p50']:.1f}", f"{latency['p95']:.1f}"] if latency else ["", ""]
+            cells.append(f"{record['peak_bytes'] / 2**30:.2f}")
+        else:
+            cells += ["out of memory", "", "", "", ""]
+        largest = record.get("largest_batch")
+        reached = largest is not None and largest == record["search_ended_at"]
+        cells.append("" if largest is None else f"{largest}{' or more' if reached else ''}")
+        table.add_row(*cells)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
