@@ -91,6 +91,16 @@ def clip_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
+def test_bf16_with_clipped_gradients_trains_around_a_cnn(tmp_path: Path) -> None:
+    """Antialiased resizing has no bfloat16 on a CPU, and Lightning clips no fused optimizer under AMP."""
+    module = task(backbone="timm/lcnet_050", image_size=64)
+    before = {name: p.detach().clone() for name, p in module.model.named_parameters()}
+    fit(module, tmp_path, precision="bf16-mixed", gradient_clip_val=1.0, max_epochs=1)
+    changed = [name for name, p in module.model.named_parameters() if not torch.equal(p, before[name])]
+    assert any(name.startswith("image_encoder.neck") for name in changed)
+    assert all(p.isfinite().all() for p in module.parameters())
+
+
 @pytest.mark.parametrize(
     "options",
     [

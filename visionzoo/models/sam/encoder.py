@@ -81,8 +81,10 @@ class Neck(nn.Module):
     def _fit(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) == self.grid_size:
             return x
-        # Without antialiasing, what a finer map holds between the sampled cells would be lost.
-        return F.interpolate(x, size=self.grid_size, mode="bilinear", align_corners=False, antialias=True)
+        # Without antialiasing, what a finer map holds between the sampled cells would be lost. On a CPU there is no
+        # antialiasing in bfloat16.
+        full = F.interpolate(x.float(), size=self.grid_size, mode="bilinear", align_corners=False, antialias=True)
+        return full.to(x.dtype)
 
 
 class NeckedEncoder(nn.Module):
