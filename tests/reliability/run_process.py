@@ -48,10 +48,10 @@ COMMON = [
 class Fault:
     """What happens to a process on its own, and when."""
 
-    step: int  #: optimizer steps done in the whole run; with ``memory``, images that there is memory for
+    step: int  #: optimizer steps done in the whole run; ``memory``: images it lasts for; ``leak``: bytes
     #: ``batch start``, ``gradient`` (before the step), ``batch end`` (before a save), ``saved`` (after it),
-    #: ``memory``, ``validation``, ``save`` (inside the next save), ``rename`` (that save is written and has no name
-    #: yet), ``end``
+    #: ``memory``, ``leak`` (of every read), ``validation``, ``save`` (inside the next save), ``rename`` (that save is
+    #: written and has no name yet), ``end``
     where: str
     signal: int = signal.SIGKILL
     rank: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from run_process import Fault, view_hash
 
 from visionzoo import files
 from visionzoo.cli.train import TrainCLI
+from visionzoo.data.dataset import SourceDataset
+from visionzoo.runs.memory import status_bytes
 
 
 class Recorder(pl.Callback):
@@ -103,9 +106,33 @@ def _little_memory(most: int) -> None:
     Classify.part_loss = part_loss  # type: ignore[method-assign]
 
 
+class Residence(pl.Callback):
+    """Writes down, after each epoch, what this process and its workers hold of memory that is their own, in bytes."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        own = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+        total = sum(status_bytes(pid, "RssAnon") or 0 for pid in own)
+        with (pl_module.run_folder.path / "memory.txt").open("a") as file:
+            file.write(f"{len(own)} {total}\n")
+
+
+def _leak(size: int) -> None:
+    """Every read of a sample keeps so many bytes, in the process that reads it."""
+    read, kept = SourceDataset.__getitem__, []
+
+    def leaking(self: SourceDataset, key: tuple[int, int]) -> Any:
+        kept.append(os.urandom(size))
+        return read(self, key)
+
+    SourceDataset.__getitem__ = leaking  # type: ignore[method-assign]
+
+
 def install(fault: Fault | None, rank: int) -> None:
     """Put the recorder, and the fault if it is this rank's, among the callbacks of the next run."""
-    whole = TrainCLI._callbacks
+    whole, more = TrainCLI._callbacks, list[pl.Callback]()
+    if fault is not None and fault.where == "leak":
+        _leak(fault.step)
+        fault, more = None, [Residence()]
     if fault is not None and fault.where == "memory":
         if fault.rank == rank:
             _little_memory(fault.step)
@@ -116,6 +143,6 @@ def install(fault: Fault | None, rank: int) -> None:
         assert fault is not None or not mine
         early = [Blow(fault, last=False)] if mine and fault is not None else []
         late = [BlowLast(fault, last=True)] if mine and fault is not None else []
-        return [Recorder(), *early, *whole(self, bar), *late]
+        return [Recorder(), *more, *early, *whole(self, bar), *late]
 
     TrainCLI._callbacks = callbacks  # type: ignore[method-assign]

@@ -30,6 +30,7 @@ from visionzoo.tasks.engine.bad_samples import BadSamples
 from visionzoo.tasks.engine.batch_size import ShareBatchSize
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.ema import EMA
+from visionzoo.tasks.engine.fsdp import FullySharded
 from visionzoo.tasks.engine.guard import NonFinite
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
 from visionzoo.tasks.engine.loggers import Events, MetricsFile
@@ -187,6 +188,8 @@ class TrainCLI(LightningCLI):
             self._folder = self._make_folder()
         if options.get("logger") in (None, True):
             kwargs["logger"] = self._loggers()
+        if options.get("strategy") == "fsdp":
+            kwargs["strategy"] = FullySharded()
         plugins = options.get("plugins") or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self._checkpoint_io]
         bar = sys.stdout.isatty() and options.get("enable_progress_bar") is not False

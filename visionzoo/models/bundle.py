@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from visionzoo.files import write_json
 from visionzoo.types import Preprocess
@@ -67,15 +68,23 @@ class ModelConfig:
         return cls(**{**values, "preprocess": preprocess, "labels": tuple(values.get("labels", ()))})
 
 
-def save_bundle(model: nn.Module, config: ModelConfig, folder: str | Path) -> None:
+def save_bundle(
+    model: nn.Module, config: ModelConfig, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None
+) -> None:
     """Write ``model.safetensors`` and ``config.json`` into ``folder``, each all or nothing.
+
+    Args:
+        model: the network.
+        config: what rebuilds it.
+        folder: made if it is not there.
+        state_dict: the weights, where those in ``model`` are only a part (FSDP).
 
     Raises:
         OSError: for a full disk or a folder that cannot be written; files that were there stay as they were.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(model.state_dict(), folder / WEIGHTS_FILE)
+    write_safetensors(model.state_dict() if state_dict is None else state_dict, folder / WEIGHTS_FILE)
     write_json(folder / CONFIG_FILE, config.to_dict())
 
 

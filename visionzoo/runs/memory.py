@@ -19,7 +19,7 @@ def peak_bytes(device: str = "cpu") -> int:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
     # Linux has ru_maxrss too, which begins with the peak of the process that started this one
-    if (peak := _status("self", "VmHWM")) is not None:
+    if (peak := status_bytes("self", "VmHWM")) is not None:
         return peak
     import resource  # not on Windows
 
@@ -37,10 +37,10 @@ def resident_bytes(pid: int) -> int:
 
 def mapped_file_bytes(pid: int) -> int:
     """What a process has in memory of files, libraries above all. A forked process begins without any."""
-    return _status(pid, "RssFile") or 0
+    return status_bytes(pid, "RssFile") or 0
 
 
-def _status(pid: int | str, key: str) -> int | None:
+def status_bytes(pid: int | str, key: str) -> int | None:
     """A size in bytes from ``/proc/PID/status``; None where there is none."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

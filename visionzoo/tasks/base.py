@@ -62,6 +62,9 @@ class VisionTask(LightningModule):
     sheet_every_epoch: bool = False
     sheet_images: int = 8
     splits: ClassVar[bool] = True  #: whether the loss of a batch is the sum of those of its parts
+    can_shard: bool = (
+        False  #: whether FSDP can be used: nothing but ``forward`` of the network and its blocks is called
+    )
     halve_on_oom: bool = True  #: repeat a step that runs out of memory in parts of half the size
 
     model: nn.Module
@@ -166,6 +169,17 @@ class VisionTask(LightningModule):
         self.use_model(model, config.preprocess, self.in_chans)
         self.load_report = None  # whatever the run started from
 
+    def configure_model(self) -> None:
+        strategy: Any = self.trainer.strategy
+        if not hasattr(strategy, "shard"):
+            return
+        if not self.can_shard or self.ema_decay:
+            what = "ema_decay" if self.can_shard else f"this kind of {self.task_name}"
+            raise ValueError(
+                f"--trainer.strategy fsdp does not go with {what}; use ddp, or fsdp for classify without it"
+            )
+        strategy.shard(self.model)
+
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
@@ -265,7 +279,9 @@ class VisionTask(LightningModule):
         return steps
 
     def _fused_allowed(self) -> bool:
-        return self.trainer.precision != "16-mixed"  # Lightning's clipping and a fused step both want to unscale
+        # Lightning refuses to clip for a fused optimizer under either kind of AMP: in 16 bits both would unscale.
+        clips = self.trainer.precision == "bf16-mixed" and bool(self.trainer.gradient_clip_val)
+        return self.trainer.precision != "16-mixed" and not clips
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schema_version"] = SCHEMA_VERSION

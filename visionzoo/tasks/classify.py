@@ -106,6 +106,7 @@ class Classify(VisionTask):
             self.opening_line = describe_handover(self.load_report, model)
         if finetune != "full":
             _freeze_trunk(model)
+        self.can_shard = finetune != "lora"  # adapters are exported as a merged copy
         if finetune == "lora":
             add_adapters(model, rank=lora_rank, alpha=lora_alpha, keep=model.head_prefixes)
         self.backbone_name: str = architecture["backbone"]

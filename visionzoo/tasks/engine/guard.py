@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from visionzoo.files import write_csv
 from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.fsdp import FullySharded, local
 
 COLUMNS = ("step", "epoch", "what", "rank", "sample")
 #: Factor on the learning rate after going back.
@@ -101,10 +102,13 @@ class NonFinite(Callback):
                 "gradients (--trainer.gradient_clip_val 1.0), use bf16 or 32-bit precision, or look at these samples"
             )
         checkpoint = trainer.strategy.load_checkpoint(last)
-        # where weights are averaged, state_dict is the average
-        task.load_state_dict({**checkpoint["state_dict"], **checkpoint.get("ema_trained", {})})
-        for own, stored in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-            own.load_state_dict(stored)
+        if isinstance(trainer.strategy, FullySharded):  # which has loaded the weights by this
+            trainer.strategy.load_optimizer_state_dict(checkpoint)
+        else:
+            # where weights are averaged, state_dict is the average
+            task.load_state_dict({**checkpoint["state_dict"], **checkpoint.get("ema_trained", {})})
+            for own, stored in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+                own.load_state_dict(stored)
         for config in trainer.lr_scheduler_configs:
             scheduler: Any = config.scheduler
             scheduler.base_lrs = [lr * SLOWER for lr in scheduler.base_lrs]
@@ -119,7 +123,8 @@ class NonFinite(Callback):
 
 def _wrong(losses: list[Tensor], optimizer: Optimizer) -> str:
     """What is not finite on this rank: ``loss``, ``gradient`` or nothing. One look at the device."""
-    gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    gradients = [local(p.grad) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    gradients = [g for g in gradients if g.numel()]  # of small ones a process may have no part
     finite = [torch.isfinite(loss).all() for loss in losses]
     # A sum of absolute values would overflow where a maximum does not.
     finite += [torch.isfinite(g).all() for g in torch._foreach_norm(gradients, float("inf"))] if gradients else []
