@@ -7,7 +7,6 @@ makes it cheaper tightens it. ``python tests/cost.py`` prints the table anew.
 from __future__ import annotations
 
 import pytest
-
 from cost import Cost, cases
 
 #: More than this is a regression (with 1 % of slack for other versions of torch); far less has to be written down.
@@ -52,7 +51,6 @@ def test_costs_no_more_than_before(name: str) -> None:
 
 def test_the_guard_sees_one_more_operator_and_one_more_kept_tensor() -> None:
     import torch
-
     from cost import inference, training
 
     layer = torch.nn.Linear(64, 64)
