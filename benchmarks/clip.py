@@ -15,12 +15,13 @@ import argparse
 import contextlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from harness import compare_cases, count_flops, in_fresh_process, machine, matmul_peak, table, write_results
+from harness import Record, compare_cases, count_flops, in_fresh_process, machine, matmul_peak, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -226,18 +227,15 @@ def loss_peak(kind: str, pairs: int, width: int, device: str) -> dict[str, float
     return {"before": before, "peak": peak_bytes(device)}
 
 
-def measure_memory(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """GiB that each form of the loss adds, by number of pairs, each in a process of its own."""
-    found: dict[str, dict[str, float]] = {kind: {} for kind in LOSSES}
-    for pairs in args.pairs:
-        for kind in LOSSES:
-            options = ["--only", kind, "--pairs", str(pairs), "--device", args.device]
-            peak = in_fresh_process(__file__, *options)
-            found[kind][str(pairs)] = (peak["peak"] - peak["before"]) / 2**30
-    rows = [[f"{pairs:,d}", *(f"{found[kind][str(pairs)]:.3f}" for kind in LOSSES)] for pairs in args.pairs]
-    print("\nGiB that the loss adds, by pairs in the batch")
-    print(table(["pairs", *LOSSES], rows))
-    return found
+def measure_memory(args: argparse.Namespace, pairs: int) -> dict[str, dict[str, float]]:
+    """GiB that each form of the loss adds for so many pairs, each in a process of its own."""
+    found = {}
+    for kind in LOSSES:
+        peak = in_fresh_process(__file__, "--only", kind, "--pairs", str(pairs), "--device", args.device)
+        found[kind] = (peak["peak"] - peak["before"]) / 2**30
+    print(f"\nGiB that the loss of {pairs:,d} pairs adds")
+    print(table(["form", "GiB"], [[kind, f"{gib:.3f}"] for kind, gib in found.items()]))
+    return {"added_gib": found}
 
 
 def measure(args: argparse.Namespace, job: str, precision: str) -> dict[str, Any]:
@@ -291,13 +289,16 @@ def main() -> None:
     if args.only:
         print(json.dumps(loss_peak(args.only, args.pairs[0], 512, args.device)))
         return
-    record: dict[str, Any] = {"machine": machine(args.device, ("open_clip_torch",)), "model": args.model}
-    record |= {"batch": args.batch, "labels": args.labels, "depth": args.depth, "rounds": args.rounds}
-    timed = [(job, precision) for job in args.jobs if job != "memory" for precision in args.precision]
-    record["results"] = {title(args, *row): measure(args, *row) for row in timed}
+    facts: dict[str, Any] = {"machine": machine(args.device, ("open_clip_torch",)), "model": args.model}
+    facts |= {"batch": args.batch, "labels": args.labels, "depth": args.depth, "rounds": args.rounds}
+    record = Record(f"clip-{args.device}", facts, args.out)
+    for job in [job for job in args.jobs if job != "memory"]:
+        for precision in args.precision:
+            record.row(title(args, job, precision), partial(measure, args, job, precision))
     if "memory" in args.jobs:
-        record["memory"] = measure_memory(args)
-    print(f"\nwritten to {write_results(f'clip-{args.device}', record, args.out)}")
+        for pairs in args.pairs:
+            record.row(f"memory of the loss, {pairs:,} pairs", partial(measure_memory, args, pairs))
+    record.finish()
 
 
 if __name__ == "__main__":

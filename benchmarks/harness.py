@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def machine(device: str = "cpu", packages: Sequence[str] = ()) -> dict[str, Any]
         "command": command_line(),
         "date": time.strftime("%Y-%m-%d"),
         "git": git_state(),
-        "versions": versions() | {name: version(name) for name in packages},
+        "versions": versions() | {name: _version(name) for name in packages},
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -132,6 +132,13 @@ def machine(device: str = "cpu", packages: Sequence[str] = ()) -> dict[str, Any]
     if device.startswith("cuda"):
         record["gpu"] = torch.cuda.get_device_name()
     return record
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def compare_cases(
@@ -217,8 +224,39 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def write_results(name: str, record: dict[str, Any], out: str | None = None) -> Path:
-    """Write a benchmark's record as JSON, by default to ``benchmarks/results/NAME.json``; returns the path."""
-    path = Path(out) if out else RESULTS / f"{name}.json"
-    write_json(path, record)
-    return path
+class Record:
+    """A benchmark's record on the disk, written row by row: the same command goes on where it was interrupted.
+
+    Args:
+        name: of the file, ``benchmarks/results/NAME.json``, unless ``out`` names another.
+        facts: what is written beside the rows; ``machine`` is one of them.
+        out: the file.
+    """
+
+    def __init__(self, name: str, facts: dict[str, Any], out: str | None = None) -> None:
+        self.path = Path(out) if out else RESULTS / f"{name}.json"
+        self.value: dict[str, Any] = {**facts, "results": {}, "unfinished": True}
+        if self.path.is_file():
+            before = json.loads(self.path.read_text())
+            # Rows of another command, or of other code, belong to another table.
+            if before.get("unfinished") and _origin(before) == _origin(self.value):
+                self.value["results"] = before["results"]
+
+    def row(self, key: str, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure a row and write it, unless an interrupted run of this command has."""
+        if key in self.value["results"]:
+            print(f"{key}: kept from the interrupted run")
+            return
+        self.value["results"][key] = measure()
+        write_json(self.path, self.value)
+
+    def finish(self) -> None:
+        """Every row is there; the next command begins anew."""
+        del self.value["unfinished"]
+        write_json(self.path, self.value)
+        print(f"\nwritten to {self.path}")
+
+
+def _origin(record: dict[str, Any]) -> tuple[Any, ...]:
+    machine = record["machine"]
+    return machine["command"], machine["git"], machine["versions"], machine["cpu"], machine.get("gpu")

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import compare_cases, machine, write_results
+from harness import Record, compare_cases, machine
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -167,8 +167,9 @@ def main() -> None:
     files = sorted(p for p in Path(args.path).rglob("*") if p.suffix.lower() in endings)[: args.limit]
     if not files:
         parser.error(f"no .jpg or .jpeg files in {args.path}")
-    record: dict[str, Any] = {"machine": machine("cpu", ("timm", "torchvision", "pillow")), "images": len(files)}
-    record["pixels"] = compare_pixels(files, args.size, args.views)
+    facts: dict[str, Any] = {"machine": machine("cpu", ("timm", "torchvision", "pillow")), "images": len(files)}
+    facts["pixels"] = compare_pixels(files, args.size, args.views)
+    record = Record("loader-cpu", facts, args.out)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "only"
         folder.mkdir()
@@ -182,8 +183,9 @@ def main() -> None:
             "timm, prefetcher": timm(args, folder.parent, prefetcher=True),
         }
         cases = {name: partial(_drain, batches) for name, batches in sides.items()}
-        record["results"] = {
-            f"against {peer}": compare_cases(
+        for peer in PEERS:
+            measure = partial(
+                compare_cases,
                 f"{len(files)} JPEGs, against {peer}",
                 {OURS: cases[OURS], FAST: cases[FAST], peer: cases[peer]},
                 peer,
@@ -191,9 +193,8 @@ def main() -> None:
                 warmup=args.warmup,
                 units=dict.fromkeys((OURS, FAST, peer), float(len(files))),
             )
-            for peer in PEERS
-        }
-    print(f"\nwritten to {write_results('loader-cpu', record, out=args.out)}")
+            record.row(f"against {peer}", measure)
+    record.finish()
 
 
 def _drain(batches: Callable[[], Iterable[Tensor]]) -> None:

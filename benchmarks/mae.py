@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from harness import (
+    Record,
     count_flops,
     in_fresh_process,
     interleave,
@@ -25,7 +26,6 @@ from harness import (
     matmul_peak,
     speedup,
     table,
-    write_results,
 )
 from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
@@ -209,10 +209,12 @@ def main() -> None:
         run(), run()
         print(json.dumps({"peak": peak_bytes(args.device)}))
         return
-    record = {"machine": machine(args.device, ("transformers",)), "batch": args.batch, "model": args.model}
-    record |= {"optimizer": args.optimizer, "compile": args.compile, "rounds": args.rounds}
-    record["results"] = {precision: measure(args, precision) for precision in args.precision}
-    print(f"\nwritten to {write_results(f'mae-{args.device}', record, args.out)}")
+    facts = {"machine": machine(args.device, ("transformers",)), "batch": args.batch, "model": args.model}
+    facts |= {"optimizer": args.optimizer, "compile": args.compile, "rounds": args.rounds}
+    record = Record(f"mae-{args.device}", facts, args.out)
+    for precision in args.precision:
+        record.row(precision, partial(measure, args, precision))
+    record.finish()
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ def section(record: dict[str, Any], name: str) -> list[str]:
         clock = result.get("clock", "cpu" if machine["threads"] == 1 else "wall")
         for case, values in result.get("cases", {}).items():
             lines.append("| " + " | ".join(_cells(row, case, values, clock, targets)) + " |")
+        for form, gib in result.get("added_gib", {}).items():
+            lines.append(f"| {row} | {form} | | | | | adds {gib:.3f} |")
         for peer, why in result.get("absent", {}).items():
             lines.append(f"| {row} | {peer} | left out: {why} | | | | |")
     return [*lines, ""]

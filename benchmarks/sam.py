@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import segment_anything
 import torch
-from harness import in_fresh_process, interleave, machine, matmul_peak, speedup, table, write_results
+from harness import Record, in_fresh_process, interleave, machine, matmul_peak, speedup, table
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -215,10 +215,12 @@ def main() -> None:
         run()
         print(json.dumps({"peak": peak_bytes(args.device)}))
         return
-    record = {"machine": machine(args.device, ("segment-anything",)), "model": args.model}
-    record |= {"image_size": args.image_size, "picture": args.picture, "points_per_side": args.points_per_side}
-    record["results"] = {job: measure(args, job) for job in args.jobs}
-    print(f"\nwritten to {write_results(f'sam-{args.device}', record, args.out)}")
+    facts = {"machine": machine(args.device, ("segment-anything",)), "model": args.model}
+    facts |= {"image_size": args.image_size, "picture": args.picture, "points_per_side": args.points_per_side}
+    record = Record(f"sam-{args.device}", facts, args.out)
+    for job in args.jobs:
+        record.row(job, partial(measure, args, job))
+    record.finish()
 
 
 if __name__ == "__main__":

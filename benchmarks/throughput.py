@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness import compare_cases, count_flops, in_fresh_process, machine, matmul_peak, write_results
+from harness import Record, compare_cases, count_flops, in_fresh_process, machine, matmul_peak
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -268,15 +268,13 @@ def main() -> None:
         cases[args.only](), cases[args.only]()
         print(json.dumps({"peak": peak_bytes(args.device)}))
         return
-    record = {"machine": machine(args.device, PEERS), "batch": args.batch, "compile": args.compile}
-    record["results"] = {}
-    write = partial(write_results, f"throughput-{args.device}", out=args.out)
+    facts = {"machine": machine(args.device, PEERS), "batch": args.batch, "compile": args.compile}
+    record = Record(f"throughput-{args.device}", facts, args.out)
     for name in args.models:
         for job in args.jobs:
             for precision in args.precision:
-                record["results"][f"{name}, {job}, {precision}"] = measure(args, name, job, precision)
-                write(record)  # finished rows are kept if what follows is interrupted
-    print(f"\nwritten to {write(record)}")
+                record.row(f"{name}, {job}, {precision}", partial(measure, args, name, job, precision))
+    record.finish()
 
 
 if __name__ == "__main__":

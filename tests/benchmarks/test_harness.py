@@ -67,10 +67,29 @@ def test_table_is_aligned(harness):
     ]
 
 
-def test_record_is_json_and_names_machine_and_versions(harness, tmp_path):
-    record = harness.machine(packages=("transformers",))
-    path = harness.write_results("x", record, str(tmp_path / "x.json"))
-    read = json.loads(path.read_text())
-    assert read["cpu"]
-    assert {"torch", "transformers", "visionzoo"} <= set(read["versions"])
+def test_a_record_names_machine_and_versions_and_goes_on_where_it_was_interrupted(harness, tmp_path):
+    facts = {"machine": harness.machine(packages=("transformers", "no-such-peer"))}
+    assert facts["machine"]["cpu"]
+    assert {"torch", "transformers", "visionzoo"} <= set(facts["machine"]["versions"])
+    assert facts["machine"]["versions"]["no-such-peer"] == "not installed"
+    out, measured = str(tmp_path / "x.json"), []
+
+    def measure(value):
+        measured.append(value)
+        return {"cases": {"a": value}}
+
+    harness.Record("x", facts, out).row("first", lambda: measure(1))  # and is interrupted
+    again = harness.Record("x", facts, out)
+    again.row("first", lambda: measure(2))
+    again.row("second", lambda: measure(3))
+    assert measured == [1, 3]
+    other = harness.Record("x", {"machine": {**facts["machine"], "command": "another"}}, out)
+    assert other.value["results"] == {}
+    again.finish()
+    read = json.loads((tmp_path / "x.json").read_text())
+    assert read == {
+        **json.loads(json.dumps(facts)),
+        "results": {"first": {"cases": {"a": 1}}, "second": {"cases": {"a": 3}}},
+    }
+    assert harness.Record("x", facts, out).value["results"] == {}  # a finished one is measured anew
     assert peak_bytes() > 2**20
