@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
+TESTS = ("reliability", "data/test_hostile.py", "tasks/test_micro_batch.py", "cli/test_batch_size.py")
 BEGIN, END = "<!-- made by tests/reliability/report.py: begin -->", "<!-- end -->"
 
 
@@ -40,7 +41,7 @@ def table(found: Counter[str]) -> str:
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        tests = [str(ROOT / "tests" / name) for name in ("reliability", "data/test_hostile.py")]
+        tests = [str(ROOT / "tests" / name) for name in TESTS]
         options = ["-n", "0", "-m", "slow or not slow", f"--junitxml={report}", "-o", "junit_family=xunit1"]
         subprocess.run([sys.executable, "-m", "pytest", *tests, *options], cwd=ROOT, check=False)
         found, failed = counts(report)
