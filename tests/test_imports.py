@@ -200,3 +200,9 @@ def test_import_costs_little_more_than_torch() -> None:
         if extra[-1] < 1.0:
             return
     pytest.fail(f"import visionzoo took {min(extra):.2f} s more than import torch; 1 s is allowed")
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """Test folders are no packages: pytest refuses two modules of one name."""
+    names = [path.name for path in PACKAGE.parent.glob("tests/**/test_*.py")]
+    assert sorted(names) == sorted(set(names))

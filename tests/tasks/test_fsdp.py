@@ -1,4 +1,4 @@
-"""What FSDP asks of a task, without processes; those are in tests/reliability/test_fsdp.py."""
+"""What FSDP asks of a task, without processes; those are in tests/reliability/test_fsdp_processes.py."""
 
 from __future__ import annotations
 
