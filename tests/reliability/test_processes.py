@@ -61,6 +61,26 @@ def test_two_processes_train_as_one_with_twice_the_batch(launcher: Launcher) -> 
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("classify", ["--model.finetune=head", "--model.mixup=0", "--model.cutmix=0"]),
+        ("classify", ["--model.finetune=lora", "--model.lora_rank=2"]),
+        ("mae", []),  # its decoder's positions are fixed
+        ("clip", ["--model.lock_image=true"]),
+        ("segment", ["--model.encoder=frozen", "--model.embedding_cache=off"]),
+    ],
+    ids=["head", "lora", "mae", "clip", "segment"],
+)
+def test_frozen_parts_need_no_special_flag(launcher: Launcher, task: str, options: list[str], overlap: bool) -> None:
+    """Nor does it matter whether DDP exchanges gradients during the backward pass or after it."""
+    command = [task, "fit", *TINY[task], *COMMON, *TWO, *options, "--data.num_workers=0", "--trainer.max_steps=5"]
+    command += ["--halve_on_oom=false"] if overlap else []
+    assert launcher.run(*command, "--run_dir=two", world_size=2) == [0, 0], launcher.output()
+    assert len(metrics(launcher.folder / "two")) >= 5
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_torchrun_ends_the_others_when_one_dies(launcher: Launcher, survived: Survived, number: int) -> None:
     """In seconds, with the reason; and what was saved is whole."""
