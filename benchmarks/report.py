@@ -47,7 +47,11 @@ SCRIPTS: dict[str, tuple[str, tuple[tuple[tuple[str, ...], str, float], ...]]] =
     ),
     "loader": (
         "Reading images against torchvision and timm",
-        ((("torchvision",), "visionzoo", 1.6), (("timm",), "visionzoo", 1.5)),
+        (
+            (("torchvision",), "visionzoo", 1.6),
+            (("timm",), "visionzoo", 1.5),
+            (("against",), "visionzoo, fast", 2.0),
+        ),
     ),
 }
 

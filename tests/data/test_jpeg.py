@@ -99,6 +99,16 @@ def test_a_cut_file_is_refused_whatever_the_crop(kept: float, bottom: int) -> No
             read(cut, lambda size: (0, 0, 2, bottom))  # type: ignore[operator]
 
 
+def test_a_fault_in_the_choice_of_the_box_is_no_fault_of_the_image() -> None:
+    def choose(size: tuple[int, int]) -> tuple[int, int, int, int]:
+        raise ValueError(f"no box for {size}")
+
+    for read in (open_crop, lambda d, c: open_region(d, c, (1, 1))):
+        with pytest.raises(ValueError, match="no box for") as caught:
+            read(encoded(photo()), choose)  # type: ignore[operator]
+        assert not isinstance(caught.value, UnreadableImage)
+
+
 def test_a_cut_file_with_an_end_put_on_is_read_as_pil_reads_it() -> None:
     data = encoded(photo())
     cut = data[: len(data) // 2] + b"\xff\xd9"

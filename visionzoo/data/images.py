@@ -132,13 +132,13 @@ def open_crop(source: ImageInput, choose: Choose) -> Image.Image:
         UnreadableImage: as :func:`open_image`. Damage below the box may go unseen.
     """
     data = _contents(source)
-    box, canvas = None, None
-    with _plain_jpeg(data) as image:
-        if image is not None:
-            box = choose(image.size)
-            canvas = top_rows(image, _bytes(data), box[3])
-    if canvas is not None:
-        return canvas.image.crop(box)
+    box = None
+    if isinstance(data, bytes) and (image := _plain_jpeg(data)) is not None:
+        box = choose(image.size)
+        with _reported():
+            canvas = top_rows(image, data, box[3])
+        if canvas is not None:
+            return canvas.image.crop(box)
     whole = open_image(data)
     return whole.crop(box or choose(whole.size))
 
@@ -161,18 +161,18 @@ def open_region(source: ImageInput, choose: Choose, enough: tuple[int, int]) -> 
     """
     data = _contents(source)
     box = None
-    with _plain_jpeg(data) as image:
-        if image is not None:
-            left, top, right, bottom = box = choose(image.size)
-            times = min((right - left) // enough[0], (bottom - top) // enough[1])
-            scale = next((s for s in (8, 4, 2) if s <= times), 1)
-            if scale > 1:
-                image.draft("RGB", (image.width // scale, image.height // scale))
-                left, top, right, bottom = (round(edge / scale) for edge in box)
-            right, bottom = min(right, image.width), min(bottom, image.height)
-            canvas = top_rows(image, _bytes(data), bottom, "RGBX")
-            if canvas is not None and canvas.pixels is not None:
-                return canvas.pixels[top:bottom, left:right]
+    if isinstance(data, bytes) and (image := _plain_jpeg(data)) is not None:
+        left, top, right, bottom = box = choose(image.size)
+        times = min((right - left) // enough[0], (bottom - top) // enough[1])
+        scale = next((s for s in (8, 4, 2) if s <= times), 1)
+        if scale > 1:
+            image.draft("RGB", (image.width // scale, image.height // scale))
+            left, top, right, bottom = (round(edge / scale) for edge in box)
+        right, bottom = min(right, image.width), min(bottom, image.height)
+        with _reported():
+            canvas = top_rows(image, data, bottom, "RGBX")
+        if canvas is not None and canvas.pixels is not None:
+            return canvas.pixels[top:bottom, left:right]
     whole = open_image(data)
     return np.asarray(whole.crop(box or choose(whole.size)))
 
@@ -185,19 +185,10 @@ def _contents(source: ImageInput) -> ImageInput:
     return source
 
 
-@contextmanager
-def _plain_jpeg(data: ImageInput) -> Iterator[Image.Image | None]:
-    """The image if :func:`top_rows` can read it and it is upright, else None. Failures are left to a whole decoding."""
-    if not isinstance(data, bytes):
-        yield None
-        return
+def _plain_jpeg(data: bytes) -> Image.Image | None:
+    """The image if :func:`top_rows` can read it and it is upright, else None."""
     with _decoded(data) as image:
-        yield image if is_plain(image, data) and _orientation(image) == 1 else None
-
-
-def _bytes(data: ImageInput) -> bytes:
-    assert isinstance(data, bytes)
-    return data
+        return image if is_plain(image, data) and _orientation(image) == 1 else None
 
 
 def open_values(source: ImageInput) -> np.ndarray:
