@@ -70,6 +70,19 @@ def test_box_and_clicks_give_the_single_mask(run_folder, photo, capsys):
     assert os.path.exists("x.jpg")
 
 
+def test_a_click_of_a_model_whose_clicks_mean_one_thing(tmp_path, photo, capsys):
+    model = nano_sam()
+    model.ambiguous = model.architecture["ambiguous"] = False
+    config = ModelConfig(task="segment", architecture=model.architecture, preprocess=model.preprocess)
+    save_bundle(model, config, tmp_path / "cells")
+    assert main(["masks", photo, "--model", str(tmp_path / "cells"), "--point", "10,20", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["annotations"]
+    predictor = vz.SamPredictor(model)
+    predictor.set_image(photo)
+    masks, _, _ = predictor.predict(np.array([[10, 20]]), np.array([1]), multimask_output=False)
+    assert np.array_equal(coco.decode(found["segmentation"]).astype(bool), masks[0])
+
+
 def test_everything(run_folder, photo, capsys):
     options = ["--all", "--points-per-side", "3", "--min-iou", "-9", "--min-stability", "0", "--crop-layers", "1"]
     options += ["--out", "all.png", "--json", "all.json"]

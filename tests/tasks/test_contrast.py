@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
-from tiny_run import Kill, Killed, Losses
+from tiny_run import Kill, Killed, Losses, fit_quietly
 
 import visionzoo as vz
 from visionzoo.data.captions import CaptionData
@@ -19,10 +19,8 @@ from visionzoo.models.bundle import load_bundle, read_config, save_bundle
 from visionzoo.models.clip.interpolate import interpolated
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.contrast import Contrast
-from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.run_files import RunFiles
-from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.masked import MaskedPretrain
 
 #: 64 pictures in batches of 16: four steps an epoch.
@@ -54,22 +52,8 @@ def fit(
     module: Contrast, folder: Path, resume: Path | None = None, datamodule: CaptionData | None = None, **trainer: Any
 ) -> pl.Trainer:
     averages = [EMA(module.ema_decay)] if module.ema_decay else []
-    callbacks = [RunFiles(RunFolder(folder)), SeedBatches(0), *averages, *trainer.pop("callbacks", [])]
-    options = {
-        "accelerator": "cpu",
-        "max_epochs": 2,
-        "plugins": [AtomicCheckpointIO()],
-        "callbacks": [*callbacks, Checkpoints(trainer.pop("every_n_steps", 0))],
-        "logger": False,
-        "use_distributed_sampler": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "limit_val_batches": 0,
-    }
-    loop = pl.Trainer(**{**options, **trainer})
-    loop.fit(module, datamodule=datamodule or data(), ckpt_path=resume)
-    return loop
+    trainer = {"limit_val_batches": 0, **trainer, "callbacks": [*averages, *trainer.get("callbacks", [])]}
+    return fit_quietly(module, datamodule or data(), folder, resume, **trainer)
 
 
 def weights(module: Contrast) -> dict[str, torch.Tensor]:

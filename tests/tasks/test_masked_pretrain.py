@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import Kill, Killed
+from tiny_run import Kill, Killed, fit_quietly
 
 from visionzoo.data.unlabelled import UnlabelledData
 from visionzoo.models.bundle import load_bundle
@@ -19,10 +19,7 @@ from visionzoo.models.simmim import SimMIM
 from visionzoo.models.trunk import load_trunk
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.classify import Classify
-from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.loggers import Events
-from visionzoo.tasks.engine.run_files import RunFiles
-from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.masked import MaskedPretrain
 
@@ -47,20 +44,7 @@ def data(**options: Any) -> UnlabelledData:
 
 
 def fit(module: MaskedPretrain, folder: Path, resume: Path | None = None, **trainer: Any) -> pl.Trainer:
-    options = {
-        "accelerator": "cpu",
-        "max_epochs": 2,
-        "plugins": [AtomicCheckpointIO()],
-        "callbacks": [RunFiles(RunFolder(folder)), SeedBatches(0), Checkpoints()],
-        "logger": False,
-        "use_distributed_sampler": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
-    loop = pl.Trainer(**{**options, **trainer})
-    loop.fit(module, datamodule=data(), ckpt_path=resume)
-    return loop
+    return fit_quietly(module, data(), folder, resume, **trainer)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +68,7 @@ def test_the_method_follows_the_capabilities() -> None:
 
 def test_the_recipe_is_the_papers(tmp_path: Path) -> None:
     module = task(base_lr=1.5e-4, weight_decay=0.05)
-    loop = fit(module, tmp_path, max_epochs=20, limit_train_batches=5, limit_val_batches=0, callbacks=[
-        RunFiles(RunFolder(tmp_path)), Checkpoints(),
-    ], accumulate_grad_batches=5)  # fmt: skip
+    loop = fit(module, tmp_path, max_epochs=20, limit_train_batches=5, limit_val_batches=0, accumulate_grad_batches=5)
     (optimizer,) = loop.optimizers
     assert optimizer.defaults["betas"] == (0.9, 0.95)
     assert module.peak_lr(loop) == pytest.approx(1.5e-4 * 32 * 5 / 256)
@@ -136,7 +118,7 @@ def test_resume_is_bit_equal(tmp_path: Path) -> None:
     fit(whole, tmp_path / "whole", max_epochs=3)
     run = RunFolder(tmp_path / "cut")
     with pytest.raises(Killed):
-        fit(cut, run.path, max_epochs=3, callbacks=[RunFiles(run), SeedBatches(0), Kill(13), Checkpoints(3)])
+        fit(cut, run.path, max_epochs=3, callbacks=[Kill(13)], every_n_steps=3)
     assert torch.load(run.last, weights_only=True)["global_step"] == 12  # in the second epoch of eight steps
     fit(resumed, run.path, resume=run.last, max_epochs=3)
     for name, tensor in whole.state_dict().items():
@@ -145,8 +127,7 @@ def test_resume_is_bit_equal(tmp_path: Path) -> None:
 
 def test_sheets_are_drawn_while_it_learns(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    callbacks = [RunFiles(run), Checkpoints(), Sheets(4, 3)]
-    fit(task(), run.path, max_epochs=1, callbacks=callbacks, logger=[Events(run.path)])
+    fit(task(), run.path, max_epochs=1, callbacks=[Sheets(4, 3)], logger=[Events(run.path)])
     assert sorted(p.name for p in run.sheets.iterdir()) == ["step_0000004.png", "step_0000008.png"]
     with Image.open(run.sheets / "step_0000008.png") as picture:
         assert picture.height > 3 * 100

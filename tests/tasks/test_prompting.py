@@ -21,8 +21,8 @@ SIZE, LOW = 16, 8
 class Stub:
     """Answers with random masks, or the ones it is given, and remembers what it was asked."""
 
-    def __init__(self, masks: Tensor | None = None) -> None:
-        self.masks = masks
+    def __init__(self, masks: Tensor | None = None, *, ambiguous: bool = True) -> None:
+        self.masks, self.ambiguous = masks, ambiguous
         self.asked: list[tuple[Prompts, bool | None]] = []
 
     def decode(self, embeddings: Tensor, prompts: Prompts, multimask: bool | None = True) -> SamOutput:
@@ -74,6 +74,21 @@ def test_the_order_of_a_conversation(seed: int) -> None:
         assert prompts.masks is not None
         assert torch.equal(prompts.masks, best_masks(before.output))
         assert not prompts.masks.requires_grad
+
+
+def test_where_a_click_means_one_thing_the_one_answer_goes_on() -> None:
+    torch.manual_seed(0)
+    stub = Stub(ambiguous=False)
+    three, one, *later = talk(stub, objects())
+    assert three.output.masks.shape[1] == 3  # still learned, for those who ask for three
+    assert one.output.masks.shape[1] == 1
+    assert torch.equal(one.rows, torch.arange(6)), "clicks and boxes alike"
+    for (prompts, _), before in zip(stub.asked[1:], (one, *later), strict=False):
+        assert prompts.masks is not None
+        assert torch.equal(prompts.masks, before.output.masks)
+    stub.asked.clear()
+    evaluate_prompts(cast(Sam, stub), torch.zeros(2, 1, 1, 1), objects(), clicks=3)
+    assert {multimask for _, multimask in stub.asked} == {False}
 
 
 def test_a_round_without_a_click_comes_at_different_places() -> None:

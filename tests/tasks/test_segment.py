@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import Kill, Killed
+from tiny_run import Kill, Killed, fit_quietly
 from torch import Tensor
 
 from visionzoo.data.segmentation import SegmentationData
@@ -20,9 +20,6 @@ from visionzoo.losses.segmentation import prompt_loss
 from visionzoo.models.bundle import load_bundle, save_bundle
 from visionzoo.models.sam import Sam
 from visionzoo.runs import RunFolder
-from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
-from visionzoo.tasks.engine.run_files import RunFiles
-from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.masked import MaskedPretrain
 from visionzoo.tasks.prompting import Objects, training_rounds
@@ -59,21 +56,7 @@ def batch_of(module: PromptSegment, **options: Any) -> SegmentBatch:
 
 
 def fit(module: PromptSegment, folder: Path, resume: Path | None = None, **trainer: Any) -> pl.Trainer:
-    options = {
-        "accelerator": "cpu",
-        "max_epochs": 2,
-        "plugins": [AtomicCheckpointIO()],
-        "callbacks": [RunFiles(RunFolder(folder)), SeedBatches(0), Checkpoints()],
-        "logger": False,
-        "use_distributed_sampler": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "limit_val_batches": 0,
-    }
-    loop = pl.Trainer(**{**options, **trainer})
-    loop.fit(module, datamodule=data(), ckpt_path=resume)
-    return loop
+    return fit_quietly(module, data(), folder, resume, **{"limit_val_batches": 0, **trainer})
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +172,7 @@ def test_resume_is_bit_equal(tmp_path: Path) -> None:
     fit(whole, tmp_path / "whole", max_epochs=3)
     run = RunFolder(tmp_path / "cut")
     with pytest.raises(Killed):
-        fit(cut, run.path, max_epochs=3, callbacks=[RunFiles(run), SeedBatches(0), Kill(4), Checkpoints(3)])
+        fit(cut, run.path, max_epochs=3, callbacks=[Kill(4)], every_n_steps=3)
     assert torch.load(run.last, weights_only=True)["global_step"] == 3  # in the second epoch of two steps
     fit(resumed, run.path, resume=run.last, max_epochs=3)
     for name, tensor in whole.state_dict().items():
@@ -310,6 +293,16 @@ def test_images_without_objects_are_no_fault(tmp_path: Path) -> None:
 # ---- what comes out -------------------------------------------------------------------------------------------------
 
 
+def test_whether_clicks_are_ambiguous_stays_with_the_model(tmp_path: Path) -> None:
+    assert task().model.ambiguous
+    save_bundle(*task(ambiguous=False).export_model(), tmp_path)
+    model, _ = load_bundle(tmp_path)
+    assert isinstance(model, Sam)
+    assert not model.ambiguous
+    assert not PromptSegment(weights=str(tmp_path)).model.ambiguous
+    assert PromptSegment(weights=str(tmp_path), ambiguous=True).model.ambiguous
+
+
 def test_adapters_are_merged_in_what_is_exported(tmp_path: Path) -> None:
     module = task(encoder="lora", lr=2e-2)
     fit(module, tmp_path / "run")
@@ -364,7 +357,7 @@ def test_a_sheet_is_drawn_after_every_epoch(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     module = task()
     assert module.sheet_every_epoch
-    fit(module, tmp_path, callbacks=[RunFiles(run), Checkpoints(), Sheets(0, 2, every_epoch=True)])
+    fit(module, tmp_path, callbacks=[Sheets(0, 2, every_epoch=True)])
     assert sorted(p.name for p in run.sheets.iterdir()) == ["step_0000002.png", "step_0000004.png"]
     assert module.training
 

@@ -44,6 +44,33 @@ class Losses(pl.Callback):
         self.seen[trainer.global_step] = float(outputs["loss"])
 
 
+def fit_quietly(
+    module: pl.LightningModule,
+    datamodule: pl.LightningDataModule,
+    folder: Path,
+    resume: Path | None = None,
+    *,
+    callbacks: Sequence[pl.Callback] = (),
+    every_n_steps: int = 0,
+    **trainer: Any,
+) -> pl.Trainer:
+    """Two epochs of any task on the CPU, with what the engine writes into ``folder`` and no word."""
+    options: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "plugins": [AtomicCheckpointIO()],
+        "callbacks": [RunFiles(RunFolder(folder)), SeedBatches(0), *callbacks, Checkpoints(every_n_steps)],
+        "logger": False,
+        "use_distributed_sampler": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    loop = pl.Trainer(**{**options, **trainer})
+    loop.fit(module, datamodule=datamodule, ckpt_path=resume)
+    return loop
+
+
 def tiny_task(**options: Any) -> Classify:
     defaults: dict[str, Any] = {"backbone": "vit_nano_patch4_32", "image_size": 16, "num_classes": 10, "lr": 1e-3}
     torch.manual_seed(0)

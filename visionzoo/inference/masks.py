@@ -87,7 +87,7 @@ def segment_prompt(
         np.array(points) if len(points) else None,
         np.array(labels) if len(points) else None,
         None if box is None else np.array(box),
-        multimask_output=len(points) == 1 and box is None,
+        multimask_output=predictor.model.ambiguous and len(points) == 1 and box is None,
     )
     best = int(scores.argmax())
     runs = Runs.of(np.ascontiguousarray(masks[best].T))

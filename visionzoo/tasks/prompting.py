@@ -86,16 +86,19 @@ class Draws(NamedTuple):
     """The random numbers of a conversation. Those of an object do not depend on which others are asked about."""
 
     boxed: Tensor  #: (N,) bool, first shown by a box
+    clear: Tensor  #: (N,) bool, whose first prompt means one thing, and so has the one answer as well as the three
     box_noise: Tensor  #: (N, 4) normal
     places: Tensor  #: (N, 1 + clicks) in [0, 1), where each click falls among the pixels that it may fall on
     early: int  #: the corrective click after which a round without one comes; -1 for none
 
     @classmethod
-    def of(cls, objects: Objects, *, clicks: int, mask_rounds: int, box_share: float) -> Draws:
+    def of(cls, objects: Objects, *, clicks: int, mask_rounds: int, box_share: float, ambiguous: bool = True) -> Draws:
         """Draw all of them; see :func:`training_rounds`."""
         n, device = len(objects.masks), objects.masks.device
+        boxed = torch.rand(n, device=device) < box_share
         return cls(
-            boxed=torch.rand(n, device=device) < box_share,
+            boxed=boxed,
+            clear=boxed if ambiguous else torch.ones_like(boxed),
             box_noise=torch.randn(n, 4, device=device),
             places=torch.rand(n, 1 + clicks, device=device),
             early=int(torch.randint(clicks, ())) if clicks and mask_rounds > 1 else -1,
@@ -103,7 +106,7 @@ class Draws(NamedTuple):
 
     def select(self, rows: Tensor) -> Draws:
         """Those of some objects."""
-        return Draws(self.boxed[rows], self.box_noise[rows], self.places[rows], self.early)
+        return Draws(self.boxed[rows], self.clear[rows], self.box_noise[rows], self.places[rows], self.early)
 
 
 def training_rounds(
@@ -125,7 +128,8 @@ def training_rounds(
     one of the clicks, the others at the end.
 
     A first prompt may mean several things and has three answers; later ones are clear and have one. A box is clear as
-    well, and is asked for one mask when the model is used, so it has both: those that began with a box come twice.
+    well, and is asked for one mask when the model is used, so it has both: those that began with a box come twice. So
+    do all where clicks are not ambiguous (``model.ambiguous``), and the one mask is what later rounds get back.
 
     Args:
         model: the network.
@@ -139,7 +143,9 @@ def training_rounds(
     """
     n, size = len(objects.masks), objects.masks.shape[-2:]
     if draws is None:
-        draws = Draws.of(objects, clicks=clicks, mask_rounds=mask_rounds, box_share=box_share)
+        draws = Draws.of(
+            objects, clicks=clicks, mask_rounds=mask_rounds, box_share=box_share, ambiguous=model.ambiguous
+        )
     places = iter(draws.places.unbind(dim=1))
     first = random_clicks(torch.zeros_like(objects.masks), objects.masks, draw=next(places))
     by_click = point_prompts(first, objects.image_index)
@@ -165,8 +171,10 @@ def training_rounds(
     both = decode(None)
     output = SamOutput(both.masks[:, 1:], both.scores[:, 1:])
     yield Answer(output, prompts, every)
-    rows = every[boxed]
-    yield Answer(SamOutput(both.masks[rows, :1], both.scores[rows, :1]), prompts.select(rows), rows)
+    one, rows = SamOutput(both.masks[:, :1], both.scores[:, :1]), every[draws.clear]
+    yield Answer(SamOutput(one.masks[rows], one.scores[rows]), prompts.select(rows), rows)
+    if not model.ambiguous:
+        output = one
     for is_click in steps:
         last = best_masks(output).detach()
         if is_click:
@@ -197,7 +205,8 @@ def evaluate_prompts(
     """Ask a model about objects as a careful user would: the same clicks every time.
 
     The first click is in the middle of the object, each further one in the middle of the largest error. The answer to
-    one click is the one of three that the model trusts most; a box has one answer.
+    one click is the one of three that the model trusts most, or the only one where ``model.ambiguous`` is false; a box
+    has one answer.
 
     Args:
         model: the network.
@@ -225,7 +234,7 @@ def _evaluate(model: Sam, embeddings: Tensor, objects: Objects, clicks: int, kee
             prompts = point_prompts(click, objects.image_index)
         else:
             prompts = add_clicks(prompts, click, best_masks(output))
-        output = model.decode(embeddings, prompts, multimask=prompts.masks is None)
+        output = model.decode(embeddings, prompts, multimask=model.ambiguous and prompts.masks is None)
         masks = (upscale(best_masks(output), size) > 0) & objects.valid
         ious.append(mask_iou(masks, objects.masks))
         points.append(click.points)

@@ -52,6 +52,8 @@ class PromptSegment(VisionTask):
             coarsest of the backbone where that is finer. Small objects want 8 or 4.
         decoder_dim: width of neck, prompts and mask decoder, a multiple of 16; none for Meta's 256.
         drop_path: stochastic-depth rate of the encoder's last block.
+        ambiguous: whether one click may mean several things and has three answers; none for what the weights were
+            trained with, or else true. Give false where it means one, as with cells.
         encoder: frozen trains the rest on embeddings that are computed once where images are the same in every epoch;
             lora adds small adapters to the encoder; full trains everything.
         lora_rank: width of the adapters.
@@ -86,6 +88,7 @@ class PromptSegment(VisionTask):
         embedding_stride: int | None = None,
         decoder_dim: int | None = None,
         drop_path: float = 0.0,
+        ambiguous: bool | None = None,
         encoder: EncoderMode = "frozen",
         lora_rank: int = 8,
         lora_alpha: float = 16.0,
@@ -122,7 +125,7 @@ class PromptSegment(VisionTask):
         text_dim = None if self.text_prompts is None else self.text_prompts.width
         options = {
             "image_size": image_size, "embedding_stride": embedding_stride, "decoder_dim": decoder_dim,
-            "drop_path": drop_path,
+            "drop_path": drop_path, "ambiguous": ambiguous,
         }  # fmt: skip
         model, self.opening_line = build_segmenter(backbone, weights, backbone_weights, options, text_dim)
         if encoder == "frozen" and not self.opening_line:
@@ -192,7 +195,13 @@ class PromptSegment(VisionTask):
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def prepare(self, batch: SegmentBatch) -> Part:
-        return Part.of(batch, clicks=self.clicks, mask_rounds=self.mask_rounds, box_share=self.box_share)
+        return Part.of(
+            batch,
+            clicks=self.clicks,
+            mask_rounds=self.mask_rounds,
+            box_share=self.box_share,
+            ambiguous=self.model.ambiguous,
+        )
 
     def split(self, prepared: Part, size: int) -> list[Part]:
         return prepared.split(size)

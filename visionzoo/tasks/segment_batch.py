@@ -21,10 +21,12 @@ class Part(NamedTuple):
     texts: int  #: how many names are asked for in the whole batch
 
     @classmethod
-    def of(cls, batch: SegmentBatch, *, clicks: int, mask_rounds: int, box_share: float) -> Part:
+    def of(cls, batch: SegmentBatch, *, clicks: int, mask_rounds: int, box_share: float, ambiguous: bool) -> Part:
         """A whole batch, with the random numbers of its conversations."""
-        draws = Draws.of(Objects.of(batch), clicks=clicks, mask_rounds=mask_rounds, box_share=box_share)
-        answers = draws.boxed.sum() + len(batch.masks) * (1 + clicks + mask_rounds)
+        draws = Draws.of(
+            Objects.of(batch), clicks=clicks, mask_rounds=mask_rounds, box_share=box_share, ambiguous=ambiguous
+        )
+        answers = draws.clear.sum() + len(batch.masks) * (1 + clicks + mask_rounds)
         texts = len({(b, name) for b, name in zip(batch.image_index.tolist(), batch.names, strict=True) if name})
         return cls(batch, draws, answers.clamp(min=1), texts)
 

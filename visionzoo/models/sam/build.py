@@ -32,6 +32,7 @@ def create_sam(
     text_dim: int | None = None,
     decoder_dim: int = WIDTH,
     drop_path: float = 0.0,
+    ambiguous: bool = True,
 ) -> Sam:
     """Build a promptable segmentation model.
 
@@ -48,6 +49,9 @@ def create_sam(
         decoder_dim: width of neck, prompts and mask decoder, a multiple of 16. Meta's have 256; 64 or 128 train several
             times faster on a CPU.
         drop_path: stochastic-depth rate of the encoder's last block.
+        ambiguous: whether one click may mean several things (a shirt, or its wearer), so that it has three answers.
+            False where it means one, as with cells: training and ``visionzoo masks`` then use the one answer that
+            clear prompts have.
 
     Raises:
         ValueError: for an unknown backbone, a size that does not fit, or unfitting weights.
@@ -59,6 +63,7 @@ def create_sam(
     known = SAM_BACKBONES.get(backbone)
     trunk = create_backbone(known or backbone, image_size=image_size, drop_path=drop_path, weights=backbone_weights)
     model = assemble(trunk, embedding_stride, text_dim, decoder_dim)
+    model.ambiguous = ambiguous
     model.name = f"SAM {backbone}" if known else f"SAM of {backbone}"
     model.architecture = {
         "backbone": backbone,
@@ -67,6 +72,7 @@ def create_sam(
         "text_dim": text_dim,
         "decoder_dim": decoder_dim,
         "drop_path": drop_path,
+        "ambiguous": ambiguous,
     }
     if weights is not None:
         load_weights(model, weights)

@@ -86,6 +86,8 @@ class Sam(nn.Module):
     num_classes = 0
     in_chans = 3
     mask_threshold: float = 0.0
+    #: Whether one click may mean several things.
+    ambiguous: bool = True
     image_format: str = "RGB"
     pixel_mean: Tensor
     pixel_std: Tensor
