@@ -1,27 +1,37 @@
-"""CLIP: visionzoo against open_clip, on the same weights (moved across by our adapter).
+"""CLIP: visionzoo against open_clip and transformers, on the same weights (moved across by our adapters).
 
     python benchmarks/clip.py --data.path flickr8k                       # 1,000 labels: hours on a CPU
     python benchmarks/clip.py --jobs classifier --labels 20 --rounds 1
 
 Jobs: ``classifier`` encodes labels x 80 templates into the weights of a zero-shot classifier, tokenizer included;
-``images`` encodes a batch of images; ``training`` is a step of a batch of images and captions (tokenized before) with
-the same AdamW on both sides; ``memory`` is the peak of the loss alone over the batch, in chunks and as a full matrix.
-Embeddings, loss and gradients are compared in float32 before anything is timed. bf16 is autocast on both sides.
+``images`` and ``texts`` encode a batch of images, or of captions; ``training`` is a step of a batch of both (tokenized
+before) with the same AdamW on all sides; ``memory`` is the peak of the loss alone, in chunks and as a full matrix.
+Embeddings, loss and gradients are compared in float32 before anything is timed. bf16 is autocast on all sides. A peer
+that is not installed, or a case that runs out of memory, is left out, and the record says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from harness import Record, compare_cases, count_flops, in_fresh_process, machine, matmul_peak, table
+from harness import (
+    Record,
+    clock_of,
+    compare_cases,
+    count_flops,
+    in_fresh_process,
+    machine,
+    matmul_peak,
+    table,
+    those_that_fit,
+)
+from peers import Absent, installed, moved, open_clip_model, those_there, transformers_clip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,42 +40,34 @@ from visionzoo.inference.templates import IMAGENET_TEMPLATES
 from visionzoo.losses.contrastive import info_nce
 from visionzoo.models.clip import Clip
 from visionzoo.runs.memory import peak_bytes
-from visionzoo.weights.adapters import layouts_named
-from visionzoo.weights.exporting import facts_of
 
-OURS, THEIRS = "visionzoo", "open_clip"
-JOBS = ("classifier", "images", "training", "memory")
+OURS, OPEN_CLIP, TRANSFORMERS = "visionzoo", "open_clip", "transformers"
+PEERS = (OPEN_CLIP, TRANSFORMERS)
+JOBS = ("classifier", "images", "texts", "training", "memory")
 LOSSES = ("chunked", "full matrix")
 EMBEDDING_TOLERANCE, LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-5, 1e-4
 #: Labels of one to three words are made of these.
 WORDS = ("red", "small", "old", "wild", "sea", "mountain", "dog", "cat", "bird", "car", "boat", "house", "tree", "shoe")
 
 
-def build_models(args: argparse.Namespace) -> tuple[Clip, nn.Module]:
-    """Ours with random weights, and open_clip's network with the same ones."""
+def build_models(args: argparse.Namespace, job: str) -> tuple[Clip, dict[str, nn.Module], dict[str, str]]:
+    """Ours with random weights, the peers' networks with the same ones, and why others are absent."""
     torch.manual_seed(0)
     model = vz.create_clip(args.model)
-    config = open_clip.get_model_config(args.model)
     if args.depth is not None:
         model.text.transformer.resblocks = model.text.transformer.resblocks[: args.depth]
         model.visual.trunk.blocks = model.visual.trunk.blocks[: args.depth]
-        config["text_cfg"]["layers"] = config["vision_cfg"]["layers"] = args.depth
-    custom = config.pop("custom_text", False)
-    twin = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
-    twin.load_state_dict(as_open_clip(model))
-    return model, twin
 
+    def of_transformers() -> nn.Module:
+        if job == "classifier":
+            raise Absent("builds no classifier from labels and templates")
+        return transformers_clip(model)
 
-def as_open_clip(model: Clip) -> dict[str, Tensor]:
-    """Our weights under the names of open_clip's network, which has more than one layout.
-
-    Raises:
-        SystemExit: where none holds this model.
-    """
-    for layout in layouts_named("open_clip", "clip"):
-        with contextlib.suppress(ValueError):
-            return layout.from_timm(model.state_dict(), facts_of(model))
-    raise SystemExit(f"no layout of open_clip holds {model.name}")
+    builders: dict[str, Callable[[], nn.Module]] = {
+        OPEN_CLIP: partial(open_clip_model, model, args.depth),
+        TRANSFORMERS: of_transformers,
+    }
+    return model, *those_there({name: build for name, build in builders.items() if name in args.peers})
 
 
 def labels(count: int) -> list[str]:
@@ -90,36 +92,40 @@ def captions(args: argparse.Namespace) -> list[str]:
 
 def contrast(name: str, model: Any, images: Tensor, ids: Tensor) -> Tensor:
     """The loss that each side trains with."""
+    if name == TRANSFORMERS:
+        return model(input_ids=ids, pixel_values=images, return_loss=True).loss
     image, text, scale, *_ = model(images, ids)
     if name == OURS:
         return info_nce(image, text, model.logit_scale)
+    import open_clip
+
     return open_clip.ClipLoss()(image, text, scale)
 
 
-def build(args: argparse.Namespace, job: str, precision: str, names: list[str]) -> dict[str, Callable[[], Any]]:
-    """The named cases of a job, on the same weights and the same batch."""
-    ours, theirs = build_models(args)
-    models: dict[str, Any] = {OURS: ours, THEIRS: theirs}
-    size = ours.image_size
+def build(args: argparse.Namespace, job: str, precision: str) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """The cases of a job, on the same weights and the same batch, and why others are absent."""
+    ours, peers, absent = build_models(args, job)
+    models: dict[str, Any] = {OURS: ours, **peers}
     torch.manual_seed(1)
-    images = torch.randn(args.batch, 3, *size)
+    images = torch.randn(args.batch, 3, *ours.image_size)
     ids = ours.tokenizer(captions(args))
     wanted = labels(args.labels)
-    if args.check and len(names) > 1:
+    if args.check and peers:
         compare(models, job, images[:4], ids[:4], wanted[:3])
     images, ids = images.to(args.device), ids.to(args.device)
-    tokenizer = open_clip.get_tokenizer(args.model)
     cases: dict[str, Callable[[], Any]] = {}
-    for name in names:
+    for name in models:
         model = models[name].to(args.device)
         if job == "training":
             run = step(name, model.train(), images, ids)
         elif job == "images":
-            run = encoder(model.eval(), images)
+            run = encoder(name, model.eval(), images)
+        elif job == "texts":
+            run = encoder(name, model.eval(), ids, text=True)
         else:
-            run = classifier(name, model.eval(), tokenizer, wanted, args)
+            run = classifier(name, model.eval(), wanted, args)
         cases[name] = cast_to(run, args.device, precision)
-    return cases
+    return cases, absent
 
 
 def step(name: str, model: Any, images: Tensor, ids: Tensor) -> Callable[[], Tensor]:
@@ -137,16 +143,27 @@ def step(name: str, model: Any, images: Tensor, ids: Tensor) -> Callable[[], Ten
     return run
 
 
-def encoder(model: Any, images: Tensor) -> Callable[[], Tensor]:
-    return torch.inference_mode()(lambda: model.encode_image(images, normalize=True))
+def encoder(name: str, model: Any, batch: Tensor, *, text: bool = False) -> Callable[[], Tensor]:
+    """(B, E) embeddings of length one, of images or texts."""
+    if name == TRANSFORMERS:
+        encode = model.get_text_features if text else model.get_image_features
+
+        def theirs() -> Tensor:
+            out = encode(batch)
+            return F.normalize(out if isinstance(out, Tensor) else out.pooler_output, dim=-1)
+
+        return torch.inference_mode()(theirs)
+    encode = model.encode_text if text else model.encode_image
+    return torch.inference_mode()(partial(encode, batch, normalize=True))
 
 
-def classifier(
-    name: str, model: Any, tokenizer: Any, wanted: list[str], args: argparse.Namespace
-) -> Callable[[], Tensor]:
+def classifier(name: str, model: Any, wanted: list[str], args: argparse.Namespace) -> Callable[[], Tensor]:
     """(K, E): the weights of a zero-shot classifier, from labels and templates as texts."""
     if name == OURS:
         return lambda: vz.ZeroShotClassifier(model, wanted, "imagenet").text_embeddings
+    import open_clip
+
+    tokenizer = open_clip.get_tokenizer(args.model)
     return lambda: (
         open_clip.build_zero_shot_classifier(
             model, tokenizer, wanted, IMAGENET_TEMPLATES, num_classes_per_batch=10, device=args.device
@@ -169,47 +186,52 @@ def compare(models: dict[str, Any], job: str, images: Tensor, ids: Tensor, wante
     """The same embeddings, or the same loss and gradients, in float32, or no benchmark.
 
     Raises:
-        SystemExit: naming what differs.
+        SystemExit: naming who differs in what.
     """
-    found: dict[str, tuple[float, float]] = {}
-    if job == "classifier":
-        args = argparse.Namespace(device="cpu")
-        tokenizer = open_clip.get_tokenizer("ViT-B-32")
-        a, b = (classifier(n, models[n].eval(), tokenizer, wanted, args)() for n in (OURS, THEIRS))
-        found["text embeddings"] = (_relative(a, b), EMBEDDING_TOLERANCE)
-    elif job == "images":
-        a, b = (encoder(models[n].eval(), images)() for n in (OURS, THEIRS))
-        found["image embeddings"] = (_relative(a, b), EMBEDDING_TOLERANCE)
-    else:
-        values = {n: contrast(n, models[n].train(), images, ids) for n in (OURS, THEIRS)}
-        for value in values.values():
-            value.backward()
-        found["loss"] = (abs(float(values[OURS].detach() - values[THEIRS].detach())), LOSS_TOLERANCE)
-        found["gradient, relative"] = (_gradients_differ(models), GRADIENT_TOLERANCE)
-        for model in models.values():
-            model.zero_grad()
-    print("differences: " + ", ".join(f"{name} {value:.1e}" for name, (value, _) in found.items()))
-    if wrong := [name for name, (value, limit) in found.items() if not value <= limit]:
-        raise SystemExit(f"the two networks do not agree in {', '.join(wrong)}; nothing was timed")
+    values: dict[str, Tensor] = {}
+    for name, model in models.items():
+        if job == "classifier":
+            values[name] = classifier(name, model.eval(), wanted, argparse.Namespace(device="cpu", model="ViT-B-32"))()
+        elif job == "training":
+            values[name] = contrast(name, model.train(), images, ids)
+            values[name].backward()
+        else:
+            text = job == "texts"
+            values[name] = encoder(name, model.eval(), ids if text else images, text=text)()
+    mine = values.pop(OURS)
+    for name, theirs in values.items():
+        found: dict[str, tuple[float, float]] = {}
+        if job == "training":
+            found["loss"] = (abs(float(mine.detach() - theirs.detach())), LOSS_TOLERANCE)
+            found["gradient, relative"] = (_gradients_differ(models[OURS], models[name], name), GRADIENT_TOLERANCE)
+        else:
+            found["image embeddings" if job == "images" else "text embeddings"] = (
+                _relative(mine, theirs),
+                EMBEDDING_TOLERANCE,
+            )
+        print(f"differences from {name}: " + ", ".join(f"{what} {value:.1e}" for what, (value, _) in found.items()))
+        if wrong := [what for what, (value, limit) in found.items() if not value <= limit]:
+            raise SystemExit(f"{name} does not agree in {', '.join(wrong)}; nothing was timed")
+    for model in models.values():
+        model.zero_grad()
 
 
 def _relative(a: Tensor, b: Tensor) -> float:
     return float(((a - b).abs() / b.abs().clamp_min(1.0)).max())
 
 
-def _gradients_differ(models: dict[str, Any]) -> float:
+def _gradients_differ(ours: Any, theirs: Any, library: str) -> float:
     """The largest difference of a tensor's gradient; a share of the largest is allowed where one is zero."""
-    ours, theirs = models[OURS], models[THEIRS]
     kept = {name: p.detach().clone() for name, p in ours.named_parameters()}
     with torch.no_grad():  # the adapter moves parameters, so the gradients take their places for a moment
         for p in ours.parameters():
             p.copy_(p.grad)
-        moved = {k: v.clone() for k, v in as_open_clip(ours).items()}
+        gradients = {k: v.clone() for k, v in moved(ours, library, "clip").items()}
         for name, p in ours.named_parameters():
             p.copy_(kept[name])
     reference = {k: p.grad for k, p in theirs.named_parameters() if p.grad is not None}
     largest = max(float(g.norm()) for g in reference.values())
-    return max(float((moved[k] - g).norm() / (g.norm() + 1e-3 * largest)) for k, g in reference.items())
+    return max(float((gradients[k] - g).norm() / (g.norm() + 1e-3 * largest)) for k, g in reference.items())
 
 
 def loss_peak(kind: str, pairs: int, width: int, device: str) -> dict[str, float]:
@@ -223,37 +245,49 @@ def loss_peak(kind: str, pairs: int, width: int, device: str) -> dict[str, float
     if kind == "chunked":
         info_nce(image, text, scale).backward()
     else:
+        import open_clip
+
         open_clip.ClipLoss()(image, text, scale.exp()).backward()
     return {"before": before, "peak": peak_bytes(device)}
 
 
-def measure_memory(args: argparse.Namespace, pairs: int) -> dict[str, dict[str, float]]:
+def measure_memory(args: argparse.Namespace, pairs: int) -> dict[str, Any]:
     """GiB that each form of the loss adds for so many pairs, each in a process of its own."""
-    found = {}
+    found, absent = {}, {}
     for kind in LOSSES:
+        if kind != "chunked":
+            try:
+                installed(OPEN_CLIP)
+            except Absent as why:
+                absent[f"{kind}, of open_clip"] = str(why)
+                continue
         peak = in_fresh_process(__file__, "--only", kind, "--pairs", str(pairs), "--device", args.device)
         found[kind] = (peak["peak"] - peak["before"]) / 2**30
     print(f"\nGiB that the loss of {pairs:,d} pairs adds")
     print(table(["form", "GiB"], [[kind, f"{gib:.3f}"] for kind, gib in found.items()]))
-    return {"added_gib": found}
+    return {"added_gib": found, "absent": absent}
 
 
 def measure(args: argparse.Namespace, job: str, precision: str) -> dict[str, Any]:
-    cases = build(args, job, precision, [OURS, THEIRS])
-    clock = "cpu" if args.device == "cpu" and torch.get_num_threads() == 1 else "wall"
+    cases, absent = build(args, job, precision)
+    if args.warmup:
+        cases = those_that_fit(cases, absent)
+    if OURS not in cases:
+        return {"absent": absent, "cases": {}}
     counted = job != "classifier"  # counting runs a case once more, and this one is long
     flops = {name: count_flops(run) for name, run in cases.items()} if counted else None
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return compare_cases(
+    row = compare_cases(
         title(args, job, precision),
         cases,
-        THEIRS,
+        OPEN_CLIP,
         rounds=args.rounds,
-        warmup=args.warmup,
+        warmup=max(0, args.warmup - 1),
         device=args.device,
         flops=flops,
-        peak=matmul_peak(dtype, args.device, clock=clock),
+        peak=matmul_peak(dtype, args.device, clock=clock_of(args.device)),
     )
+    return {**row, "absent": absent}
 
 
 def title(args: argparse.Namespace, job: str, precision: str) -> str:
@@ -261,6 +295,7 @@ def title(args: argparse.Namespace, job: str, precision: str) -> str:
     what = {
         "classifier": f"classifier, {args.labels:,} labels x {len(IMAGENET_TEMPLATES)} templates",
         "images": f"image encoding, batch {args.batch}",
+        "texts": f"text encoding, batch {args.batch}",
         "training": f"training step, batch {args.batch}" + ("" if args.path else ", made-up captions"),
     }
     return f"{args.model}, {what[job]}, {precision}"
@@ -270,6 +305,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ViT-B-32")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--labels", type=int, default=1000, help="of the classifier")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--data.path", dest="path", help="train.jsonl with captions, or its folder (default: made up)")
@@ -289,7 +325,7 @@ def main() -> None:
     if args.only:
         print(json.dumps(loss_peak(args.only, args.pairs[0], 512, args.device)))
         return
-    facts: dict[str, Any] = {"machine": machine(args.device, ("open_clip_torch",)), "model": args.model}
+    facts: dict[str, Any] = {"machine": machine(args.device, ("open_clip_torch", "transformers")), "model": args.model}
     facts |= {"batch": args.batch, "labels": args.labels, "depth": args.depth, "rounds": args.rounds}
     record = Record(f"clip-{args.device}", facts, args.out)
     for job in [job for job in args.jobs if job != "memory"]:

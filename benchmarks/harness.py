@@ -104,6 +104,24 @@ def count_flops(run: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
+def clock_of(device: str) -> str:
+    """Which time a ratio is read from: CPU time of one thread is hardly disturbed by other programs."""
+    return "cpu" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
+
+
+def those_that_fit(cases: dict[str, Callable[[], Any]], absent: dict[str, str]) -> dict[str, Callable[[], Any]]:
+    """Run each case once. One that runs out of memory is left out, and ``absent`` says so."""
+    fitting = {}
+    for name, run in cases.items():
+        try:
+            run()
+            fitting[name] = run
+        except (torch.OutOfMemoryError, MemoryError):
+            absent[name] = "out of memory"
+            print(f"{name} is left out: out of memory")
+    return fitting
+
+
 def command_line() -> str:
     """What was typed, without the folders that only this machine has."""
     words = [w if not os.path.isabs(w) else f".../{os.path.basename(w.rstrip('/'))}" for w in sys.argv[1:]]
@@ -159,18 +177,20 @@ def compare_cases(
     Args:
         title: printed above the table.
         cases: what to time.
-        reference: the case that the others are compared with; None for the fastest other than the first, by median.
+        reference: the case that the others are compared with; None, or a case that is absent, for the fastest other
+            than the first, by median.
         rounds, warmup, device: see :func:`interleave`.
         flops: floating-point operations of a case, for the share of the machine's peak.
         peak: that peak, in operations a second.
         held: peak GiB of a case.
         units: how many images (or the like) one call of a case handles, for the rate.
     """
-    clock = "cpu" if device == "cpu" and torch.get_num_threads() == 1 else "wall"
+    clock = clock_of(device)
     timings = interleave(cases, rounds=rounds, warmup=warmup, device=device)
     medians = {name: t.summary()[clock]["median"] for name, t in timings.items()}
     others = list(cases)[1:]
-    reference = reference or (min(others, key=medians.__getitem__) if others else next(iter(cases)))
+    if reference not in cases:
+        reference = min(others, key=medians.__getitem__) if others else next(iter(cases))
     rows, results = [], {}
     for name, timing in timings.items():
         summary = timing.summary()
@@ -179,6 +199,7 @@ def compare_cases(
         results[name] = {
             "seconds": summary,
             "speedup": ratio,
+            "gflop": flops[name] / 1e9 if flops else None,
             "share_of_peak": share,
             "peak_gib": (held or {}).get(name),
             "per_second": units[name] / medians[name] if units else None,

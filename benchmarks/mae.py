@@ -3,7 +3,8 @@
     python benchmarks/mae.py --precision fp32 bf16 --batch 8
 
 Same weights (moved across by our adapter), same images, same noise, same optimizer; loss, prediction and gradients are
-compared before anything is timed. bf16 is autocast on both sides. ``visionzoo`` is ``mae.loss``, what training calls;
+compared before anything is timed. bf16 is autocast on both sides. Where transformers is not installed, ours alone is
+timed, and the record says so. ``visionzoo`` is ``mae.loss``, what training calls;
 ``visionzoo, all patches`` also predicts the visible patches, as transformers does.
 """
 
@@ -14,21 +15,21 @@ import contextlib
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from harness import (
     Record,
+    clock_of,
+    compare_cases,
     count_flops,
     in_fresh_process,
-    interleave,
     machine,
     matmul_peak,
-    speedup,
-    table,
+    those_that_fit,
 )
+from peers import mae, those_there
 from torch import Tensor, nn
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 import visionzoo as vz
 from visionzoo.models.mae import MAE
@@ -37,30 +38,6 @@ from visionzoo.weights.adapters import LAYOUTS
 
 OURS, WHOLE, THEIRS = "visionzoo", "visionzoo, all patches", "transformers"
 LOSS_TOLERANCE, PREDICTION_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4, 1e-4
-
-
-def transformers_twin(model: MAE) -> ViTMAEForPreTraining:
-    """transformers' network with the weights of ours."""
-    encoder, decoder = cast(Any, model.encoder), cast(Any, model.decoder)
-    block, light = encoder.blocks[0], decoder.blocks[0]
-    config = ViTMAEConfig(
-        hidden_size=encoder.num_features,
-        num_hidden_layers=len(encoder.blocks),
-        num_attention_heads=block.attn.num_heads,
-        intermediate_size=block.mlp.fc1.out_features,
-        layer_norm_eps=1e-6,
-        image_size=encoder.image_size[0],
-        patch_size=model.patch_size,
-        decoder_num_attention_heads=light.attn.num_heads,
-        decoder_hidden_size=decoder.embed.out_features,
-        decoder_num_hidden_layers=len(decoder.blocks),
-        decoder_intermediate_size=light.mlp.fc1.out_features,
-        mask_ratio=model.mask_ratio,
-        norm_pix_loss=model.norm_pix_loss,
-    )
-    twin = ViTMAEForPreTraining(config)
-    twin.load_state_dict(LAYOUTS["transformers5_mae"].from_timm(model.state_dict()))
-    return twin
 
 
 def step(
@@ -83,19 +60,25 @@ def step(
     return run
 
 
-def build(args: argparse.Namespace, precision: str, names: list[str]) -> dict[str, Callable[[], Tensor]]:
-    """The steps of the named cases, on the same weights and the same batch. Nothing else is kept in memory."""
+def build(
+    args: argparse.Namespace, precision: str, names: list[str]
+) -> tuple[dict[str, Callable[[], Tensor]], dict[str, str]]:
+    """The steps of the named cases, on the same weights and the same batch, and why others are absent.
+
+    Nothing else is kept in memory.
+    """
     torch.manual_seed(0)
     model = vz.create_mae(args.model)
     size = model.image_size
     images = torch.randn(args.batch, 3, *size)
     noise = torch.rand(args.batch, (size[0] // model.patch_size) * (size[1] // model.patch_size))
-    twin = transformers_twin(model) if THEIRS in names else None
+    found, absent = those_there({THEIRS: partial(mae, model)} if THEIRS in names else {})
+    twin = found.get(THEIRS)
     if args.check and twin is not None and len(names) > 1:
         compare(model, twin, images[:2], noise[:2])
     images, noise = images.to(args.device), noise.to(args.device)
     cases = {}
-    for name in names:
+    for name in [n for n in names if n not in absent]:
         network: Any = (twin if name == THEIRS else model).to(args.device).train()  # type: ignore[union-attr]
         if name == OURS:
             loss = partial(torch.compile(network.loss) if args.compile else network.loss, images, noise)
@@ -103,14 +86,14 @@ def build(args: argparse.Namespace, precision: str, names: list[str]) -> dict[st
             call = torch.compile(network) if args.compile else network
             loss = partial(_loss_of, partial(call, images, noise=noise))
         cases[name] = step(loss, network, args, precision)
-    return cases
+    return cases, absent
 
 
 def _loss_of(call: Callable[[], Any]) -> Tensor:
     return call().loss
 
 
-def compare(model: MAE, twin: ViTMAEForPreTraining, images: Tensor, noise: Tensor) -> None:
+def compare(model: MAE, twin: Any, images: Tensor, noise: Tensor) -> None:
     """Same loss, prediction and gradients in float32, or no benchmark.
 
     Raises:
@@ -138,52 +121,32 @@ def compare(model: MAE, twin: ViTMAEForPreTraining, images: Tensor, noise: Tenso
     twin.zero_grad()
 
 
-def memory(args: argparse.Namespace, precision: str) -> dict[str, float]:
+def memory(args: argparse.Namespace, precision: str, names: list[str]) -> dict[str, float]:
     """Peak GiB of each case, each in a process of its own."""
     shared = ["--model", args.model, "--batch", str(args.batch), "--device", args.device, "--precision", precision]
     shared += [] if args.optimizer else ["--no-optimizer"]
-    return {name: in_fresh_process(__file__, "--only", name, *shared)["peak"] / 2**30 for name in (OURS, WHOLE, THEIRS)}
+    return {name: in_fresh_process(__file__, "--only", name, *shared)["peak"] / 2**30 for name in names}
 
 
 def measure(args: argparse.Namespace, precision: str) -> dict[str, Any]:
-    cases = build(args, precision, [OURS, WHOLE, THEIRS])
-    clock = "cpu" if args.device == "cpu" and torch.get_num_threads() == 1 else "wall"
+    cases, absent = build(args, precision, [OURS, WHOLE, THEIRS])
+    cases = those_that_fit(cases, absent)
+    if OURS not in cases:
+        return {"absent": absent, "cases": {}}
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    flops = {name: count_flops(run) for name, run in cases.items()}
-    peaks = [matmul_peak(dtype, args.device, clock=clock)]
-    timings = interleave(cases, rounds=args.rounds, warmup=args.warmup, device=args.device)
-    peaks.append(matmul_peak(dtype, args.device, clock=clock))
-    del cases
-    held = memory(args, precision) if args.memory else {}
-    rows, results = [], {}
-    for name, timing in timings.items():
-        summary = timing.summary()
-        seconds = summary[clock]["median"]
-        ratio = {c: speedup(getattr(timing, c), getattr(timings[THEIRS], c)) for c in ("wall", "cpu")}
-        results[name] = {
-            "seconds": summary,
-            "speedup": ratio,
-            "gflop": flops[name] / 1e9,
-            "share_of_peak": flops[name] / seconds / max(peaks),
-            "peak_gib": held.get(name),
-        }
-        rows.append(
-            [
-                name,
-                *(
-                    f"{summary[c]['median']:.3f} ({summary[c]['low']:.3f}-{summary[c]['high']:.3f})"
-                    for c in ("wall", "cpu")
-                ),
-                *(f"{ratio[c]['median']:.2f} ({ratio[c]['low']:.2f}-{ratio[c]['high']:.2f})" for c in ("wall", "cpu")),
-                f"{results[name]['share_of_peak']:.0%}",
-                f"{held[name]:.2f}" if name in held else "-",
-            ]
-        )
-    print(
-        f"\n{args.model}, {precision}, batch {args.batch}, matrix peak {max(peaks) / 1e9:.0f} GFLOP/s by {clock} time"
+    row = compare_cases(
+        f"{args.model}, {precision}, batch {args.batch}",
+        cases,
+        THEIRS,
+        rounds=args.rounds,
+        warmup=args.warmup,
+        device=args.device,
+        flops={name: count_flops(run) for name, run in cases.items()},
+        peak=matmul_peak(dtype, args.device, clock=clock_of(args.device)),
+        held=memory(args, precision, list(cases)) if args.memory else None,
+        units=dict.fromkeys(cases, float(args.batch)),
     )
-    print(table(["case", "wall s", "cpu s", "times as fast, wall", "cpu", "of peak", "peak GiB"], rows))
-    return {"matmul_peak": max(peaks), "clock": clock, "cases": results}
+    return {**row, "absent": absent}
 
 
 def main() -> None:
@@ -205,7 +168,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.only:
-        run = build(args, args.precision[0], [args.only])[args.only]
+        run = build(args, args.precision[0], [args.only])[0][args.only]
         run(), run()
         print(json.dumps({"peak": peak_bytes(args.device)}))
         return

@@ -11,21 +11,28 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from harness import Record, compare_cases, count_flops, in_fresh_process, machine, matmul_peak
+from harness import (
+    Record,
+    clock_of,
+    compare_cases,
+    count_flops,
+    in_fresh_process,
+    machine,
+    matmul_peak,
+    those_that_fit,
+)
+from peers import backbone, those_there
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import visionzoo as vz
 from visionzoo.runs.memory import peak_bytes
-from visionzoo.weights.adapters import layouts_named
-from visionzoo.weights.exporting import facts_of
 
 OURS = "visionzoo"
 PEERS = ("timm", "torchvision", "transformers")
@@ -37,87 +44,6 @@ MODELS = (
 )
 CLASSES = 1000
 TOLERANCE = 1e-4
-TORCHVISION = {
-    "vit_base_patch16_224": "vit_b_16",
-    "swin_tiny_patch4_window7_224": "swin_t",
-    "swin_small_patch4_window7_224": "swin_s",
-    "swin_base_patch4_window7_224": "swin_b",
-}
-
-
-class Absent(Exception):
-    """A peer cannot take part; the message says why."""
-
-
-def peer(kind: str, name: str, ours: nn.Module) -> nn.Module:
-    """The same network from another library, with the weights of ours.
-
-    Raises:
-        Absent: if the library is not installed or has no such model.
-    """
-    if importlib.util.find_spec(kind) is None:
-        raise Absent("not installed")
-    if kind == "timm":
-        import timm
-
-        twin = timm.create_model(name, num_classes=CLASSES)
-        twin.load_state_dict(ours.state_dict())
-        return twin
-    if kind == "torchvision":
-        import torchvision
-
-        if name not in TORCHVISION:
-            raise Absent("has no such model")
-        twin = getattr(torchvision.models, TORCHVISION[name])(num_classes=CLASSES)
-        twin.load_state_dict(_converted(ours, "torchvision"))
-        return twin
-    return _transformers(name, ours)
-
-
-def _converted(ours: nn.Module, library: str) -> dict[str, Tensor]:
-    found: Any = None
-    for layout in layouts_named(library, str(ours.weights_family)):
-        try:
-            found = layout.from_timm(ours.state_dict(), facts_of(ours))
-            break
-        except ValueError:  # another family's layout
-            continue
-    if found is None:
-        raise Absent("has no layout for it")
-    return found
-
-
-def _transformers(name: str, ours: Any) -> nn.Module:
-    import transformers
-
-    if name.startswith("vit_"):
-        block = ours.blocks[0]
-        config = transformers.ViTConfig(
-            hidden_size=ours.num_features,
-            num_hidden_layers=len(ours.blocks),
-            num_attention_heads=block.attn.num_heads,
-            intermediate_size=block.mlp.fc1.out_features,
-            layer_norm_eps=1e-6,
-            image_size=ours.image_size[0],
-            patch_size=ours.stride,
-            num_labels=CLASSES,
-        )
-        twin: nn.Module = transformers.ViTForImageClassification(config)
-    elif name.startswith("swin_"):
-        config = transformers.SwinConfig(
-            image_size=ours.image_size[0],
-            embed_dim=ours.embed_dim,
-            depths=[len(stage.blocks) for stage in ours.layers],
-            num_heads=[stage.blocks[0].attn.num_heads for stage in ours.layers],
-            window_size=7,
-            num_labels=CLASSES,
-            drop_path_rate=0.0,
-        )
-        twin = transformers.SwinForImageClassification(config)
-    else:
-        raise Absent("has no such model here")
-    twin.load_state_dict(_converted(ours, "transformers5"))
-    return twin
 
 
 def logits(network: nn.Module, images: Tensor) -> Tensor:
@@ -132,15 +58,9 @@ def build(
     """The named cases on one batch and the same weights, and why others are absent."""
     torch.manual_seed(0)
     ours = vz.create_classifier(name, CLASSES).eval()
-    networks: dict[str, nn.Module] = {OURS: ours}
-    absent = {}
-    for kind in names:
-        if kind == OURS:
-            continue
-        try:
-            networks[kind] = peer(kind, name, ours).eval()
-        except Absent as why:
-            absent[kind] = str(why)
+    peers = {kind: partial(backbone, kind, name, ours, CLASSES) for kind in names if kind != OURS}
+    found, absent = those_there(peers)
+    networks: dict[str, nn.Module] = {OURS: ours, **{kind: twin.eval() for kind, twin in found.items()}}
     if args.check and len(networks) > 1:
         compare(networks, torch.randn(2, 3, *ours.image_size))
     images = torch.randn(args.batch, 3, *ours.image_size, device=args.device)
@@ -204,17 +124,12 @@ def measure(args: argparse.Namespace, name: str, job: str, precision: str) -> di
     """One row of the record; a case that runs out of memory is left out, and said."""
     names = [OURS, *args.peers]
     cases, absent = build(args, name, job, precision, names)
-    fitting, flops = {}, {}
-    for kind, run in cases.items():
-        try:
-            flops[kind] = count_flops(run)
-            fitting[kind] = run
-        except (torch.OutOfMemoryError, MemoryError):
-            absent[kind] = "out of memory"
+    fitting = those_that_fit(cases, absent)
     if OURS not in fitting:
         return {"absent": absent, "cases": {}}
+    flops = {kind: count_flops(run) for kind, run in fitting.items()}
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    clock = "cpu" if args.device == "cpu" and torch.get_num_threads() == 1 else "wall"
+    clock = clock_of(args.device)
     peak = matmul_peak(dtype, args.device, clock=clock)
     row = compare_cases(
         f"{name}, {job}, {precision}, batch {args.batch}",
@@ -229,8 +144,6 @@ def measure(args: argparse.Namespace, name: str, job: str, precision: str) -> di
         held=memory(args, name, job, precision, list(fitting)) if args.memory else None,
         units=dict.fromkeys(fitting, float(args.batch)),
     )
-    for kind, why in absent.items():
-        print(f"{kind} is left out: {why}")
     return {**row, "absent": absent}
 
 

@@ -17,7 +17,8 @@ def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     spec = importlib.util.spec_from_file_location("clip_benchmark", FOLDER / "clip.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.delitem(sys.modules, "harness", raising=False)
+    for name in ("harness", "peers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "IMAGENET_TEMPLATES", ("a photo of a {}.", "my own {} in the far mountains."))
     classifier = module.vz.ZeroShotClassifier
@@ -29,15 +30,32 @@ def benchmark(monkeypatch):
 
 def _args(**changes):
     values = {"model": "ViT-B-32", "depth": 1, "labels": 3, "batch": 2, "path": None, "device": "cpu", "check": True}
+    values["peers"] = ["open_clip", "transformers"]
     return argparse.Namespace(**{**values, "rounds": 1, "warmup": 0, **changes})
 
 
-@pytest.mark.parametrize("job", ["classifier", "images", "training"])
-def test_both_sides_do_the_same(benchmark, job, capsys):
-    cases = benchmark.build(_args(), job, "fp32", [benchmark.OURS, benchmark.THEIRS])
-    assert "differences: " in capsys.readouterr().out
-    ours, theirs = (run() for run in cases.values())
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("job", ["classifier", "images", "texts", "training"])
+def test_all_sides_do_the_same(benchmark, job, capsys):
+    cases, absent = benchmark.build(_args(), job, "fp32")
+    if job == "classifier":
+        assert absent == {"transformers": "builds no classifier from labels and templates"}
+    else:
+        assert absent == {}
+        assert list(cases) == ["visionzoo", "open_clip", "transformers"]
+    assert "differences from open_clip: " in capsys.readouterr().out
+    ours, *others = (run() for run in cases.values())
+    for theirs in others:
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_without_peers_ours_is_timed_and_the_record_says_so(benchmark, monkeypatch):
+    def absent(package):
+        raise benchmark.Absent("not installed")
+
+    monkeypatch.setitem(benchmark.those_there.__globals__, "installed", absent)
+    row = benchmark.measure(_args(), "texts", "fp32")
+    assert list(row["cases"]) == ["visionzoo"]
+    assert row["absent"] == {"open_clip": "not installed", "transformers": "not installed"}
 
 
 def test_measure_gives_ratios(benchmark, capsys):
@@ -47,14 +65,17 @@ def test_measure_gives_ratios(benchmark, capsys):
     assert "ViT-B-32, training step, batch 2, made-up captions, bf16" in capsys.readouterr().out
 
 
-def test_networks_that_differ_are_not_timed(benchmark):
-    ours, theirs = benchmark.build_models(_args())
+@pytest.mark.parametrize("peer", ["open_clip", "transformers"])
+def test_networks_that_differ_are_not_timed(benchmark, peer):
+    ours, twins, _ = benchmark.build_models(_args(), "training")
     with torch.no_grad():
-        theirs.text_projection.mul_(-1)
+        for name in ("text_projection", "text_projection.weight"):
+            if name in dict(twins[peer].named_parameters()):
+                twins[peer].get_parameter(name).mul_(-1)
     ids = ours.tokenizer(["a dog", "a red car"])
-    models = {benchmark.OURS: ours, benchmark.THEIRS: theirs}
-    for job, what in (("classifier", "text embeddings"), ("training", "loss, gradient")):
-        with pytest.raises(SystemExit, match=f"do not agree in {what}"):
+    models = {benchmark.OURS: ours, peer: twins[peer]}
+    for job, what in (("texts", "text embeddings"), ("training", "loss, gradient")):
+        with pytest.raises(SystemExit, match=f"{peer} does not agree in {what}"):
             benchmark.compare(models, job, torch.randn(2, 3, 224, 224), ids, ["dog", "cat"])
 
 
@@ -68,7 +89,7 @@ def test_captions_and_labels(benchmark, tmp_path):
 
 @pytest.mark.slow
 def test_memory_of_the_loss_in_chunks(benchmark, capsys):
-    found = benchmark.measure_memory(argparse.Namespace(pairs=[8192], device="cpu"))
-    assert found["full matrix"]["8192"] > 0.5  # two matrices at least, of 256 MiB each
-    assert 0 < found["chunked"]["8192"] < 0.4 * found["full matrix"]["8192"]
+    found = benchmark.measure_memory(argparse.Namespace(device="cpu"), 8192)["added_gib"]
+    assert found["full matrix"] > 0.5  # two matrices at least, of 256 MiB each
+    assert 0 < found["chunked"] < 0.4 * found["full matrix"]
     assert "8,192" in capsys.readouterr().out

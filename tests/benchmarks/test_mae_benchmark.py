@@ -18,7 +18,8 @@ def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     spec = importlib.util.spec_from_file_location("mae_benchmark", FOLDER / "mae.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.delitem(sys.modules, "harness", raising=False)
+    for name in ("harness", "peers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     spec.loader.exec_module(module)
     create = vz.create_mae
     small = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
@@ -33,7 +34,9 @@ def _args(**changes):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_all_cases_take_the_same_steps(benchmark, precision, capsys):
-    cases = benchmark.build(_args(optimizer=False), precision, [benchmark.OURS, benchmark.WHOLE, benchmark.THEIRS])
+    names = [benchmark.OURS, benchmark.WHOLE, benchmark.THEIRS]
+    cases, absent = benchmark.build(_args(optimizer=False), precision, names)
+    assert absent == {}
     assert "differences: loss" in capsys.readouterr().out
     tolerance = 1e-5 if precision == "fp32" else 1e-2
     first = {name: run().item() for name, run in cases.items()}
@@ -51,8 +54,29 @@ def test_measure_gives_ratios_and_share_of_peak(benchmark, capsys):
 
 def test_networks_that_differ_are_not_timed(benchmark, monkeypatch):
     model = vz.create_mae("any")
-    twin = benchmark.transformers_twin(model)
+    twin = benchmark.mae(model)
     with torch.no_grad():
         twin.decoder.decoder_pred.bias.add_(1.0)
     with pytest.raises(SystemExit, match="do not agree in loss, prediction"):
         benchmark.compare(model, twin, torch.randn(2, 3, 32, 32), torch.rand(2, 64))
+
+
+def test_without_transformers_ours_is_timed_and_the_record_says_so(benchmark, monkeypatch):
+    def absent(package):
+        raise benchmark.those_there.__globals__["Absent"]("not installed")
+
+    monkeypatch.setitem(benchmark.those_there.__globals__, "installed", absent)
+    row = benchmark.measure(_args(), "fp32")
+    assert list(row["cases"]) == [benchmark.OURS, benchmark.WHOLE]
+    assert row["absent"] == {"transformers": "not installed"}
+
+
+def test_a_case_that_runs_out_of_memory_is_left_out_and_the_record_says_so(benchmark, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    build = benchmark.build
+    monkeypatch.setattr(benchmark, "build", lambda *x: (build(*x)[0] | {benchmark.THEIRS: full}, {}))
+    row = benchmark.measure(_args(), "fp32")
+    assert row["absent"] == {"transformers": "out of memory"}
+    assert row["reference"] == benchmark.WHOLE

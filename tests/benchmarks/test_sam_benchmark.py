@@ -18,7 +18,8 @@ def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     spec = importlib.util.spec_from_file_location("sam_benchmark", FOLDER / "sam.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.delitem(sys.modules, "harness", raising=False)
+    for name in ("harness", "peers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     spec.loader.exec_module(module)
 
     def small(args):
@@ -31,29 +32,44 @@ def benchmark(monkeypatch):
     return module
 
 
-def _args(**changes):
-    values = {"model": "vit_b", "image_size": SIZE, "picture": [100, 80], "points_per_side": 3, "device": "cpu"}
-    return argparse.Namespace(**{**values, "rounds": 1, "warmup": 0, "check": True, "memory": False, **changes})
+def _args(benchmark, **changes):
+    values = {"model": "vit_b", "image_size": SIZE, "picture": [128, 100], "points_per_side": 3, "device": "cpu"}
+    values |= {"peers": list(benchmark.PEERS), "rounds": 1, "warmup": 0, "check": True, "memory": False}
+    return argparse.Namespace(**{**values, **changes})
 
 
 @pytest.mark.parametrize("job", ["encoder", "click", "everything"])
 def test_every_job_agrees_and_is_timed(benchmark, job, capsys):
-    cases = benchmark.measure(_args(), job)["cases"]
-    assert list(cases)[:2] == [benchmark.THEIRS, benchmark.OURS]
-    assert all(case["speedup"]["wall"]["median"] > 0 for case in cases.values())
+    row = benchmark.measure(_args(benchmark), job)
+    assert list(row["cases"])[:3] == ["visionzoo", "segment-anything", "transformers"]
+    assert row["absent"] == {}
+    assert row["reference"] == "segment-anything"
+    assert all(case["speedup"]["wall"]["median"] > 0 for case in row["cases"].values())
     said = capsys.readouterr().out
-    assert "differences: " in said
+    assert said.count("differences from ") == 2
     assert "times as fast" in said
 
 
 @pytest.mark.parametrize(
     ("job", "what"), [("encoder", "embedding"), ("click", "masks, scores"), ("everything", "masks")]
 )
-def test_networks_that_differ_are_not_timed(benchmark, job, what):
-    ours = benchmark.build_model(None)
-    theirs = benchmark.meta_twin(ours)
+@pytest.mark.parametrize("peer", ["segment-anything", "transformers"])
+def test_networks_that_differ_are_not_timed(benchmark, peer, job, what):
+    ours, other = benchmark.build_model(None), benchmark.build_model(None)
     with torch.no_grad():
-        theirs.image_encoder.neck[3].bias.add_(1.0)
-        theirs.mask_decoder.output_hypernetworks_mlps[1].layers[-1].bias.add_(0.2)
-    with pytest.raises(SystemExit, match=f"do not agree in {what}"):
-        benchmark.compare(ours, theirs, _args(), job)
+        other.image_encoder.neck[3].bias.add_(1.0)
+        other.mask_decoder.output_hypernetworks_mlps[1].layers[-1].bias.add_(0.2)
+    models = {benchmark.OURS: ours, peer: benchmark.PEERS[peer](other)}
+    with pytest.raises(SystemExit, match=f"{peer} does not agree in {what}"):
+        benchmark.compare(models, _args(benchmark), job)
+
+
+def test_without_peers_ours_is_timed_and_the_record_says_so(benchmark, monkeypatch, capsys):
+    def absent(package):
+        raise benchmark.those_there.__globals__["Absent"]("not installed")
+
+    monkeypatch.setitem(benchmark.those_there.__globals__, "installed", absent)
+    row = benchmark.measure(_args(benchmark, warmup=1), "click")
+    assert list(row["cases"]) == ["visionzoo"]
+    assert row["absent"] == {"segment-anything": "not installed", "transformers": "not installed"}
+    assert "transformers is left out: not installed" in capsys.readouterr().out

@@ -16,7 +16,8 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.delitem(sys.modules, "harness", raising=False)
+    for name_of_helper in ("harness", "peers"):
+        monkeypatch.delitem(sys.modules, name_of_helper, raising=False)
     spec = importlib.util.spec_from_file_location(f"{name}_benchmark", FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -63,9 +64,10 @@ def test_unknown_models_and_absent_peers_are_said(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit):
         run(module, monkeypatch, "--models", "vit_smal")
     assert "unknown models vit_smal" in capsys.readouterr().err
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(module.Absent, match="not installed"):
-        module.peer("timm", "vit_tiny_patch16_224", None)
+    peers = sys.modules["peers"]
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    there, absent = peers.those_there({"timm": lambda: module.backbone("timm", "vit_tiny_patch16_224", None, 1000)})
+    assert (there, absent) == ({}, {"timm": "not installed"})
 
 
 def test_the_page_says_what_was_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
