@@ -180,12 +180,13 @@ def compare_cases(
         reference: the case that the others are compared with; None, or a case that is absent, for the fastest other
             than the first, by median.
         rounds, warmup, device: see :func:`interleave`.
-        flops: floating-point operations of a case, for the share of the machine's peak.
+        flops: floating-point operations of a case, for the share of the machine's peak; not every case needs any.
         peak: that peak, in operations a second.
         held: peak GiB of a case.
         units: how many images (or the like) one call of a case handles, for the rate.
     """
     clock = clock_of(device)
+    counted = flops or {}
     timings = interleave(cases, rounds=rounds, warmup=warmup, device=device)
     medians = {name: t.summary()[clock]["median"] for name, t in timings.items()}
     others = list(cases)[1:]
@@ -195,11 +196,11 @@ def compare_cases(
     for name, timing in timings.items():
         summary = timing.summary()
         ratio = {c: speedup(getattr(timing, c), getattr(timings[reference], c)) for c in ("wall", "cpu")}
-        share = flops[name] / medians[name] / peak if flops and peak else None
+        share = counted[name] / medians[name] / peak if name in counted and peak else None
         results[name] = {
             "seconds": summary,
             "speedup": ratio,
-            "gflop": flops[name] / 1e9 if flops else None,
+            "gflop": counted[name] / 1e9 if name in counted else None,
             "share_of_peak": share,
             "peak_gib": (held or {}).get(name),
             "per_second": units[name] / medians[name] if units else None,

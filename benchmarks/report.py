@@ -33,11 +33,11 @@ SCRIPTS: dict[str, tuple[str, tuple[tuple[tuple[str, ...], str, float], ...]]] =
         ((("fp32",), "visionzoo", 1.15), (("bf16",), "visionzoo", 1.3)),
     ),
     "clip": (
-        "CLIP against open_clip",
+        "CLIP against open_clip and transformers",
         ((("classifier",), "visionzoo", 6.0), (("training",), "visionzoo", 1.5)),
     ),
     "sam": (
-        "Segment Anything against Meta's code",
+        "Segment Anything against Meta's code and transformers",
         (
             (("encoder",), "visionzoo", 2.0),
             (("encoder",), "visionzoo, bf16", 3.5),
@@ -45,6 +45,7 @@ SCRIPTS: dict[str, tuple[str, tuple[tuple[tuple[str, ...], str, float], ...]]] =
             (("everything",), "visionzoo", 2.0),
         ),
     ),
+    "decode": ("Accuracy after training on fast pixels", ()),
     "loader": (
         "Reading images against torchvision and timm",
         (
@@ -78,6 +79,8 @@ def section(record: dict[str, Any], name: str) -> list[str]:
         clock = result.get("clock", "cpu" if machine["threads"] == 1 else "wall")
         for case, values in result.get("cases", {}).items():
             lines.append("| " + " | ".join(_cells(row, case, values, clock, targets)) + " |")
+        for kind, share in result.get("accuracy", {}).items():
+            lines.append(f"| {row} | {kind} | accuracy {share:.2%} | | | | |")
         for form, gib in result.get("added_gib", {}).items():
             lines.append(f"| {row} | {form} | | | | | adds {gib:.3f} |")
         for peer, why in result.get("absent", {}).items():

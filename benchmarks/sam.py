@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from harness import (
     Record,
+    clock_of,
     compare_cases,
+    count_flops,
     in_fresh_process,
     machine,
     matmul_peak,
@@ -214,6 +216,7 @@ def measure(args: argparse.Namespace, job: str) -> dict[str, Any]:
         cases = those_that_fit(cases, absent)
     if OURS not in cases:
         return {"absent": absent, "cases": {}}
+    counted = job == "encoder"
     row = compare_cases(
         f"{job}: {args.model} at {args.image_size}, picture {args.picture[0]}x{args.picture[1]}",
         cases,
@@ -221,7 +224,9 @@ def measure(args: argparse.Namespace, job: str) -> dict[str, Any]:
         rounds=max(1, args.rounds // 3) if job == "everything" else args.rounds,
         warmup=max(0, args.warmup - 1),
         device=args.device,
-        peak=matmul_peak(torch.float32, args.device),
+        # torch's counter does not see every fused product of ours, and all do the same work
+        flops=dict.fromkeys(cases.keys() - {HALF}, count_flops(cases.get(META, cases[OURS]))) if counted else None,
+        peak=matmul_peak(torch.float32, args.device, clock=clock_of(args.device)),
         held=memory(args, job, list(cases)) if args.memory else None,
     )
     return {**row, "absent": absent}
