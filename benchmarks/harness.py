@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from visionzoo.files import write_json
+from visionzoo.runs.memory import is_out_of_memory
 from visionzoo.runs.record import git_state, versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -116,7 +117,9 @@ def those_that_fit(cases: dict[str, Callable[[], Any]], absent: dict[str, str]) 
         try:
             run()
             fitting[name] = run
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             absent[name] = "out of memory"
             print(f"{name} is left out: out of memory")
     return fitting

@@ -10,16 +10,9 @@ from typing import Any
 import torch
 
 from visionzoo.files import write_json
+from visionzoo.runs.memory import is_out_of_memory
 
 OUT_OF_MEMORY = "out of memory"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was not enough memory, on a GPU or a CPU."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
 
 
 def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
