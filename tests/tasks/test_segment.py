@@ -303,6 +303,26 @@ def test_whether_clicks_are_ambiguous_stays_with_the_model(tmp_path: Path) -> No
     assert PromptSegment(weights=str(tmp_path), ambiguous=True).model.ambiguous
 
 
+def test_frequencies_are_raised_once_and_stay_with_the_weights(tmp_path: Path) -> None:
+    def frequencies(module: PromptSegment | Sam) -> Tensor:
+        model = module if isinstance(module, Sam) else module.model
+        return model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+
+    first = task()
+    drawn = frequencies(first).clone()
+    torch.testing.assert_close(frequencies(task(position_scale=2.0)), 2 * drawn)
+    save_bundle(*first.export_model(), tmp_path / "first")
+    second = PromptSegment(weights=str(tmp_path / "first"), position_scale=1.5)
+    torch.testing.assert_close(frequencies(second), 1.5 * drawn)
+    save_bundle(*second.export_model(), tmp_path / "second")
+    again, _ = load_bundle(tmp_path / "second")
+    assert isinstance(again, Sam)
+    assert torch.equal(frequencies(again), frequencies(second))
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"position_scale=.* must be a positive number"):
+            task(position_scale=wrong)
+
+
 def test_adapters_are_merged_in_what_is_exported(tmp_path: Path) -> None:
     module = task(encoder="lora", lr=2e-2)
     fit(module, tmp_path / "run")

@@ -54,6 +54,8 @@ class PromptSegment(VisionTask):
         drop_path: stochastic-depth rate of the encoder's last block.
         ambiguous: whether one click may mean several things and has three answers; none for what the weights were
             trained with, or else true. Give false where it means one, as with cells.
+        position_scale: factor for the frequencies that tell places apart, those of the weights too. Many small objects
+            want higher ones than Meta's, a model from scratch does not: raise them for a second stage.
         encoder: frozen trains the rest on embeddings that are computed once where images are the same in every epoch;
             lora adds small adapters to the encoder; full trains everything.
         lora_rank: width of the adapters.
@@ -89,6 +91,7 @@ class PromptSegment(VisionTask):
         decoder_dim: int | None = None,
         drop_path: float = 0.0,
         ambiguous: bool | None = None,
+        position_scale: float = 1.0,
         encoder: EncoderMode = "frozen",
         lora_rank: int = 8,
         lora_alpha: float = 16.0,
@@ -125,7 +128,7 @@ class PromptSegment(VisionTask):
         text_dim = None if self.text_prompts is None else self.text_prompts.width
         options = {
             "image_size": image_size, "embedding_stride": embedding_stride, "decoder_dim": decoder_dim,
-            "drop_path": drop_path, "ambiguous": ambiguous,
+            "drop_path": drop_path, "ambiguous": ambiguous, "position_scale": position_scale,
         }  # fmt: skip
         model, self.opening_line = build_segmenter(backbone, weights, backbone_weights, options, text_dim)
         if encoder == "frozen" and not self.opening_line:

@@ -47,8 +47,10 @@ def build_segmenter(
             raise ValueError(
                 f"{weights} holds a SAM of {known['backbone']}, not of {backbone}; leave --model.backbone out"
             )
+        factor = given.pop("position_scale", 1.0)
         model = create_sam(**{"backbone": backbone or "vit_b", **known, **given})
         line = str(load_weights(model, weights))
+        model.prompt_encoder.pe_layer.sharpen(factor)
         _add_text(model, text_dim, weights)
         return model, line
     if backbone_weights is not None and backbone not in SAM_BACKBONES:

@@ -33,6 +33,7 @@ def create_sam(
     decoder_dim: int = WIDTH,
     drop_path: float = 0.0,
     ambiguous: bool = True,
+    position_scale: float = 1.0,
 ) -> Sam:
     """Build a promptable segmentation model.
 
@@ -52,6 +53,9 @@ def create_sam(
         ambiguous: whether one click may mean several things (a shirt, or its wearer), so that it has three answers.
             False where it means one, as with cells: training and ``visionzoo masks`` then use the one answer that
             clear prompts have.
+        position_scale: factor for the frequencies that tell places apart, drawn or loaded. Meta's are of order one over
+            the image, and many small objects want higher ones. A model from scratch hardly begins to learn with higher
+            ones: train it on magnified crops first, and raise them then.
 
     Raises:
         ValueError: for an unknown backbone, a size that does not fit, or unfitting weights.
@@ -76,6 +80,8 @@ def create_sam(
     }
     if weights is not None:
         load_weights(model, weights)
+    # Not in the architecture: frequencies are among the weights, and would be raised again.
+    model.prompt_encoder.pe_layer.sharpen(position_scale)
     return model
 
 

@@ -36,6 +36,16 @@ class RandomPositions(nn.Module):
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, dim // 2))
 
+    def sharpen(self, factor: float) -> None:
+        """Raise all frequencies in place, so that places are told apart that are so much nearer.
+
+        Raises:
+            ValueError: unless the factor is positive and finite.
+        """
+        if not 0 < factor < math.inf:
+            raise ValueError(f"position_scale={factor} must be a positive number; 1 changes nothing")
+        self.positional_encoding_gaussian_matrix.mul_(factor)
+
     def forward(self, places: Tensor) -> Tensor:
         # In float32 whatever surrounds it: an angle of several turns has no meaning in bfloat16.
         with torch.autocast(places.device.type, enabled=False):
