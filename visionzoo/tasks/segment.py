@@ -27,7 +27,7 @@ from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
 from visionzoo.tasks.segment_batch import Part, each_image
 from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
-from visionzoo.tasks.text_prompts import TextPrompts
+from visionzoo.tasks.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.types import Preprocess, SegmentBatch
 from visionzoo.weights.fingerprint import weights_hash
 
@@ -67,6 +67,7 @@ class PromptSegment(VisionTask):
         eval_clicks: clicks in evaluation, at least 5.
         text_model: a CLIP (a run of train.py clip, or released weights with their configuration) whose text tower
             turns names into prompts; none for no text prompts.
+        text_template: the text of a name; best like the captions that the CLIP was trained on.
         sheet_images: images on the sheet that is drawn after every epoch.
         grad_checkpointing: recompute encoder and decoder in the backward pass. The decoder answers a dozen times a
             step: its activations are most of the memory.
@@ -101,6 +102,7 @@ class PromptSegment(VisionTask):
         box_share: float = 0.5,
         eval_clicks: int = 5,
         text_model: str | None = None,
+        text_template: str = TEMPLATE,
         sheet_images: int = 6,
         **kwargs: Any,
     ) -> None:
@@ -124,7 +126,7 @@ class PromptSegment(VisionTask):
         self.encoder, self.clicks, self.mask_rounds, self.box_share = encoder, clicks, mask_rounds, box_share
         self.eval_clicks, self.sheet_images = eval_clicks, sheet_images
 
-        self.text_prompts = None if text_model is None else TextPrompts.load(text_model)
+        self.text_prompts = None if text_model is None else TextPrompts.load(text_model, text_template)
         text_dim = None if self.text_prompts is None else self.text_prompts.width
         options = {
             "image_size": image_size, "embedding_stride": embedding_stride, "decoder_dim": decoder_dim,

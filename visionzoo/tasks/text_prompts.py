@@ -28,19 +28,29 @@ class TextPrompts:
 
     Args:
         clip: the model; its image tower is not used.
+        template: the text of a name, with ``{}`` in its place. It should read like the captions that the CLIP was
+            trained on: other words may blur what tells the names apart.
+
+    Raises:
+        ValueError: for a template without a place for the name.
     """
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: Clip, template: str = TEMPLATE) -> None:
+        if template.count("{}") != 1:
+            raise ValueError(
+                f"text_template={template!r} must hold {{}} once, where the name goes; such as {TEMPLATE!r}"
+            )
+        self.template = template
         self.clip = clip.requires_grad_(False).eval()
         self.width = clip.embed_dim
         self._known: dict[str, Tensor] = {}
 
     @classmethod
-    def load(cls, source: str) -> TextPrompts:
+    def load(cls, source: str, template: str = TEMPLATE) -> TextPrompts:
         """From a run of ``train.py clip``, or released weights with their configuration.
 
         Raises:
-            ValueError: for a model of another task.
+            ValueError: for a model of another task, and as the class.
         """
         if os.path.isdir(source) and (Path(source) / CONFIG_FILE).is_file():
             model: nn.Module = load_bundle(source)[0]
@@ -48,14 +58,14 @@ class TextPrompts:
             model = create_clip(weights=source)
         if not isinstance(model, Clip):
             raise ValueError(f"{source} holds no CLIP; text prompts need its text tower")
-        return cls(model)
+        return cls(model, template)
 
     @torch.no_grad()
     def embed(self, names: Sequence[str]) -> Tensor:
         """(N, T), of length one. Each name is encoded once."""
         for name in dict.fromkeys(names):
             if name not in self._known:
-                ids = self.clip.tokenizer([TEMPLATE.format(name)])
+                ids = self.clip.tokenizer([self.template.replace("{}", name)])
                 self._known[name] = self.clip.encode_text(ids, normalize=True)[0].float().cpu().clone()
         return torch.stack([self._known[name] for name in names]) if names else torch.empty(0, self.width)
 

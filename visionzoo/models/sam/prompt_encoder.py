@@ -98,6 +98,9 @@ class PromptEncoder(nn.Module):
         """Take text prompts of width T as well, through a new projection."""
         self.text_dim = text_dim
         self.text_projection = nn.Linear(text_dim, self.embed_dim)
+        # A text embedding has length one. Its token begins as large as those of points, or nobody would hear it.
+        nn.init.normal_(self.text_projection.weight)
+        nn.init.zeros_(self.text_projection.bias)
 
     def get_dense_pe(self) -> Tensor:
         """The positions of the grid's cells, as points there would have them: (1, C, h, w)."""
