@@ -457,6 +457,19 @@ def test_names_are_prompts(clip_run: str) -> None:
     assert not any("text_prompts" in k for k in module.state_dict()), "the text tower is no part of a checkpoint"
 
 
+def test_names_are_put_into_the_template(clip_run: str) -> None:
+    module = task(text_model=clip_run, text_template="a {}")
+    assert module.text_prompts is not None
+    clip = module.text_prompts.clip
+    wanted = clip.encode_text(clip.tokenizer(["a red circle"]), normalize=True)
+    torch.testing.assert_close(module.text_prompts.embed(["red circle"]), wanted)
+    token = module.model.prompt_encoder.text_projection(module.text_prompts.embed(["red circle"]))
+    assert 0.5 < float(token.std()) < 2, "as large as the token of a point"
+    for template in ("a red circle", "a {} and a {}"):
+        with pytest.raises(ValueError, match=r"must hold \{\} once"):
+            task(text_model=clip_run, text_template=template)
+
+
 def test_text_prompts_of_runs(clip_run: str, tmp_path: Path) -> None:
     spoken = task(text_model=clip_run)
     width = spoken.model.architecture["text_dim"]
