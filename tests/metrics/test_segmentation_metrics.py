@@ -131,3 +131,14 @@ def test_noisy_boxes_stay_near_and_inside():
     large = torch.tensor([[1000.0, 1000.0, 3000.0, 3000.0]]).repeat(500, 1)
     moved = noisy_boxes(large, (5000, 5000), torch.Generator().manual_seed(0)) - large
     assert moved.abs().max() == BOX_NOISE_PIXELS
+
+
+def test_the_middle_is_the_same_pixel_every_time() -> None:
+    """Four pixels are the middle of a square of even width; the first is taken, wherever the arrays lie in memory."""
+    targets = torch.zeros(1, 32, 32, dtype=torch.bool)
+    targets[0, 17:23, 11:17] = True
+    kept = []
+    for size in range(200):
+        kept.append(torch.zeros(size + 1))
+        clicks = central_clicks(torch.zeros_like(targets), targets.clone())
+        assert clicks.points.tolist() == [[13.0, 19.0]]

@@ -120,4 +120,5 @@ def _middle(part: np.ndarray) -> int:
 
     framed = np.pad(part.astype(np.uint8), 1)
     distance = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    return int(np.argmax(distance))
+    # OpenCV's roots differ in the last bit from call to call. Their squares are whole numbers, and ties are ties again.
+    return int(np.argmax(np.rint(distance.astype(np.float64) ** 2)))
