@@ -268,11 +268,20 @@ class Record:
                 self.value["results"] = before["results"]
 
     def row(self, key: str, measure: Callable[[], dict[str, Any]]) -> None:
-        """Measure a row and write it, unless an interrupted run of this command has."""
+        """Measure a row and write it, unless an interrupted run of this command has.
+
+        A row that runs out of memory as a whole, before its cases are timed one by one, says so and is kept too.
+        """
         if key in self.value["results"]:
             print(f"{key}: kept from the interrupted run")
             return
-        self.value["results"][key] = measure()
+        try:
+            self.value["results"][key] = measure()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"{key}: out of memory")
+            self.value["results"][key] = {"cases": {}, "absent": {"every case": "out of memory"}}
         write_json(self.path, self.value)
 
     def finish(self) -> None:

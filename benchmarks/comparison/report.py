@@ -47,12 +47,14 @@ def what_was_run(plan: Plan, data: dict[str, Any], records: Sequence[dict[str, A
     """The budget, the data, the machines, the versions; one line each."""
     options, budget = plan.options, plan.options.budget
     amount = f"{budget.steps:,} steps" if budget.steps else f"{budget.minutes:g} minutes of training"
+    limit = options.data.eval_limit
+    scored = f" ({limit:,} of them scored)" if limit is not None and limit < data["held_out_images"] else ""
     facts = [
         f"Budget: {amount} of {budget.batch_size} images at {options.image_size} pixels, {options.precision}, "
         f"{options.memory_format.replace('_', ' ')}, from scratch; {len(plan.seeds)} seed(s): "
         f"{', '.join(map(str, plan.seeds))}.",
-        f"Data: {data['name']}, {data['train_images']:,} training and {data['held_out_images']:,} held-out images of "
-        f"{data['classes']} classes; the last weights are scored, nothing is chosen on the held-out images.",
+        f"Data: {data['name']}, {data['train_images']:,} training and {data['held_out_images']:,} held-out images"
+        f"{scored} of {data['classes']} classes; the last weights are scored, nothing is chosen on the held-out images.",
     ]
     trained = [r for r in records if r["kind"] == "train" and r["status"] == "done"]
     facts.append(f"{len(trained)} trainings, {len(summary.problems)} problems.")

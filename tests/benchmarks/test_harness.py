@@ -67,6 +67,22 @@ def test_table_is_aligned(harness):
     ]
 
 
+def test_a_row_that_runs_out_of_memory_says_so_and_other_errors_do_not_pass(harness, tmp_path):
+    record = harness.Record("x", {"machine": harness.machine()}, str(tmp_path / "x.json"))
+
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def broken():
+        raise RuntimeError("shapes do not fit")
+
+    record.row("large", full)
+    with pytest.raises(RuntimeError, match="do not fit"):
+        record.row("wrong", broken)
+    kept = json.loads((tmp_path / "x.json").read_text())["results"]
+    assert kept == {"large": {"cases": {}, "absent": {"every case": "out of memory"}}}
+
+
 def test_a_record_names_machine_and_versions_and_goes_on_where_it_was_interrupted(harness, tmp_path):
     facts = {"machine": harness.machine(packages=("transformers", "no-such-peer"))}
     assert facts["machine"]["cpu"]

@@ -83,6 +83,13 @@ def test_a_click_of_a_model_whose_clicks_mean_one_thing(tmp_path, photo, capsys)
     assert np.array_equal(coco.decode(found["segmentation"]).astype(bool), masks[0])
 
 
+def test_what_to_do_when_no_mask_is_good_enough(run_folder, photo, capsys):
+    assert main(["masks", photo, "--model", run_folder, "--all", "--points-per-side", "2", "--min-iou", "99"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "overlay.png: 0 masks\n"
+    assert "no mask has a predicted IoU of 99 and a stability of 0.95; try lower ones" in said.err
+
+
 def test_everything(run_folder, photo, capsys):
     options = ["--all", "--points-per-side", "3", "--min-iou", "-9", "--min-stability", "0", "--crop-layers", "1"]
     options += ["--out", "all.png", "--json", "all.json"]

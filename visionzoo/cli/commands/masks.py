@@ -106,6 +106,12 @@ def run(args: argparse.Namespace) -> int:
     out = draw_segmented(args.image, result, args.out, points=points, labels=labels, box=args.box)
     count = f"{len(result.masks)} mask{'s' if len(result.masks) != 1 else ''}"
     print(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
+    if args.all and not result.masks:
+        print(
+            f"no mask has a predicted IoU of {args.min_iou:g} and a stability of {args.min_stability:g}; "
+            "try lower ones, such as --min-iou 0.5 --min-stability 0.6",
+            file=sys.stderr,
+        )
     return 0
 
 
