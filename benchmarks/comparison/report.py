@@ -54,7 +54,8 @@ def what_was_run(plan: Plan, data: dict[str, Any], records: Sequence[dict[str, A
         f"{options.memory_format.replace('_', ' ')}, from scratch; {len(plan.seeds)} seed(s): "
         f"{', '.join(map(str, plan.seeds))}.",
         f"Data: {data['name']}, {data['train_images']:,} training and {data['held_out_images']:,} held-out images"
-        f"{scored} of {data['classes']} classes; the last weights are scored, nothing is chosen on the held-out images.",
+        f"{scored} of {data['classes']} classes; the last weights are scored, nothing is chosen on the held-out "
+        "images.",
     ]
     trained = [r for r in records if r["kind"] == "train" and r["status"] == "done"]
     facts.append(f"{len(trained)} trainings, {len(summary.problems)} problems.")
