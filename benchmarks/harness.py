@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from visionzoo.files import write_json
+from visionzoo.macs import count_macs
 from visionzoo.runs.memory import is_out_of_memory
 from visionzoo.runs.record import git_state, versions
 
@@ -98,11 +99,7 @@ def matmul_peak(dtype: torch.dtype, device: str = "cpu", *, size: int = 0, clock
 
 def count_flops(run: Callable[[], Any]) -> int:
     """Floating-point operations of the matrix products in ``run``, attention included."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
+    return 2 * count_macs(run)
 
 
 def clock_of(device: str) -> str:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 import visionzoo as vz
 from visionzoo.losses.contrastive import info_nce
 from visionzoo.losses.segmentation import prompt_loss
+from visionzoo.macs import count_macs
 from visionzoo.models.sam.prompts import Prompts
 
 #: Operators that only look at the same memory in another way.
@@ -31,7 +31,9 @@ VIEWS = {
 class Cost(NamedTuple):
     """Of one call."""
 
-    operators: int  #: that compute or copy something
+    operators: (
+        int  #: of the forward pass that compute or copy something; a backward pass's differ among versions of torch
+    )
     mega_macs: float  #: multiply-adds of matrix products and convolutions, in millions
     kept_mib: float  #: memory that the forward pass keeps for the backward pass, weights not counted
 
@@ -67,7 +69,7 @@ def training(module: torch.nn.Module, run: Callable[[], Tensor]) -> Cost:
         run().backward()
         module.zero_grad(set_to_none=True)
 
-    operators, macs = _operators(step), _macs(step)
+    operators, macs = _operators(run), _macs(step)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         loss = run()
     held = sum(kept.values()) / 2**20
@@ -82,9 +84,7 @@ def _operators(run: Callable[[], Any]) -> int:
 
 
 def _macs(run: Callable[[], Any]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return round(counter.get_total_flops() / 2 / 1e6, 3)
+    return round(count_macs(run) / 1e6, 3)
 
 
 def _loss(out: Any) -> Tensor:

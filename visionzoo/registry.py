@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from visionzoo.macs import count_macs
 from visionzoo.types import CAPABILITIES, BackboneInfo
 
 if TYPE_CHECKING:
@@ -109,16 +110,14 @@ def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 def _meta_copy(name: str, image_size: tuple[int, int] | None, in_chans: int) -> Backbone:
     with torch.device("meta"):
         model = _spec(name).build(image_size=image_size, in_chans=in_chans, drop_path=0.0)
-    return model.eval().requires_grad_(False)  # the multiply-add counter's hooks refuse views of trainable leaves
+    return model.eval().requires_grad_(False)
 
 
 @cache
 def _describe(name: str, image_size: tuple[int, int] | None, in_chans: int) -> BackboneInfo:
-    from torch.utils.flop_counter import FlopCounterMode
-
     spec, model = _spec(name), _meta_copy(name, image_size, in_chans)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, in_chans, *model.image_size, device="meta"))
+    with torch.no_grad():
+        macs = count_macs(lambda: model(torch.zeros(1, in_chans, *model.image_size, device="meta")))
     return BackboneInfo(
         name=name,
         family=spec.family,
@@ -129,7 +128,7 @@ def _describe(name: str, image_size: tuple[int, int] | None, in_chans: int) -> B
         stride=model.stride,
         prefix_tokens=model.num_prefix_tokens,
         params=sum(p.numel() for p in model.parameters()),
-        gmacs=counter.get_total_flops() / 2e9,  # the counter counts a multiply-add as two
+        gmacs=macs / 1e9,
         capabilities=model.capabilities,
         preprocess=model.preprocess,
         pyramid=model.pyramid_levels,

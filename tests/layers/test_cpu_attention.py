@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from visionzoo.layers.attention import Attention
 from visionzoo.layers.cpu_attention import MAX_TOKENS, packed_attention, serves
@@ -47,7 +48,7 @@ def test_attention_trained_in_bfloat16_agrees_with_the_fused_kernel():
     layer = Attention(32, 4)
     x = torch.randn(2, 30, 32, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        assert serves(x, layer.qkv.weight)
+        assert serves(layer.project(x))
         out = layer(x)
         q, k, v = layer.heads(x)
         fused = layer.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -58,11 +59,39 @@ def test_attention_trained_in_bfloat16_agrees_with_the_fused_kernel():
 
 
 def test_it_serves_low_precision_training_only():
-    weight = torch.nn.Parameter(torch.zeros(24, 8))
-    x = torch.zeros(2, 5, 8, dtype=torch.bfloat16)
-    assert serves(x, weight)
-    assert not serves(x.float(), weight)
-    assert not serves(x, weight.detach())
-    assert not serves(torch.zeros(1, MAX_TOKENS + 1, 8, dtype=torch.bfloat16), weight)
+    x = torch.zeros(2, 5, 24, dtype=torch.bfloat16, requires_grad=True)
+    assert serves(x)
+    assert not serves(x.float())
+    assert not serves(x.detach())
+    assert not serves(torch.zeros(1, MAX_TOKENS + 1, 24, dtype=torch.bfloat16, requires_grad=True))
     with torch.no_grad():
-        assert not serves(x, weight)
+        assert not serves(x)
+
+
+def test_the_gradient_of_its_gradient_is_that_of_written_out_attention():
+    g = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 9, 48, generator=g, dtype=torch.float64, requires_grad=True)
+    out_grad = torch.randn(2, 9, 16, generator=g, dtype=torch.float64)
+
+    def penalty(attend):
+        (first,) = torch.autograd.grad((attend(qkv, 2) * out_grad).sum(), qkv, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), qkv)[0]
+
+    torch.testing.assert_close(penalty(packed_attention), penalty(_plain), rtol=1e-9, atol=1e-9)
+    assert torch.autograd.gradgradcheck(lambda x: packed_attention(x, 2), qkv)
+
+
+def test_a_gradient_penalty_in_bfloat16_has_every_term():
+    torch.manual_seed(0)
+    layer = Attention(64, 4)
+    x = torch.randn(2, 9, 64, requires_grad=True)
+
+    def penalty(module, x):
+        (first,) = torch.autograd.grad(module(x).float().square().sum(), x, create_graph=True)
+        return torch.cat([v.float().flatten() for v in torch.autograd.grad(first.float().square().sum(), x)])
+
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = penalty(layer, x)
+    low = penalty(layer.bfloat16(), x.bfloat16().detach().requires_grad_())
+    assert torch.cosine_similarity(exact, low, dim=0) > 0.999
+    assert low.norm() == pytest.approx(exact.norm().item(), rel=0.05)

@@ -200,6 +200,9 @@ def _build(model_name: str, *, image_size: tuple[int, int] | None, in_chans: int
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
     model: Any = graft(timm.create_model(model_name, num_classes=0, **options), TimmBackbone)
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):  # or BEiT, EVA and Swin V2 read the weight past the layer
+            module.qkv_bias_separate = True
     cfg = _pretrained_cfg(model_name)
     model._facts = facts
     model.name = PREFIX + model_name

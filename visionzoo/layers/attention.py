@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from visionzoo.layers.cpu_attention import packed_attention, serves
 from visionzoo.layers.drop_path import DropPath, LayerScale
-from visionzoo.layers.linear import Linear, linear
+from visionzoo.layers.fast_path import is_plain
+from visionzoo.layers.linear import apply_linear
 from visionzoo.layers.rope import apply_rope
 
 
@@ -45,19 +46,23 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.rotate_half = rotate_half
-        self.qkv = Linear(dim, dim * 3, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
         self.q_norm = nn.LayerNorm(self.head_dim, eps=eps) if qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(self.head_dim, eps=eps) if qk_norm else nn.Identity()
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
 
     def project(self, x: Tensor) -> Tensor:
         """(B, N, D) -> queries, keys and values side by side, (B, N, 3 D)."""
-        return self.qkv(x)
+        return apply_linear(self.qkv, x)
 
     def heads(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) -> queries, keys, values (B, H, N, d), normalised and rotated as the weights want."""
-        b, n, _ = x.shape
-        q, k, v = self.project(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.split(self.project(x), rope)
+
+    def split(self, packed: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, 3 D) of :meth:`project` -> what :meth:`heads` gives."""
+        b, n, _ = packed.shape
+        q, k, v = packed.reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = apply_rope(q, rope, half=self.rotate_half), apply_rope(k, rope, half=self.rotate_half)
@@ -70,11 +75,13 @@ class Attention(nn.Module):
             rope: rotation table of :mod:`visionzoo.layers.rope` for the last tokens of the sequence.
             bias: added to the attention logits; broadcasts to (B, H, N, N).
         """
-        if rope is None and bias is None and isinstance(self.q_norm, nn.Identity) and serves(x, self.qkv.weight):
-            return self.proj(packed_attention(self.project(x), self.num_heads))
-        q, k, v = self.heads(x, rope)
+        packed = self.project(x)
+        plain_norms = is_plain(self.q_norm, nn.Identity) and is_plain(self.k_norm, nn.Identity)
+        if rope is None and bias is None and plain_norms and serves(packed):
+            return apply_linear(self.proj, packed_attention(packed, self.num_heads))
+        q, k, v = self.split(packed, rope)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return apply_linear(self.proj, out.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, rope: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """The attention weights that :meth:`forward` applies, (B, H, N, N); each row sums to one."""
@@ -95,7 +102,7 @@ class QVBiasAttention(Attention):
         self.v_bias = nn.Parameter(torch.zeros(dim))
 
     def project(self, x: Tensor) -> Tensor:
-        return linear(x, self.qkv.weight, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
+        return apply_linear(self.qkv, x, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
 
 
 class Block(nn.Module):

@@ -1,8 +1,9 @@
 """Attention for training in bfloat16 or float16 on a CPU, where the backward pass of PyTorch's own kernel is slow.
 
 The forward pass is PyTorch's. The backward pass is plain matrix products in float32, for a few images at a time so that
-their attention weights stay in the cache. Measured on one core with AMX, forward and backward of 8 x 197 tokens with 16
-heads of 32: 35 ms for 67; of 8 x 50 tokens with 12 heads of 64: 6 ms for 20. In float32 PyTorch's kernel is as good.
+their attention weights stay in the cache; its own gradient (a gradient penalty) is that of attention written out.
+Measured on one core with AMX, forward and backward of 8 x 197 tokens with 16 heads of 32: 35 ms for 67; of 8 x 50
+tokens with 12 heads of 64: 6 ms for 20. In float32 PyTorch's kernel is as good.
 
 Legend: B batch, N tokens, H heads, d head width, D = H * d.
 """
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from visionzoo.layers.fast_path import is_recorded
 
 #: Attention weights computed at once: 2 MiB in float32, about a core's second-level cache.
 CHUNK = 2**19
@@ -22,21 +24,16 @@ CHUNK = 2**19
 MAX_TOKENS = 1024
 
 
-def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`packed_attention` is the better choice.
-
-    Args:
-        x: (B, N, D), what is projected.
-        weight: what projects it.
-    """
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+def serves(qkv: Tensor) -> bool:
+    """Whether :func:`packed_attention` is the better choice for queries, keys and values (B, N, 3 D)."""
     return (
-        dtype in (torch.bfloat16, torch.float16)
-        and 0 < x.shape[1] <= MAX_TOKENS
-        and (x.requires_grad or weight.requires_grad)
-        and type(x) is Tensor
+        qkv.device.type == "cpu"
+        and qkv.requires_grad
+        and torch.is_grad_enabled()
+        and qkv.dtype in (torch.bfloat16, torch.float16)
+        and 0 < qkv.shape[1] <= MAX_TOKENS
+        and type(qkv) is Tensor
+        and not is_recorded()
     )
 
 
@@ -86,6 +83,13 @@ def _product(buffer: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor
     return torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
 
 
+def _written_out(qkv: Tensor, num_heads: int) -> Tensor:
+    """:func:`packed_attention` in operators that torch differentiates as often as one likes."""
+    q, k, v = qkv.to(_dtype(qkv)).unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return (weights @ v).transpose(1, 2).flatten(2).to(qkv.dtype)
+
+
 class _PackedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, num_heads: int) -> Tensor:  # type: ignore[override]
@@ -98,10 +102,12 @@ class _PackedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         qkv, out, sums = ctx.saved_tensors
         h = ctx.num_heads
+        if torch.is_grad_enabled():  # the gradient itself is to be differentiated (create_graph)
+            (result,) = torch.autograd.grad(_written_out(qkv, h), qkv, grad, create_graph=True)
+            return result, None
         b, n, width = qkv.shape
         scale = (width // (3 * h)) ** -0.5
         result = torch.empty_like(qkv)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.layers.attention import Attention
+from visionzoo.layers.linear import apply_linear
 from visionzoo.layers.window import from_windows, to_windows, window_layout
 
 
@@ -111,13 +112,13 @@ class DecomposedAttention(Attention):
         """
         if not self.window:
             q, k, v = self.heads(x)
-            return self.proj(self._attend(q, k, v, grid_size).transpose(1, 2).flatten(2))
+            return apply_linear(self.proj, self._attend(q, k, v, grid_size).transpose(1, 2).flatten(2))
         layout = window_layout(grid_size, self.window, 0, x)
         windows = to_windows(x.view(x.shape[0], *grid_size, -1), layout)
         q, k, v = self.heads(windows)
         out = self._attend(q, k, v, (self.window, self.window)).transpose(1, 2).flatten(2)
         # The projection comes after the padding is gone: less work, same numbers.
-        return self.proj(from_windows(out, layout).flatten(1, 2))
+        return apply_linear(self.proj, from_windows(out, layout).flatten(1, 2))
 
     def weights(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """The attention weights that :meth:`forward` applies; each row sums to one.

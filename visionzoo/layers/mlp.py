@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visionzoo.layers.linear import Linear, linear, takes_fused_kernel
+from visionzoo.layers.fast_path import is_plain
+from visionzoo.layers.linear import apply_linear, linear, takes_fused_kernel
 
 
 class QuickGELU(nn.Module):
@@ -39,26 +40,20 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, act: str = "gelu", *, norm: bool = False, eps: float = 1e-6) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = ACTIVATIONS[act]()
         self.norm = nn.LayerNorm(hidden_dim, eps=eps) if norm else nn.Identity()
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.norm(expand(x, self.fc1, self.act)))
+        return apply_linear(self.fc2, self.norm(expand(x, self.fc1, self.act)))
 
 
 def expand(x: Tensor, fc1: nn.Module, act: nn.Module) -> Tensor:
     """``act(fc1(x))``, the first half of an MLP, in one kernel where that pays: (..., D) -> (..., E)."""
-    # Only where nothing stands between the two: an adapter in place of the layer, or somebody who listens to it.
-    if (
-        type(fc1) is Linear
-        and isinstance(act, nn.GELU)
-        and not (fc1._forward_hooks or fc1._forward_pre_hooks or act._forward_hooks or act._forward_pre_hooks)
-        and takes_fused_kernel(x, fc1.weight, gelu=True)
-    ):
-        return linear(x, fc1.weight, fc1.bias, gelu=act.approximate)
-    return act(fc1(x))
+    if is_plain(fc1, nn.Linear) and is_plain(act, nn.GELU, TanhGELU) and takes_fused_kernel(x, fc1.weight, gelu=True):  # type: ignore[arg-type]
+        return linear(x, fc1.weight, fc1.bias, gelu=act.approximate)  # type: ignore[arg-type]
+    return act(apply_linear(fc1, x))
 
 
 class SwiGLUPacked(nn.Module):
@@ -66,12 +61,12 @@ class SwiGLUPacked(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
-        self.fc2 = Linear(hidden_dim // 2, dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.fc1(x).chunk(2, dim=-1)
-        return self.fc2(F.silu(gate) * value)
+        gate, value = apply_linear(self.fc1, x).chunk(2, dim=-1)
+        return apply_linear(self.fc2, F.silu(gate) * value)
 
 
 class SwiGLU(nn.Module):
@@ -79,10 +74,11 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, *, norm: bool = False, eps: float = 1e-6) -> None:
         super().__init__()
-        self.fc1_g = Linear(dim, hidden_dim)
-        self.fc1_x = Linear(dim, hidden_dim)
+        self.fc1_g = nn.Linear(dim, hidden_dim)
+        self.fc1_x = nn.Linear(dim, hidden_dim)
         self.norm = nn.LayerNorm(hidden_dim, eps=eps) if norm else nn.Identity()
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.norm(F.silu(self.fc1_g(x)) * self.fc1_x(x)))
+        gated = F.silu(apply_linear(self.fc1_g, x)) * apply_linear(self.fc1_x, x)
+        return apply_linear(self.fc2, self.norm(gated))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionzoo.layers.fast_path import is_plain
 from visionzoo.layers.linear import linear
 
 
@@ -15,7 +16,8 @@ class PatchEmbed(nn.Module):
     """Cut an image into p x p patches and project each to D channels (arXiv 2010.11929, equation 1).
 
     The weight is a convolution's, ``proj.weight`` (D, C, p, p), but it is applied as one matrix product, so that
-    only the patches that are asked for are computed.
+    only the patches that are asked for are computed. Whatever else stands in the convolution's place is called with the
+    whole image.
 
     Args:
         patch_size: p, in pixels.
@@ -43,14 +45,21 @@ class PatchEmbed(nn.Module):
             return -(-image_size[0] // p), -(-image_size[1] // p)
         return image_size[0] // p, image_size[1] // p
 
-    def patchify(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, h * w, C * p * p) in raster order, each patch channel first."""
-        b, c, height, width = images.shape
+    def fit(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, h * p, w * p): what is no whole patch is filled up or cut off."""
+        height, width = images.shape[2:]
         p = self.patch_size
         h, w = self.grid_size((height, width))
-        if (h * p, w * p) != (height, width):
-            # A negative pad crops.
-            images = F.pad(images, (0, w * p - width, 0, h * p - height))
+        if (h * p, w * p) == (height, width):
+            return images
+        return F.pad(images, (0, w * p - width, 0, h * p - height))  # a negative pad crops
+
+    def patchify(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, h * w, C * p * p) in raster order, each patch channel first."""
+        images = self.fit(images)
+        b, c, height, width = images.shape
+        p = self.patch_size
+        h, w = height // p, width // p
         return images.reshape(b, c, h, p, w, p).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w, c * p * p)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -63,9 +72,10 @@ class PatchEmbed(nn.Module):
         Raises:
             ValueError: for another number of channels, or an image lower or narrower than a patch.
         """
-        if images.shape[1] != self.proj.in_channels:
+        in_chans = getattr(self.proj, "in_channels", images.shape[1])
+        if images.shape[1] != in_chans:
             raise ValueError(
-                f"got images with {images.shape[1]} channels, this model takes {self.proj.in_channels}; "
+                f"got images with {images.shape[1]} channels, this model takes {in_chans}; "
                 f"build it with in_chans={images.shape[1]}"
             )
         if min(images.shape[2:]) < self.patch_size:
@@ -73,7 +83,11 @@ class PatchEmbed(nn.Module):
                 f"got images of {images.shape[2]}x{images.shape[3]} pixels, smaller than a patch of {self.patch_size}; "
                 f"enlarge them to {self.patch_size} pixels or more"
             )
-        patches = self.patchify(images)
-        if keep is not None:
-            patches = patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
-        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        if not is_plain(self.proj, nn.Conv2d):
+            return _visible(self.proj(self.fit(images)).flatten(2).mT, keep)
+        return linear(_visible(self.patchify(images), keep), self.proj.weight.flatten(1), self.proj.bias)
+
+
+def _visible(x: Tensor, keep: Tensor | None) -> Tensor:
+    """Of the tokens (B, h * w, E) those that ``keep`` (B, N) names."""
+    return x if keep is None else x.gather(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

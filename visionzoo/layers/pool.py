@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visionzoo.layers.linear import Linear
+from visionzoo.layers.linear import apply_linear
 from visionzoo.layers.mlp import Mlp
 
 
@@ -18,15 +18,16 @@ class AttentionPool(nn.Module):
         self.num_heads = num_heads
         self.latent = nn.Parameter(torch.empty(1, 1, dim))
         nn.init.trunc_normal_(self.latent, std=dim**-0.5)
-        self.q = Linear(dim, dim)
-        self.kv = Linear(dim, dim * 2)
-        self.proj = Linear(dim, dim)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, dim * 2)
+        self.proj = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, mlp_hidden, act)
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, dim = x.shape
-        q = self.q(self.latent).expand(b, -1, -1).reshape(b, 1, self.num_heads, -1).transpose(1, 2)
-        k, v = self.kv(x).reshape(b, n, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        pooled = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, 1, dim))
+        q = apply_linear(self.q, self.latent).expand(b, -1, -1).reshape(b, 1, self.num_heads, -1).transpose(1, 2)
+        k, v = apply_linear(self.kv, x).reshape(b, n, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, 1, dim)
+        pooled = apply_linear(self.proj, found)
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]

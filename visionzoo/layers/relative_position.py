@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.layers.attention import QVBiasAttention
+from visionzoo.layers.linear import apply_linear
 from visionzoo.layers.window import cacheable
 
 #: Rows at the end of BEiT's table: class token to patch, patch to class token, class token to itself.
@@ -141,7 +142,7 @@ class RelativeBiasAttention(QVBiasAttention):
         q, k, v = self.heads(x)
         bias = self.position_bias(grid_size, keep).to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return apply_linear(self.proj, out.transpose(1, 2).flatten(2))
 
     def weights(  # type: ignore[override]
         self, x: Tensor, grid_size: tuple[int, int], keep: Tensor | None = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.layers.attention import Attention
+from visionzoo.layers.linear import apply_linear
 from visionzoo.layers.relative_position import resample_relative_table
 from visionzoo.layers.window import cacheable
 
@@ -86,7 +87,7 @@ class WindowAttention(Attention):
             if mask is not None:
                 bias = bias.expand(x.shape[0] // mask.shape[0], *bias.shape).flatten(0, 1)
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return apply_linear(self.proj, out.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """The attention weights that :meth:`forward` applies, (M, H, N, N); each row sums to one."""
@@ -142,7 +143,7 @@ class CosineWindowAttention(WindowAttention):
         return table.t().index_select(1, relative_index(self.window, table)).view(self.num_heads, n, n)
 
     def project(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.qkv.weight, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
+        return apply_linear(self.qkv, x, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
 
     def heads(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         del rope

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from visionzoo.backbones.base import Backbone
 from visionzoo.backbones.vit import VisionTransformer
-from visionzoo.layers.linear import Linear
 from visionzoo.layers.mlp import ACTIVATIONS, Mlp
 from visionzoo.models.masking import draw_noise, random_masking
 from visionzoo.registry import require_capability
@@ -44,7 +43,7 @@ class ImageTower(nn.Module):
         self.locked = False
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if projection != "none":
-            proj = layers["proj"] = Linear(trunk.pooled_dim, embed_dim, bias=projection == "linear_bias")
+            proj = layers["proj"] = nn.Linear(trunk.pooled_dim, embed_dim, bias=projection == "linear_bias")
             nn.init.normal_(proj.weight, std=trunk.pooled_dim**-0.5)
             if proj.bias is not None:
                 nn.init.zeros_(proj.bias)

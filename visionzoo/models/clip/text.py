@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from visionzoo.layers.linear import Linear, linear
+from visionzoo.layers.fast_path import is_plain, is_recorded
+from visionzoo.layers.linear import apply_linear, linear
 from visionzoo.layers.mlp import ACTIVATIONS, expand
 from visionzoo.models.clip.config import TextConfig
 
@@ -25,7 +26,7 @@ class TextAttention(nn.Module):
         self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
 
     def _project(self, x: Tensor, first: int, parts: int) -> tuple[Tensor, ...]:
         """``parts`` of queries, keys and values from the ``first`` on, each (B, H, N, d)."""
@@ -37,7 +38,7 @@ class TextAttention(nn.Module):
     def forward(self, x: Tensor, causal: bool) -> Tensor:
         q, k, v = self._project(x, 0, 3)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return apply_linear(self.out_proj, out.transpose(1, 2).flatten(2))
 
     def of_one(self, x: Tensor, at: Tensor, causal: bool) -> Tensor:
         """What :meth:`forward` gives for one token of each sequence: (B, N, D) and (B,) int64 -> (B, 1, D)."""
@@ -45,7 +46,7 @@ class TextAttention(nn.Module):
         k, v = self._project(x, 1, 2)
         mask = (torch.arange(x.shape[1], device=x.device) <= at[:, None])[:, None, None] if causal else None
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return apply_linear(self.out_proj, out.transpose(1, 2).flatten(2))
 
 
 class TextMlp(nn.Module):
@@ -53,12 +54,12 @@ class TextMlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, act: str) -> None:
         super().__init__()
-        self.c_fc = Linear(dim, hidden_dim)
+        self.c_fc = nn.Linear(dim, hidden_dim)
         self.act = ACTIVATIONS[act]()
-        self.c_proj = Linear(hidden_dim, dim)
+        self.c_proj = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(expand(x, self.c_fc, self.act))
+        return apply_linear(self.c_proj, expand(x, self.c_fc, self.act))
 
 
 class TextBlock(nn.Module):
@@ -75,6 +76,10 @@ class TextBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x), self.causal)
         return x + self.mlp(self.ln_2(x))
+
+    def is_plain(self) -> bool:
+        """Whether nobody has put anything around this block or its attention, so that part of it will do."""
+        return is_plain(self, TextBlock) and is_plain(self.attn, TextAttention)
 
     def of_one(self, x: Tensor, at: Tensor) -> Tensor:
         """The same for one token of each sequence: (B, N, D) and (B,) int64 -> (B, 1, D)."""
@@ -152,8 +157,8 @@ class TextTower(nn.Module):
         """
         self._check(ids)
         at = self.pooled_place(ids)
-        if self.config.causal and ids.numel() and not torch.compiler.is_compiling():
-            # A compiled graph keeps one length: asking the data would break it in two.
+        if self.config.causal and ids.numel() and not is_recorded():
+            # A graph keeps one length: asking the data would break a compiled one in two, and fix a traced one.
             ids = ids[:, : int(at.max()) + 1]
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         *blocks, last = self.blocks
@@ -162,7 +167,8 @@ class TextTower(nn.Module):
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        x = self.ln_final(last.of_one(x, at)[:, 0])
+        one = last.of_one(x, at) if last.is_plain() else take(last(x), at)
+        x = self.ln_final(one[:, 0])
         projection = self.text_projection
         return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
@@ -174,7 +180,7 @@ class TextTower(nn.Module):
         if config.pool == "argmax":
             return ids.argmax(dim=-1)
         ends = ids.eq(config.end_id or 0)
-        if not torch.compiler.is_compiling() and not bool(ends.any(dim=-1).all()):
+        if not is_recorded() and not bool(ends.any(dim=-1).all()):
             raise ValueError(f"a text has no end token (id {config.end_id}); use the tokenizer this model belongs to")
         return ends.int().argmax(dim=-1)
 

@@ -35,7 +35,7 @@ class OwnEncoder(_Base):
         return max(self.image_size)
 
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
-        return self.forward_features(images.to(self.patch_embed.proj.weight.dtype))
+        return self.forward_features(images.to(next(self.parameters()).dtype))
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """What a frozen encoder gives: the embedding itself, (B, C, h, w)."""
@@ -145,7 +145,7 @@ class NeckedEncoder(nn.Module):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """What a frozen trunk gives, on grids no finer than the embedding's; the neck still has to learn."""
-        images = images.to(self.neck.mix[0].weight.dtype)  # type: ignore[arg-type]
+        images = images.to(next(self.neck.parameters()).dtype)
         if not self.levels:
             maps = [self.trunk(images).grid]
         else:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.backbones.vitdet import LayerNorm2d
+from visionzoo.layers.fast_path import is_plain
 from visionzoo.layers.linear import linear
 from visionzoo.models.sam.transformer import Cells, TwoWayTransformer
 
@@ -128,6 +129,9 @@ class MaskDecoder(nn.Module):
         weights = torch.stack([self.output_hypernetworks_mlps[k](decoded.masks[:, k]) for k in chosen], dim=1)
         n, s, _ = decoded.keys.shape
         brushes = self._brushes()
+        if brushes is None:
+            image = self.output_upscaling(decoded.keys.mT.unflatten(2, decoded.grid))
+            return (weights @ image.flatten(2)).unflatten(2, image.shape[2:])
         if torch.is_grad_enabled() and (decoded.keys.requires_grad or weights.requires_grad):
             values = _paint(decoded.keys, weights, brushes)
         else:
@@ -141,7 +145,11 @@ class MaskDecoder(nn.Module):
         pixels = values.view(n, len(chosen), h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return pixels.reshape(n, len(chosen), 4 * h, 4 * w)
 
-    def _brushes(self) -> _Brushes:
+    def _brushes(self) -> _Brushes | None:
+        """The upscaling as matrix products; None where a layer of it is not plain, and has to be called."""
+        kinds = (nn.ConvTranspose2d, LayerNorm2d, nn.GELU, nn.ConvTranspose2d, nn.GELU)
+        if not all(is_plain(layer, kind) for layer, kind in zip(self.output_upscaling, kinds, strict=True)):
+            return None
         first, norm, _, second, _ = self.output_upscaling
         layers: list[Any] = [first, second]
         (w1, b1), (w2, b2) = ((_as_matrix(layer.weight), layer.bias.repeat(4)) for layer in layers)

@@ -7,6 +7,8 @@ Images and prompts differ in number by a thousand, which three exact rearrangeme
 - ``(a v) W`` is ``a (v W)`` likewise, for values.
 - what the first layer projects of an image is the same for all its prompts, and is computed once (:class:`Cells`).
 
+The first two read weights past their layers, and only where these are plain.
+
 Legend: N prompts, B images, T tokens, S = h * w cells, C width, H heads, d head width, D = H * d.
 """
 
@@ -17,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from visionzoo.layers.fast_path import is_plain
 
 
 class Cells(NamedTuple):
@@ -130,7 +134,8 @@ class Attention(nn.Module):
         return torch.baddbmm(keys, weights.flatten(1, 2).mT, answer.flatten(1, 2))
 
     def _folds(self, tokens: int) -> bool:
-        return self.num_heads * tokens < self.inner_dim
+        layers = (self.q_proj, self.k_proj, self.v_proj, self.out_proj)
+        return self.num_heads * tokens < self.inner_dim and all(is_plain(layer, nn.Linear) for layer in layers)
 
 
 class TwoWayBlock(nn.Module):
