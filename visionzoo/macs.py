@@ -67,7 +67,7 @@ def _convolution(out: Tensor, args: Any) -> int:
 
 
 def _convolution_backward(_: Any, args: Any) -> int:
-    grad, image, weight, transposed, wanted = *args[:3], args[7], args[10]
+    grad, image, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
     return sum(wanted[:2]) * (image if transposed else grad).numel() * math.prod(weight.shape[1:])
 
 

@@ -129,7 +129,7 @@ class CosineWindowAttention(WindowAttention):
 
     def distances(self) -> Tensor:
         """Log-spaced relative positions, ((2 s - 1)^2, 2), the pretrained window's in [-1.06, 1.06] (equation 4)."""
-        weight = next(self.cpb_mlp.parameters())
+        weight = self.logit_scale  # not the network's own, which may be quantised
         steps = torch.arange(1 - self.window, self.window, device=weight.device, dtype=torch.float32)
         steps = steps * (8.0 / max(self.pretrained_window - 1, 1))
         steps = steps.sign() * (steps.abs() + 1.0).log2() / 3.0
