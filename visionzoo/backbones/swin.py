@@ -268,7 +268,7 @@ class SwinTransformer(Backbone):
         h, w = self.patch_embed.grid_size((images.shape[2], images.shape[3]))
         if not self.pad_windows:
             self._require_fit(images.shape[2], images.shape[3])
-        x = self.patch_embed(images).view(images.shape[0], h, w, -1)
+        x = self.patch_embed(images).unflatten(1, (h, w))
         if mask is not None:
             assert mask_token is not None, "a mask needs its token"
             x = torch.where(mask.unsqueeze(-1), mask_token.to(x.dtype), x)

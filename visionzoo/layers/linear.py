@@ -31,6 +31,7 @@ def takes_fused_kernel(x: Tensor, weight: Tensor, *, gelu: bool = False) -> bool
     """Whether :func:`linear` of these two is one call of the fused kernel, which has no gradient."""
     return (
         not torch.is_grad_enabled()
+        and not is_recorded()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype
         and x.dtype in _kernel_dtypes()
@@ -39,7 +40,6 @@ def takes_fused_kernel(x: Tensor, weight: Tensor, *, gelu: bool = False) -> bool
         and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and x.numel() > 0
-        and not is_recorded()
     )
 
 

@@ -60,7 +60,8 @@ def window_layout(grid: tuple[int, int], window: int, shift: int, like: Tensor) 
 
 def cacheable(like: Tensor) -> bool:
     """Whether tensors made for this forward pass may be kept: not where they would be traced or fake."""
-    return not torch.compiler.is_compiling() and type(like) in (Tensor, nn.Parameter)
+    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not graph and type(like) in (Tensor, nn.Parameter)
 
 
 @lru_cache(maxsize=CACHED_LAYOUTS)
@@ -108,11 +109,23 @@ class _Reorder(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         del output
         ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+        return tangent.index_select(1, ctx.saved_tensors[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         order, inverse = ctx.saved_tensors
         return _Reorder.apply(grad, inverse, order), None, None
+
+
+def _reorder(x: Tensor, order: Tensor, inverse: Tensor | None) -> Tensor:
+    """``x`` (B, N, C) with its tokens in another order."""
+    if torch.jit.is_tracing():  # a traced graph that is saved holds no Python
+        return x.index_select(1, order)
+    return _Reorder.apply(x, order, inverse)
 
 
 def to_windows(x: Tensor, layout: WindowLayout) -> Tensor:
@@ -123,15 +136,16 @@ def to_windows(x: Tensor, layout: WindowLayout) -> Tensor:
         x = F.pad(x, (0, 0, 0, wp - w, 0, hp - h))
     x = x.reshape(b, hp * wp, c)
     if layout.order is not None:
-        x = _Reorder.apply(x, layout.order, layout.inverse)
-    return x.reshape(-1, layout.window**2, c)
+        x = _reorder(x, layout.order, layout.inverse)
+    return x.reshape(b * layout.num_windows, layout.window**2, c)
 
 
 def from_windows(x: Tensor, layout: WindowLayout) -> Tensor:
     """(B * n, N, C) -> (B, h, w, C), the inverse of :func:`to_windows`; what stands in the padding is dropped."""
     (h, w), (hp, wp) = layout.grid, layout.padded
     c = x.shape[-1]
-    x = x.reshape(-1, hp * wp, c)
+    b = x.shape[0] // layout.num_windows
+    x = x.reshape(b, hp * wp, c)
     if layout.inverse is not None:
-        x = _Reorder.apply(x, layout.inverse, layout.order)
-    return x.view(-1, hp, wp, c)[:, :h, :w]
+        x = _reorder(x, layout.inverse, layout.order)
+    return x.view(b, hp, wp, c)[:, :h, :w]

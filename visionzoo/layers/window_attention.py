@@ -79,7 +79,7 @@ class WindowAttention(Attention):
         """
         q, k, v = self.heads(x)
         bias = self.masked_bias(mask, q.dtype)
-        if bias.requires_grad and q.device.type == "cpu":
+        if bias.requires_grad and q.device.type == "cpu" and not torch.jit.is_tracing():
             # No fused kernel on a CPU gives the gradient of a bias, and the fallback computes bf16 in float32: at 0.6
             # times the speed of this.
             out = self._softmax(q, k, bias) @ v
