@@ -11,7 +11,9 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningDataModule, Trainer
@@ -108,19 +110,25 @@ class TrainCLI(LightningCLI):
         self._only = subcommand
         self._folder: RunFolder | None = None
         self._checkpoint_io = AtomicCheckpointIO()
+        self._made: list[Path] = []  # folders that are new, innermost first
         task, data = self.entry.load()
-        super().__init__(
-            task,
-            data,
-            save_config_callback=None,
-            trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 10, "use_distributed_sampler": False},
-            seed_everything_default=0,
-            parser_class=OneLineParser,
-            parser_kwargs={"prog": f"{program} {name}"},
-            args=[subcommand, *args],
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        try:
+            super().__init__(
+                task,
+                data,
+                save_config_callback=None,
+                trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 10, "use_distributed_sampler": False},
+                seed_everything_default=0,
+                parser_class=OneLineParser,
+                parser_kwargs={"prog": f"{program} {name}"},
+                args=[subcommand, *args],
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        finally:  # a command that was refused leaves no empty folder
+            for folder in self._made:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
 
     # ---- the parser -----------------------------------------------------------------------------------------------
 
@@ -205,9 +213,13 @@ class TrainCLI(LightningCLI):
             saved = any(file.is_file() for file in (folder.last, folder.best, folder.model))
             if saved and not self._get(self.config, "ckpt_path") and self._only == "fit":
                 raise UsageError(f"{given} holds a run; go on with it by --resume {given}, or give another --run_dir")
+            self._made = [p for p in (folder.path, *folder.path.parents) if not p.exists()]
             folder.path.mkdir(parents=True, exist_ok=True)
             return folder
-        return RunFolder.create("runs", self._run_name())
+        parents = [p for p in (Path("runs"),) if not p.exists()]
+        folder = RunFolder.create("runs", self._run_name())
+        self._made = [folder.path, *parents]
+        return folder
 
     def _run_name(self) -> str:
         path = str(getattr(self.datamodule, "path", None) or self._get(self.config, "data").get("path") or "data")
