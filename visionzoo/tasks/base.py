@@ -15,6 +15,7 @@ from visionzoo.models.preprocess import Normalize
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.tasks.micro_batch import MicroBatches, told_what_to_do
+from visionzoo.tasks.options import plain, settled_changes
 from visionzoo.types import Preprocess
 from visionzoo.weights import SCHEMA_VERSION, LoadReport
 
@@ -65,6 +66,9 @@ class VisionTask(LightningModule):
     can_shard: bool = (
         False  #: whether FSDP can be used: nothing but ``forward`` of the network and its blocks is called
     )
+    settled: ClassVar[frozenset[str]] = frozenset()  #: options that a run which goes on cannot change
+    built: Mapping[str, Any] = {}  #: options that rebuild this task from a checkpoint, without what it started from
+    lr_factor: float = 1.0  #: on the learning rate, after going back from numbers that were not finite
     halve_on_oom: bool = True  #: repeat a step that runs out of memory in parts of half the size
 
     model: nn.Module
@@ -87,6 +91,7 @@ class VisionTask(LightningModule):
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters()  # all options, those of subclasses included
         for name, value in (("weight_decay", weight_decay), ("warmup_epochs", warmup_epochs), ("min_lr", min_lr)):
             if value < 0:
                 raise ValueError(f"{name}={value} must be at least 0")
@@ -101,6 +106,15 @@ class VisionTask(LightningModule):
         self.warmup_epochs, self.warmup_steps, self.min_lr = warmup_epochs, warmup_steps, min_lr
         self.ema_decay, self.compile_model, self.grad_checkpointing = ema_decay, compile, grad_checkpointing
         self.micro_batches = MicroBatches()
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, weights_only: bool = True, **kwargs: Any) -> Any:
+        """The task of a checkpoint, which holds its options; Lightning's arguments, and no object is ever unpickled.
+
+        Where options alone cannot say the network (``wise_ft``, a CLIP of another vocabulary), the weights it started
+        from are read again. With averaged weights (``ema_decay``) it holds the average.
+        """
+        return super().load_from_checkpoint(checkpoint_path, *args, weights_only=weights_only, **kwargs)
 
     # ---- what a task implements -------------------------------------------------------------------------------------
 
@@ -170,7 +184,7 @@ class VisionTask(LightningModule):
         self.load_report = None  # whatever the run started from
 
     def configure_model(self) -> None:
-        strategy: Any = self.trainer.strategy
+        strategy: Any = None if self._trainer is None else self._trainer.strategy
         if not hasattr(strategy, "shard"):
             return
         if not self.can_shard or self.ema_decay:
@@ -183,6 +197,7 @@ class VisionTask(LightningModule):
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
+        self.apply_optimizer_options()
         self.train()  # Lightning leaves every module in the mode it finds, also what must be in eval mode
         # on a small set an epoch has fewer steps than the logging interval, and would show no loss at all
         trainer: Any = self.trainer
@@ -235,7 +250,9 @@ class VisionTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         lr = self.peak_lr(self.trainer)
-        optimizer = optim.make_adamw(self.param_groups(lr), lr=lr, betas=self.betas, fused=self._fused_allowed())
+        groups = self.param_groups(lr)
+        self._group_options = [{k: g[k] for k in ("lr", "lr_scale", "weight_decay", "name")} for g in groups]
+        optimizer = optim.make_adamw(groups, lr=lr, betas=self.betas, fused=self._fused_allowed())
         total = self._total_steps()
         factor = partial(
             optim.warmup_cosine,
@@ -245,6 +262,18 @@ class VisionTask(LightningModule):
         )
         scheduler = optim.make_schedule(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def apply_optimizer_options(self) -> None:
+        """Learning rates, decay and momenta as the options say: a checkpoint brings those that it was saved with."""
+        for optimizer, config in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            schedule: Any = config.scheduler
+            schedule.base_lrs = [options["lr"] * self.lr_factor for options in self._group_options]
+            now = [lr * factor(schedule.last_epoch) for lr, factor in zip(schedule.base_lrs, schedule.lr_lambdas)]
+            for group, options, peak, lr in zip(
+                optimizer.param_groups, self._group_options, schedule.base_lrs, now, strict=True
+            ):
+                group.update(options, betas=self.betas, initial_lr=peak, lr=lr)
+            schedule._last_lr = now
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """The optimizer's groups for a peak learning rate, see :func:`visionzoo.tasks.optim.param_groups`."""
@@ -287,6 +316,11 @@ class VisionTask(LightningModule):
         checkpoint["schema_version"] = SCHEMA_VERSION
         checkpoint["task"] = self.task_name
         checkpoint["micro_batch"] = self.micro_batches.size
+        checkpoint["lr_factor"] = self.lr_factor
+        checkpoint["preprocess"] = self.preprocess.to_dict()
+        checkpoint["options"] = plain(self.hparams)
+        # what Lightning's load_from_checkpoint builds this task with
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**checkpoint["options"], **plain(self.built)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         version, task = checkpoint.get("schema_version"), checkpoint.get("task")
@@ -294,7 +328,36 @@ class VisionTask(LightningModule):
             raise ValueError(f"the checkpoint has schema {version}; this visionzoo reads up to {SCHEMA_VERSION}")
         if task != self.task_name:
             raise ValueError(f"the checkpoint belongs to the task {task!r}, not to {self.task_name!r}")
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._check_options(checkpoint)
         self.micro_batches.size = checkpoint.get("micro_batch")
+        self.lr_factor = checkpoint.get("lr_factor", 1.0)
+        if "preprocess" in checkpoint:
+            self._use_preprocess(Preprocess.from_dict(checkpoint["preprocess"]))
+
+    def _check_options(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse to go on with options that cannot change in a run; the others are applied.
+
+        Raises:
+            ValueError: naming them.
+        """
+        built = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        changes = settled_changes(checkpoint.get("options", {}), built, plain(self.hparams), self.settled)
+        if changes:
+            raise ValueError(
+                f"a run that goes on keeps its network and what it learns, but model.{', model.'.join(changes)}. "
+                "Resume without that, or start a new run with --model.weights and the folder of this one"
+            )
+
+    def _use_preprocess(self, preprocess: Preprocess) -> None:
+        """Prepare images as the weights of a checkpoint want them."""
+        if preprocess == self.preprocess:
+            return
+        self.preprocess = self.model.preprocess = preprocess  # type: ignore[assignment]
+        self.normalize = Normalize(preprocess, self.in_chans).to(self.device)
+        data: Any = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        if data is not None:  # which has asked already
+            data.preprocess = preprocess
 
     def train(self, mode: bool = True) -> VisionTask:
         """As in torch, but whatever a task keeps frozen stays in eval mode (see :meth:`frozen_modules`)."""

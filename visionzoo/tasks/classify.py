@@ -63,6 +63,10 @@ class Classify(VisionTask):
     class_weights: Tensor | None
     class_places: Tensor | None  #: (K,) int64, from a label of the data to a logit; None where they are the same
     prediction_columns = ("label", "probability")
+    settled = frozenset(
+        {"num_classes", "multi_label", "backbone", "image_size", "in_chans", "global_pool", "finetune"}
+        | {"lora_rank", "lora_alpha"}
+    )
 
     def __init__(
         self,
@@ -115,6 +119,7 @@ class Classify(VisionTask):
         self.named = bool(self.class_names)  #: whether these are names, not numbers
         self.other_classes = ""  #: how the classes of the weights differ from those of the data, if they do
         self._match_head(weights, model, fresh)
+        self.built = {**architecture, "weights": None, "in_chans_policy": None}
         if finetune != "full":
             _freeze_trunk(model)
         self.can_shard = finetune != "lora"  # adapters are exported as a merged copy
@@ -245,6 +250,10 @@ class Classify(VisionTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["classes"] = list(self.classes) if self.named else None
+        options = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
+        options["classes"] = checkpoint["classes"] or []
+        if self.class_places is not None and options.get("class_counts") is not None:
+            options["class_counts"] = [options["class_counts"][i] for i in self.class_places.argsort().tolist()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -79,6 +79,10 @@ class MaskedPretrain(VisionTask):
     monitor = "val/loss"
     monitor_mode = "min"
     prediction_columns = ("loss",)
+    settled = frozenset(
+        {"backbone", "method", "image_size", "in_chans", "mask_ratio", "norm_pix_loss", "decoder_dim"}
+        | {"decoder_depth", "decoder_heads", "positions", "mask_patch_size"}
+    )
 
     model: MAE | SimMIM
 
@@ -140,6 +144,7 @@ class MaskedPretrain(VisionTask):
         create: Any = create_mae if self.method == "mae" else create_simmim
         model: MAE | SimMIM = create(**found, **chosen, in_chans=in_chans, drop_path=drop_path)
         self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
+        self.built = {**found, **chosen, "method": self.method, "weights": None, "in_chans_policy": None}
         self.backbone_name: str = found["backbone"]
         self.use_model(model, model.preprocess, in_chans)
         self.held_out_loss = MeanMetric()

@@ -77,6 +77,10 @@ class PromptSegment(VisionTask):
     monitor = "val/iou_1"
     prediction_columns = ("objects", *(f"iou_{k}" for k in SHOWN_CLICKS), "iou_box")
     sheet_every_epoch = True
+    settled = frozenset(
+        {"backbone", "image_size", "embedding_stride", "decoder_dim", "ambiguous", "position_scale", "encoder"}
+        | {"lora_rank", "lora_alpha", "text_model"}
+    )
 
     model: Sam
 
@@ -141,6 +145,9 @@ class PromptSegment(VisionTask):
         has_text = self.text_prompts is not None
         choose_trained(model, encoder, text=has_text, rank=lora_rank, alpha=lora_alpha)
         self.backbone_name: str = str(model.architecture["backbone"])
+        known = dict(model.architecture)
+        if known.pop("text_dim") == text_dim:  # else the weights brought text prompts along
+            self.built = {**known, "weights": None, "backbone_weights": None, "position_scale": 1.0}
         self.fixed_images = fixed_images
         self._cache_folder = _cache_folder(embedding_cache) if encoder == "frozen" and fixed_images else None
         self.use_model(model, model.preprocess)
