@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -40,9 +39,11 @@ from visionzoo.tasks.engine.memory import PeakMemory
 from visionzoo.tasks.engine.predictions import Predictions
 from visionzoo.tasks.engine.progress import EpochLines, ProgressBar
 from visionzoo.tasks.engine.results import Results
+from visionzoo.tasks.engine.resume import Resume
 from visionzoo.tasks.engine.run_files import RunFiles
 from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.engine.sheets import Sheets
+from visionzoo.tasks.engine.stopping import Stopping
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
@@ -241,6 +242,7 @@ class TrainCLI(LightningCLI):
         seed = self._get(self.config, "seed_everything")
         config = self._config_text() if self._only == "fit" else None
         found: list[Callback] = [
+            Resume(int(seed)),
             RunFiles(self._folder, config, seed=None if seed is False else int(seed)),
             ShareBatchSize(),
             SeedBatches(int(seed)),
@@ -258,9 +260,7 @@ class TrainCLI(LightningCLI):
         if task.ema_decay:
             found.append(EMA(task.ema_decay))
         if patience := self._get(self.config, "early_stopping"):
-            found.append(
-                EarlyStopping(task.monitor, mode=task.monitor_mode, patience=patience, check_on_train_epoch_end=False)
-            )
+            found.append(Stopping(task.monitor, task.monitor_mode, patience))
         if bar:
             found.append(ProgressBar())
         return [
@@ -463,6 +463,7 @@ def quiet_lightning() -> None:
         ".*smaller than the logging interval",  # the task adapts the interval
         ".*your dataloader is not resumable",  # the datamodule resumes the order exactly
         r"Found \d+ module\(s\) in eval mode",  # what is frozen is meant to be
+        ".*callbacks used to create the checkpoint need to be provided",  # an evaluation needs none of those of a fit
     ):
         warnings.filterwarnings("ignore", message=text)
 
