@@ -14,6 +14,7 @@ from visionzoo.models.bundle import load_bundle
 from visionzoo.models.preprocess import Normalize
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
+from visionzoo.tasks.accumulation import Window, rescale_gradients
 from visionzoo.tasks.micro_batch import MicroBatches, told_what_to_do
 from visionzoo.tasks.options import plain, settled_changes
 from visionzoo.types import Preprocess
@@ -105,7 +106,7 @@ class VisionTask(LightningModule):
         self.weight_decay, self.layer_decay = weight_decay, layer_decay
         self.warmup_epochs, self.warmup_steps, self.min_lr = warmup_epochs, warmup_steps, min_lr
         self.ema_decay, self.compile_model, self.grad_checkpointing = ema_decay, compile, grad_checkpointing
-        self.micro_batches = MicroBatches()
+        self.micro_batches, self.window = MicroBatches(), Window()
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, weights_only: bool = True, **kwargs: Any) -> Any:
@@ -201,15 +202,17 @@ class VisionTask(LightningModule):
         self.train()  # Lightning leaves every module in the mode it finds, also what must be in eval mode
         # on a small set an epoch has fewer steps than the logging interval, and would show no loss at all
         trainer: Any = self.trainer
-        steps = int(trainer.num_training_batches // trainer.accumulate_grad_batches)
-        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps))
+        if (steps := self._steps_per_epoch()) is not None:
+            trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(steps)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.micro_batches.done = False
         if self.micro_batches.used_by(self):
             step = self.micro_batches.step(self, batch, batch_idx)
+            loss = step.loss
         else:
             step = told_what_to_do(self, partial(self.train_loss, batch))
+            loss = self._weighted(step, batch_idx) if self.automatic_optimization else step.loss
         if self.micro_batches.size is not None:
             self.log("micro_batch", float(self.micro_batches.size), batch_size=step.size)
         self.log("train/loss", step.loss.detach(), prog_bar=True, batch_size=step.size)
@@ -217,7 +220,14 @@ class VisionTask(LightningModule):
             self.log(f"train/{name}", value.detach(), prog_bar=True, batch_size=step.size)
         if self.trainer.optimizers:
             self.log("lr", max(g["lr"] for g in self.trainer.optimizers[0].param_groups), batch_size=step.size)
-        return step.loss
+        return loss
+
+    def _weighted(self, step: TrainStep, batch_idx: int) -> Tensor:
+        """The loss so that it counts as it must once Lightning has divided it by ``accumulate_grad_batches``."""
+        share = self.window.add(self, batch_idx, step.size)
+        rescale_gradients(self, share.rescale)
+        factor = self.trainer.accumulate_grad_batches / share.divisor
+        return step.loss if factor == 1 else step.loss * factor
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         # a step in micro-batches has had its backward pass; what is left is to exchange gradients, or nothing
@@ -291,15 +301,29 @@ class VisionTask(LightningModule):
     def _total_steps(self) -> int:
         self.trainer.fit_loop.setup_data()  # or the length of an epoch is not known where max_steps alone is given
         total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
+        if not 0 <= total < float("inf"):
+            if self._steps_per_epoch() is None:
+                raise ValueError(
+                    "the cosine schedule needs an end, and the training data do not know their length: give "
+                    "--trainer.max_steps"
+                )
             raise ValueError("the cosine schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
         return int(total)
+
+    def _steps_per_epoch(self) -> float | None:
+        """Optimizer steps, fractions included; None where the data do not know their length."""
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return batches if batches < float("inf") else None
 
     def _warmup(self, total: int) -> int:
         if self.warmup_steps > 0:
             steps = self.warmup_steps
         elif self.warmup_epochs > 0:
-            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+            batches = self._steps_per_epoch()
+            if batches is None:
+                raise ValueError(
+                    f"warmup_epochs={self.warmup_epochs} needs data that know their length; give warmup_steps instead"
+                )
             steps = round(self.warmup_epochs * batches)
         else:
             return 0

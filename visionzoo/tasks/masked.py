@@ -219,8 +219,8 @@ class MaskedPretrain(VisionTask):
     def _warmup(self, total: int) -> int:
         if not self._usual_warmup or self.warmup_steps > 0:
             return super()._warmup(total)
-        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        return min(round(40 * per_epoch), total // 10)
+        per_epoch = self._steps_per_epoch()
+        return total // 10 if per_epoch is None else min(round(40 * per_epoch), total // 10)
 
 
 def _method(method: str, backbone: str) -> str:
