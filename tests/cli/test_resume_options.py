@@ -142,7 +142,7 @@ def test_evaluating_a_resumed_run_says_nothing_of_callbacks(begun: None) -> None
 
 @pytest.mark.parametrize(
     "options",
-    [["--model.lr", "-1"], ["--data.path", "nosuch"], ["--model.warmup_steps", "99"], ["--model.nosuch", "1"]],
+    [["--model.lr=-1"], ["--data.path=nosuch"], ["--model.warmup_steps=99"], ["--model.nosuch=1"]],
 )
 def test_a_refused_command_leaves_no_folder(options: list[str]) -> None:
     assert fit(*options) == 2

@@ -1,4 +1,4 @@
-"""Gradients of the steps of a tiny run: here, and on each of two processes by ``torchrun accumulation_ranks.py OUT``."""
+"""Gradients of the steps of a tiny run, here and on each of two processes: ``torchrun accumulation_ranks.py OUT``."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ def gradients(module: Any, data: Any, accumulate: int = 1, **trainer: Any) -> li
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0, use_distributed_sampler=False, **trainer,
     )  # fmt: skip
-    loop.fit(
-        module, **({"datamodule": data} if isinstance(data, pl.LightningDataModule) else {"train_dataloaders": data})
-    )
+    ours = isinstance(data, pl.LightningDataModule)
+    loop.fit(module, None if ours else data, datamodule=data if ours else None)
     return spy.seen
 
 

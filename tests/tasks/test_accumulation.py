@@ -116,7 +116,7 @@ def test_a_set_of_unknown_length(recwarn: Any) -> None:
     whole, rest = gradients(tiny_task(), loader(), 3, max_steps=2)
     assert_close(whole, (a + b + c) / 3)
     assert_close(rest, d)
-    with pytest.raises(ValueError, match="do not know their length: give --trainer.max_steps"):
+    with pytest.raises(ValueError, match=r"do not know their length: give --trainer.max_steps"):
         gradients(tiny_task(), loader())
     with pytest.raises(ValueError, match="give warmup_steps instead"):
         gradients(tiny_task(warmup_epochs=1.0), loader(), max_steps=4)

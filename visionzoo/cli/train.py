@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.cli.batch_size import find_batch_size
-from visionzoo.cli.options import OneLineParser, UsageError, check_options
+from visionzoo.cli.options import OneLineParser, UsageError, check_loggers, check_options
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
@@ -169,6 +169,7 @@ class TrainCLI(LightningCLI):
         known = [s.lstrip("-") for action in options for s in action.option_strings]
         check_options(args[1:], known)
         self.config = parser.parse_args(args)
+        check_loggers(self.config[self._only]["trainer"].get("logger"))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: our checkpoints hold no options, and Lightning would read the file here, before our own checks."""
@@ -195,8 +196,9 @@ class TrainCLI(LightningCLI):
         options = self._get(self.config_init, "trainer")
         if _global_rank() == 0 and not self._get(self.config, "print_groups"):
             self._folder = self._make_folder()
-        if options.get("logger") in (None, True):
-            kwargs["logger"] = self._loggers()
+        if (logger := options.get("logger")) is not False:
+            added = [] if logger in (None, True) else logger if isinstance(logger, list) else [logger]
+            kwargs["logger"] = [*self._loggers(), *added]
         if options.get("strategy") == "fsdp":
             kwargs["strategy"] = FullySharded()
         plugins = options.get("plugins") or []

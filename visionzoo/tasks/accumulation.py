@@ -16,7 +16,7 @@ class Share(NamedTuple):
 
 
 class Window:
-    """The batches of one optimizer step. Every image weighs the same: the gradient is that of the mean over all of them.
+    """The batches of one optimizer step. Every image weighs the same: the gradient is that of the mean over all.
 
     Lightning divides each loss by ``accumulate_grad_batches``. The last window of an epoch may have fewer batches, or
     a smaller last one; divided so, its images would count for less, or for more.

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.utilities.parsing import AttributeDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -93,6 +94,9 @@ class VisionTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()  # all options, those of subclasses included
+        # what loggers write, and checkpoints hold, must be readable without running code
+        self._hparams = AttributeDict(plain(self.hparams))
+        self._hparams_initial = AttributeDict(plain(self.hparams))
         for name, value in (("weight_decay", weight_decay), ("warmup_epochs", warmup_epochs), ("min_lr", min_lr)):
             if value < 0:
                 raise ValueError(f"{name}={value} must be at least 0")
@@ -134,6 +138,14 @@ class VisionTask(LightningModule):
     def train_loss(self, batch: Any) -> TrainStep:
         """Loss and logs of one training batch."""
         return self.part_loss(self.prepare(batch))
+
+    def take_batch(self, batch: Any) -> Any:
+        """A batch of any loader as this task takes it.
+
+        Raises:
+            ValueError: naming the type that is expected.
+        """
+        return batch
 
     def memory_advice(self) -> str:
         """What a person can do when memory runs out and the step cannot be repeated in parts."""
@@ -196,6 +208,17 @@ class VisionTask(LightningModule):
         strategy.shard(self.model)
 
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        del dataloader_idx
+        return self.take_batch(batch)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The moving average that ``ema_decay`` asks for, where a plain Trainer has none."""
+        from visionzoo.tasks.engine.ema import EMA
+
+        have = any(isinstance(c, EMA) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [EMA(self.ema_decay)] if self.ema_decay and not have else []
 
     def on_train_start(self) -> None:
         self.apply_optimizer_options()
@@ -278,7 +301,10 @@ class VisionTask(LightningModule):
         for optimizer, config in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
             schedule: Any = config.scheduler
             schedule.base_lrs = [options["lr"] * self.lr_factor for options in self._group_options]
-            now = [lr * factor(schedule.last_epoch) for lr, factor in zip(schedule.base_lrs, schedule.lr_lambdas)]
+            now = [
+                lr * factor(schedule.last_epoch)
+                for lr, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            ]
             for group, options, peak, lr in zip(
                 optimizer.param_groups, self._group_options, schedule.base_lrs, now, strict=True
             ):
@@ -294,8 +320,13 @@ class VisionTask(LightningModule):
         if self.base_lr is None:
             return self.lr
         batch_size = getattr(datamodule or trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if not isinstance(batch_size, int):  # loaders of one's own
+            trainer.fit_loop.setup_data()
+            batch_size = getattr(trainer.train_dataloader, "batch_size", None)
         if not isinstance(batch_size, int):
-            raise ValueError("base_lr needs a datamodule with a batch_size; give lr instead")
+            raise ValueError(
+                f"base_lr={self.base_lr} is for 256 images, and neither datamodule nor loader has a batch_size; give lr"
+            )
         return self.base_lr * batch_size * trainer.world_size * trainer.accumulate_grad_batches / 256
 
     def _total_steps(self) -> int:
@@ -342,7 +373,7 @@ class VisionTask(LightningModule):
         checkpoint["micro_batch"] = self.micro_batches.size
         checkpoint["lr_factor"] = self.lr_factor
         checkpoint["preprocess"] = self.preprocess.to_dict()
-        checkpoint["options"] = plain(self.hparams)
+        checkpoint["options"] = dict(self.hparams)
         # what Lightning's load_from_checkpoint builds this task with
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**checkpoint["options"], **plain(self.built)}
 
@@ -366,7 +397,7 @@ class VisionTask(LightningModule):
             ValueError: naming them.
         """
         built = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        changes = settled_changes(checkpoint.get("options", {}), built, plain(self.hparams), self.settled)
+        changes = settled_changes(checkpoint.get("options", {}), built, self.hparams, self.settled)
         if changes:
             raise ValueError(
                 f"a run that goes on keeps its network and what it learns, but model.{', model.'.join(changes)}. "

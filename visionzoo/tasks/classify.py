@@ -14,6 +14,7 @@ from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.classifier import Classifier, create_classifier
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.class_names import class_difference, class_places, known_classes
 from visionzoo.tasks.evaluation import ClassificationEvaluation, EvaluationResults
 from visionzoo.tasks.handover import describe_handover, trunk_options
@@ -166,6 +167,9 @@ class Classify(VisionTask):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> (B, K) float32 logits."""
         return self.model(self.normalize(images)).float()
+
+    def take_batch(self, batch: Any) -> ImageBatch:
+        return image_batch(batch)
 
     def prepare(self, batch: ImageBatch) -> Part:
         images, targets = batch.images, self._by_logit(batch.labels)

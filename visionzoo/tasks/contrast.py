@@ -19,6 +19,7 @@ from visionzoo.models.trunk import trunk_name
 from visionzoo.runs import RunFolder
 from visionzoo.runs.memory import is_out_of_memory
 from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.batches import caption_batch
 from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found, Share
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.micro_batch import halved
@@ -155,6 +156,9 @@ class Contrast(VisionTask):
         self._class_features: Tensor | None = None
 
     # ---- training ---------------------------------------------------------------------------------------------------
+
+    def take_batch(self, batch: Any) -> CaptionBatch | ImageBatch:
+        return caption_batch(batch)
 
     def encode(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) normalised images and (B, L) ids -> both features, (B, E) of length one."""

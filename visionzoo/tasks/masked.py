@@ -18,6 +18,7 @@ from visionzoo.models.masking import draw_noise
 from visionzoo.models.simmim import SimMIM, create_simmim
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.handover import run_config, trunk_options
 from visionzoo.types import ImageBatch
 from visionzoo.weights import load_weights
@@ -153,6 +154,9 @@ class MaskedPretrain(VisionTask):
         super().use_model(model, preprocess, in_chans)
         assert isinstance(model, MAE | SimMIM)
         self.network = model.loss if not self.compile_model else torch.compile(model.loss)
+
+    def take_batch(self, batch: Any) -> ImageBatch:
+        return image_batch(batch)
 
     def prepare(self, batch: ImageBatch) -> Part:
         rows, columns = self.model.grid_of((batch.images.shape[2], batch.images.shape[3]))

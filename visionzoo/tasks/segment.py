@@ -22,6 +22,7 @@ from visionzoo.models.sam.prompts import Prompts
 from visionzoo.runs import RunFolder
 from visionzoo.runs.cache import cache_folder
 from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.batches import describe
 from visionzoo.tasks.embedding_cache import EmbeddingCache
 from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
@@ -205,6 +206,11 @@ class PromptSegment(VisionTask):
         return f"{weights_hash(self.model.backbone)} {self.preprocess.to_dict()} {grid} {levels} {computed}"
 
     # ---- training ---------------------------------------------------------------------------------------------------
+
+    def take_batch(self, batch: Any) -> SegmentBatch:
+        if not isinstance(batch, SegmentBatch):
+            raise ValueError(f"need batches of visionzoo.types.SegmentBatch, got {describe(batch)}")
+        return batch
 
     def prepare(self, batch: SegmentBatch) -> Part:
         return Part.of(

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 
 class Stopping(EarlyStopping):
-    """Stop after ``patience`` validations in a row without a better score. A run that goes on may have another patience.
+    """Stop after ``patience`` validations in a row without a better score. A resumed run may have another patience.
 
     Args:
         monitor: the logged value.
