@@ -42,7 +42,7 @@ def test_it_learns(learned: Run) -> None:
 
 def test_the_export_answers_as_the_task_does(learned: Run) -> None:
     model, config = load_bundle(learned.folder.path)
-    assert config.labels == tuple(str(i) for i in range(10))
+    assert config.labels == ()  # nobody has named them
     assert config.architecture["image_size"] == 16
     best = torch.load(learned.folder.best, weights_only=True)["state_dict"]
     for name, tensor in model.state_dict().items():

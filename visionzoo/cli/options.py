@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,11 +17,58 @@ class UsageError(ValueError):
     """The command line or a configuration file is wrong. The message is one line for the user."""
 
 
+#: Loggers of Lightning that a class name is enough for, and the package that each needs.
+LOGGERS = {
+    "CSVLogger": None,
+    "TensorBoardLogger": None,
+    "WandbLogger": "wandb",
+    "MLFlowLogger": "mlflow",
+    "CometLogger": "comet-ml",
+    "NeptuneLogger": "neptune",
+}
+
+
+def logger_help() -> str:
+    """How a logger is named on the command line."""
+    names = ", ".join(name + (f" (pip install {needs})" if needs else "") for name, needs in LOGGERS.items())
+    return (
+        "write a class and its options, such as --trainer.logger CSVLogger --trainer.logger.save_dir logs; "
+        f"classes are {names}. It comes beside metrics.csv; --trainer.logger false turns everything off"
+    )
+
+
+def check_loggers(given: Any) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Args:
+        given: the option as it was parsed.
+
+    Raises:
+        UsageError: naming the package.
+    """
+    for logger in given if isinstance(given, list) else [given]:
+        name = str(getattr(logger, "class_path", "")).rpartition(".")[2]
+        needs = LOGGERS.get(name)
+        if needs and find_spec(needs.replace("-", "_")) is None:
+            raise UsageError(f"--trainer.logger {name} needs another package: pip install {needs}")
+
+
+def in_plain_words(message: str) -> str:
+    """A message of the parser, as a person can use it."""
+    if '"trainer.logger"' in message:
+        given = re.search(r"Expected a dot import path string: (\S+)", message)
+        what = f"--trainer.logger: there is no logger {given[1]}; " if given else "--trainer.logger does not fit; "
+        return what + logger_help()
+    if "data.path" in message and "required" in message:
+        return "--data.path is required: a folder of images, a file that lists them, or a built-in set (digits, shapes)"
+    return message
+
+
 class OneLineParser(LightningArgumentParser):
     """A parser whose errors are exceptions with one line, instead of a page of usage and an exit."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(" ".join(message.split())) from ex
+        raise UsageError(in_plain_words(" ".join(message.split()))) from ex
 
 
 def check_options(args: Sequence[str], known: Iterable[str]) -> None:
@@ -33,7 +82,8 @@ def check_options(args: Sequence[str], known: Iterable[str]) -> None:
         UsageError: for the first name that is not known.
         FileNotFoundError: for a configuration file that is not there.
     """
-    names = set(known)
+    # X.help prints the options of a class for X; it makes no group of X
+    names = {name for name in known if not name.endswith(".help")}
     for option, value in _options(args):
         if option in ("config", "c") and value is not None:
             _check_config(value, names)

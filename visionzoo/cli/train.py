@@ -11,18 +11,19 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.cli.batch_size import find_batch_size
-from visionzoo.cli.options import OneLineParser, UsageError, check_options
+from visionzoo.cli.options import OneLineParser, UsageError, check_loggers, check_options
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
@@ -38,9 +39,11 @@ from visionzoo.tasks.engine.memory import PeakMemory
 from visionzoo.tasks.engine.predictions import Predictions
 from visionzoo.tasks.engine.progress import EpochLines, ProgressBar
 from visionzoo.tasks.engine.results import Results
+from visionzoo.tasks.engine.resume import Resume
 from visionzoo.tasks.engine.run_files import RunFiles
 from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.engine.sheets import Sheets
+from visionzoo.tasks.engine.stopping import Stopping
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
@@ -108,19 +111,25 @@ class TrainCLI(LightningCLI):
         self._only = subcommand
         self._folder: RunFolder | None = None
         self._checkpoint_io = AtomicCheckpointIO()
+        self._made: list[Path] = []  # folders that are new, innermost first
         task, data = self.entry.load()
-        super().__init__(
-            task,
-            data,
-            save_config_callback=None,
-            trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 10, "use_distributed_sampler": False},
-            seed_everything_default=0,
-            parser_class=OneLineParser,
-            parser_kwargs={"prog": f"{program} {name}"},
-            args=[subcommand, *args],
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        try:
+            super().__init__(
+                task,
+                data,
+                save_config_callback=None,
+                trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 10, "use_distributed_sampler": False},
+                seed_everything_default=0,
+                parser_class=OneLineParser,
+                parser_kwargs={"prog": f"{program} {name}"},
+                args=[subcommand, *args],
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        finally:  # a command that was refused leaves no empty folder
+            for folder in self._made:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
 
     # ---- the parser -----------------------------------------------------------------------------------------------
 
@@ -160,6 +169,7 @@ class TrainCLI(LightningCLI):
         known = [s.lstrip("-") for action in options for s in action.option_strings]
         check_options(args[1:], known)
         self.config = parser.parse_args(args)
+        check_loggers(self.config[self._only]["trainer"].get("logger"))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: our checkpoints hold no options, and Lightning would read the file here, before our own checks."""
@@ -186,8 +196,9 @@ class TrainCLI(LightningCLI):
         options = self._get(self.config_init, "trainer")
         if _global_rank() == 0 and not self._get(self.config, "print_groups"):
             self._folder = self._make_folder()
-        if options.get("logger") in (None, True):
-            kwargs["logger"] = self._loggers()
+        if (logger := options.get("logger")) is not False:
+            added = [] if logger in (None, True) else logger if isinstance(logger, list) else [logger]
+            kwargs["logger"] = [*self._loggers(), *added]
         if options.get("strategy") == "fsdp":
             kwargs["strategy"] = FullySharded()
         plugins = options.get("plugins") or []
@@ -205,9 +216,13 @@ class TrainCLI(LightningCLI):
             saved = any(file.is_file() for file in (folder.last, folder.best, folder.model))
             if saved and not self._get(self.config, "ckpt_path") and self._only == "fit":
                 raise UsageError(f"{given} holds a run; go on with it by --resume {given}, or give another --run_dir")
+            self._made = [p for p in (folder.path, *folder.path.parents) if not p.exists()]
             folder.path.mkdir(parents=True, exist_ok=True)
             return folder
-        return RunFolder.create("runs", self._run_name())
+        parents = [p for p in (Path("runs"),) if not p.exists()]
+        folder = RunFolder.create("runs", self._run_name())
+        self._made = [folder.path, *parents]
+        return folder
 
     def _run_name(self) -> str:
         path = str(getattr(self.datamodule, "path", None) or self._get(self.config, "data").get("path") or "data")
@@ -229,6 +244,7 @@ class TrainCLI(LightningCLI):
         seed = self._get(self.config, "seed_everything")
         config = self._config_text() if self._only == "fit" else None
         found: list[Callback] = [
+            Resume(int(seed)),
             RunFiles(self._folder, config, seed=None if seed is False else int(seed)),
             ShareBatchSize(),
             SeedBatches(int(seed)),
@@ -246,9 +262,7 @@ class TrainCLI(LightningCLI):
         if task.ema_decay:
             found.append(EMA(task.ema_decay))
         if patience := self._get(self.config, "early_stopping"):
-            found.append(
-                EarlyStopping(task.monitor, mode=task.monitor_mode, patience=patience, check_on_train_epoch_end=False)
-            )
+            found.append(Stopping(task.monitor, task.monitor_mode, patience))
         if bar:
             found.append(ProgressBar())
         return [
@@ -451,6 +465,7 @@ def quiet_lightning() -> None:
         ".*smaller than the logging interval",  # the task adapts the interval
         ".*your dataloader is not resumable",  # the datamodule resumes the order exactly
         r"Found \d+ module\(s\) in eval mode",  # what is frozen is meant to be
+        ".*callbacks used to create the checkpoint need to be provided",  # an evaluation needs none of those of a fit
     ):
         warnings.filterwarnings("ignore", message=text)
 

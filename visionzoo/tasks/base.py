@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.utilities.parsing import AttributeDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -14,7 +15,9 @@ from visionzoo.models.bundle import load_bundle
 from visionzoo.models.preprocess import Normalize
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
+from visionzoo.tasks.accumulation import Window, rescale_gradients
 from visionzoo.tasks.micro_batch import MicroBatches, told_what_to_do
+from visionzoo.tasks.options import plain, settled_changes
 from visionzoo.types import Preprocess
 from visionzoo.weights import SCHEMA_VERSION, LoadReport
 
@@ -65,6 +68,9 @@ class VisionTask(LightningModule):
     can_shard: bool = (
         False  #: whether FSDP can be used: nothing but ``forward`` of the network and its blocks is called
     )
+    settled: ClassVar[frozenset[str]] = frozenset()  #: options that a run which goes on cannot change
+    built: Mapping[str, Any] = {}  #: options that rebuild this task from a checkpoint, without what it started from
+    lr_factor: float = 1.0  #: on the learning rate, after going back from numbers that were not finite
     halve_on_oom: bool = True  #: repeat a step that runs out of memory in parts of half the size
 
     model: nn.Module
@@ -87,6 +93,10 @@ class VisionTask(LightningModule):
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters()  # all options, those of subclasses included
+        # what loggers write, and checkpoints hold, must be readable without running code
+        self._hparams = AttributeDict(plain(self.hparams))
+        self._hparams_initial = AttributeDict(plain(self.hparams))
         for name, value in (("weight_decay", weight_decay), ("warmup_epochs", warmup_epochs), ("min_lr", min_lr)):
             if value < 0:
                 raise ValueError(f"{name}={value} must be at least 0")
@@ -100,7 +110,16 @@ class VisionTask(LightningModule):
         self.weight_decay, self.layer_decay = weight_decay, layer_decay
         self.warmup_epochs, self.warmup_steps, self.min_lr = warmup_epochs, warmup_steps, min_lr
         self.ema_decay, self.compile_model, self.grad_checkpointing = ema_decay, compile, grad_checkpointing
-        self.micro_batches = MicroBatches()
+        self.micro_batches, self.window = MicroBatches(), Window()
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, weights_only: bool = True, **kwargs: Any) -> Any:
+        """The task of a checkpoint, which holds its options; Lightning's arguments, and no object is ever unpickled.
+
+        Where options alone cannot say the network (``wise_ft``, a CLIP of another vocabulary), the weights it started
+        from are read again. With averaged weights (``ema_decay``) it holds the average.
+        """
+        return super().load_from_checkpoint(checkpoint_path, *args, weights_only=weights_only, **kwargs)
 
     # ---- what a task implements -------------------------------------------------------------------------------------
 
@@ -119,6 +138,14 @@ class VisionTask(LightningModule):
     def train_loss(self, batch: Any) -> TrainStep:
         """Loss and logs of one training batch."""
         return self.part_loss(self.prepare(batch))
+
+    def take_batch(self, batch: Any) -> Any:
+        """A batch of any loader as this task takes it.
+
+        Raises:
+            ValueError: naming the type that is expected.
+        """
+        return batch
 
     def memory_advice(self) -> str:
         """What a person can do when memory runs out and the step cannot be repeated in parts."""
@@ -170,7 +197,7 @@ class VisionTask(LightningModule):
         self.load_report = None  # whatever the run started from
 
     def configure_model(self) -> None:
-        strategy: Any = self.trainer.strategy
+        strategy: Any = None if self._trainer is None else self._trainer.strategy
         if not hasattr(strategy, "shard"):
             return
         if not self.can_shard or self.ema_decay:
@@ -182,19 +209,33 @@ class VisionTask(LightningModule):
 
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        del dataloader_idx
+        return self.take_batch(batch)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The moving average that ``ema_decay`` asks for, where a plain Trainer has none."""
+        from visionzoo.tasks.engine.ema import EMA
+
+        have = any(isinstance(c, EMA) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [EMA(self.ema_decay)] if self.ema_decay and not have else []
+
     def on_train_start(self) -> None:
+        self.apply_optimizer_options()
         self.train()  # Lightning leaves every module in the mode it finds, also what must be in eval mode
         # on a small set an epoch has fewer steps than the logging interval, and would show no loss at all
         trainer: Any = self.trainer
-        steps = int(trainer.num_training_batches // trainer.accumulate_grad_batches)
-        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps))
+        if (steps := self._steps_per_epoch()) is not None:
+            trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(steps)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.micro_batches.done = False
         if self.micro_batches.used_by(self):
             step = self.micro_batches.step(self, batch, batch_idx)
+            loss = step.loss
         else:
             step = told_what_to_do(self, partial(self.train_loss, batch))
+            loss = self._weighted(step, batch_idx) if self.automatic_optimization else step.loss
         if self.micro_batches.size is not None:
             self.log("micro_batch", float(self.micro_batches.size), batch_size=step.size)
         self.log("train/loss", step.loss.detach(), prog_bar=True, batch_size=step.size)
@@ -202,7 +243,14 @@ class VisionTask(LightningModule):
             self.log(f"train/{name}", value.detach(), prog_bar=True, batch_size=step.size)
         if self.trainer.optimizers:
             self.log("lr", max(g["lr"] for g in self.trainer.optimizers[0].param_groups), batch_size=step.size)
-        return step.loss
+        return loss
+
+    def _weighted(self, step: TrainStep, batch_idx: int) -> Tensor:
+        """The loss so that it counts as it must once Lightning has divided it by ``accumulate_grad_batches``."""
+        share = self.window.add(self, batch_idx, step.size)
+        rescale_gradients(self, share.rescale)
+        factor = self.trainer.accumulate_grad_batches / share.divisor
+        return step.loss if factor == 1 else step.loss * factor
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         # a step in micro-batches has had its backward pass; what is left is to exchange gradients, or nothing
@@ -235,7 +283,9 @@ class VisionTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         lr = self.peak_lr(self.trainer)
-        optimizer = optim.make_adamw(self.param_groups(lr), lr=lr, betas=self.betas, fused=self._fused_allowed())
+        groups = self.param_groups(lr)
+        self._group_options = [{k: g[k] for k in ("lr", "lr_scale", "weight_decay", "name")} for g in groups]
+        optimizer = optim.make_adamw(groups, lr=lr, betas=self.betas, fused=self._fused_allowed())
         total = self._total_steps()
         factor = partial(
             optim.warmup_cosine,
@@ -246,6 +296,21 @@ class VisionTask(LightningModule):
         scheduler = optim.make_schedule(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def apply_optimizer_options(self) -> None:
+        """Learning rates, decay and momenta as the options say: a checkpoint brings those that it was saved with."""
+        for optimizer, config in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            schedule: Any = config.scheduler
+            schedule.base_lrs = [options["lr"] * self.lr_factor for options in self._group_options]
+            now = [
+                lr * factor(schedule.last_epoch)
+                for lr, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            ]
+            for group, options, peak, lr in zip(
+                optimizer.param_groups, self._group_options, schedule.base_lrs, now, strict=True
+            ):
+                group.update(options, betas=self.betas, initial_lr=peak, lr=lr)
+            schedule._last_lr = now
+
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """The optimizer's groups for a peak learning rate, see :func:`visionzoo.tasks.optim.param_groups`."""
         return optim.param_groups(self.model, lr=lr, weight_decay=self.weight_decay, layer_decay=self.layer_decay)
@@ -255,22 +320,41 @@ class VisionTask(LightningModule):
         if self.base_lr is None:
             return self.lr
         batch_size = getattr(datamodule or trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if not isinstance(batch_size, int):  # loaders of one's own
+            trainer.fit_loop.setup_data()
+            batch_size = getattr(trainer.train_dataloader, "batch_size", None)
         if not isinstance(batch_size, int):
-            raise ValueError("base_lr needs a datamodule with a batch_size; give lr instead")
+            raise ValueError(
+                f"base_lr={self.base_lr} is for 256 images, and neither datamodule nor loader has a batch_size; give lr"
+            )
         return self.base_lr * batch_size * trainer.world_size * trainer.accumulate_grad_batches / 256
 
     def _total_steps(self) -> int:
         self.trainer.fit_loop.setup_data()  # or the length of an epoch is not known where max_steps alone is given
         total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
+        if not 0 <= total < float("inf"):
+            if self._steps_per_epoch() is None:
+                raise ValueError(
+                    "the cosine schedule needs an end, and the training data do not know their length: give "
+                    "--trainer.max_steps"
+                )
             raise ValueError("the cosine schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
         return int(total)
+
+    def _steps_per_epoch(self) -> float | None:
+        """Optimizer steps, fractions included; None where the data do not know their length."""
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return batches if batches < float("inf") else None
 
     def _warmup(self, total: int) -> int:
         if self.warmup_steps > 0:
             steps = self.warmup_steps
         elif self.warmup_epochs > 0:
-            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+            batches = self._steps_per_epoch()
+            if batches is None:
+                raise ValueError(
+                    f"warmup_epochs={self.warmup_epochs} needs data that know their length; give warmup_steps instead"
+                )
             steps = round(self.warmup_epochs * batches)
         else:
             return 0
@@ -287,6 +371,11 @@ class VisionTask(LightningModule):
         checkpoint["schema_version"] = SCHEMA_VERSION
         checkpoint["task"] = self.task_name
         checkpoint["micro_batch"] = self.micro_batches.size
+        checkpoint["lr_factor"] = self.lr_factor
+        checkpoint["preprocess"] = self.preprocess.to_dict()
+        checkpoint["options"] = dict(self.hparams)
+        # what Lightning's load_from_checkpoint builds this task with
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**checkpoint["options"], **plain(self.built)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         version, task = checkpoint.get("schema_version"), checkpoint.get("task")
@@ -294,7 +383,36 @@ class VisionTask(LightningModule):
             raise ValueError(f"the checkpoint has schema {version}; this visionzoo reads up to {SCHEMA_VERSION}")
         if task != self.task_name:
             raise ValueError(f"the checkpoint belongs to the task {task!r}, not to {self.task_name!r}")
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._check_options(checkpoint)
         self.micro_batches.size = checkpoint.get("micro_batch")
+        self.lr_factor = checkpoint.get("lr_factor", 1.0)
+        if "preprocess" in checkpoint:
+            self._use_preprocess(Preprocess.from_dict(checkpoint["preprocess"]))
+
+    def _check_options(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse to go on with options that cannot change in a run; the others are applied.
+
+        Raises:
+            ValueError: naming them.
+        """
+        built = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        changes = settled_changes(checkpoint.get("options", {}), built, self.hparams, self.settled)
+        if changes:
+            raise ValueError(
+                f"a run that goes on keeps its network and what it learns, but model.{', model.'.join(changes)}. "
+                "Resume without that, or start a new run with --model.weights and the folder of this one"
+            )
+
+    def _use_preprocess(self, preprocess: Preprocess) -> None:
+        """Prepare images as the weights of a checkpoint want them."""
+        if preprocess == self.preprocess:
+            return
+        self.preprocess = self.model.preprocess = preprocess  # type: ignore[assignment]
+        self.normalize = Normalize(preprocess, self.in_chans).to(self.device)
+        data: Any = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        if data is not None:  # which has asked already
+            data.preprocess = preprocess
 
     def train(self, mode: bool = True) -> VisionTask:
         """As in torch, but whatever a task keeps frozen stays in eval mode (see :meth:`frozen_modules`)."""

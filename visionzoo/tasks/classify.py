@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,8 @@ from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.classifier import Classifier, create_classifier
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.batches import image_batch
+from visionzoo.tasks.class_names import class_difference, class_places, known_classes
 from visionzoo.tasks.evaluation import ClassificationEvaluation, EvaluationResults
 from visionzoo.tasks.handover import describe_handover, trunk_options
 from visionzoo.tasks.lora import add_adapters, merged_copy
@@ -35,7 +38,8 @@ class Classify(VisionTask):
 
     Args:
         num_classes: set from the data.
-        classes: names of the classes, set from the data.
+        classes: names of the classes, set from the data. Where the weights know the same names in another order, theirs
+            is kept: ``self.classes`` has the order of the logits, and labels are brought into it.
         multi_label: an image may have several labels, set from the data.
         class_counts: training images of each class, set from the data.
         backbone: a name from ``visionzoo models``, or timm/<name>; not needed when weights is a run folder.
@@ -58,7 +62,12 @@ class Classify(VisionTask):
 
     task_name = "classify"
     class_weights: Tensor | None
+    class_places: Tensor | None  #: (K,) int64, from a label of the data to a logit; None where they are the same
     prediction_columns = ("label", "probability")
+    settled = frozenset(
+        {"num_classes", "multi_label", "backbone", "image_size", "in_chans", "global_pool", "finetune"}
+        | {"lora_rank", "lora_alpha"}
+    )
 
     def __init__(
         self,
@@ -89,21 +98,29 @@ class Classify(VisionTask):
             raise ValueError(f"label_smoothing={label_smoothing} must be in [0, 1)")
         if finetune not in ("full", "head", "lora"):
             raise ValueError(f"finetune={finetune!r} is unknown; use full, head or lora")
-        self.classes = tuple(classes) or tuple(str(i) for i in range(num_classes))
-        if len(self.classes) != num_classes:
-            raise ValueError(f"{len(self.classes)} class names do not fit num_classes={num_classes}")
+        if classes and len(classes) != num_classes:
+            raise ValueError(f"{len(classes)} class names do not fit num_classes={num_classes}")
+        self.class_names = tuple(classes)  #: in the order of the labels; empty where nobody gave them
         self.num_classes, self.multi_label, self.finetune = num_classes, multi_label, finetune
         self.label_smoothing = label_smoothing
         self.monitor = "val/map" if multi_label else "val/accuracy"
         self.mixer = Mixer(mixup, cutmix)
-        self.register_buffer("class_weights", _class_weights(class_weights, class_counts), persistent=False)
+        self._balanced = _class_weights(class_weights, class_counts)
+        self.register_buffer("class_weights", self._balanced, persistent=False)
+        self.register_buffer("class_places", None, persistent=False)
 
         given = {"backbone": backbone, "image_size": image_size, "global_pool": global_pool}
         architecture = {**trunk_options(weights, given), "in_chans": in_chans}
         model = create_classifier(num_classes=num_classes, drop_path=drop_path, drop_rate=drop_rate, **architecture)
+        fresh = {k: v.clone() for k, v in model.state_dict().items() if k in model.head_keys()}
         self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
         if self.load_report is not None:
             self.opening_line = describe_handover(self.load_report, model)
+        self.classes = self.class_names or tuple(str(i) for i in range(num_classes))  #: in the order of the logits
+        self.named = bool(self.class_names)  #: whether these are names, not numbers
+        self.other_classes = ""  #: how the classes of the weights differ from those of the data, if they do
+        self._match_head(weights, model, fresh)
+        self.built = {**architecture, "weights": None, "in_chans_policy": None}
         if finetune != "full":
             _freeze_trunk(model)
         self.can_shard = finetune != "lora"  # adapters are exported as a merged copy
@@ -114,12 +131,48 @@ class Classify(VisionTask):
         self.evaluation = ClassificationEvaluation(num_classes, multi_label)
         self.results: EvaluationResults | None = None
 
+    def _match_head(self, weights: str | None, model: Classifier, fresh: Mapping[str, Tensor]) -> None:
+        """Match the classes of the weights by name; a head for other classes is put back to ``fresh``."""
+        known = known_classes(weights)
+        if not known or (not self.class_names and len(known) != self.num_classes):
+            return
+        self.other_classes = self._match_classes(known)
+        if self.other_classes:
+            for key, tensor in model.state_dict().items():
+                if key in fresh:
+                    tensor.copy_(fresh[key])
+
+    def _match_classes(self, known: Sequence[str]) -> str:
+        """Take the order of ``known``, the classes by logit; or say how they differ from those of the data."""
+        given = self.class_names or tuple(known)
+        if difference := class_difference(known, given):
+            return difference
+        places = torch.tensor(class_places(known, given), device=self.device)
+        self.classes, self.named = tuple(known), True
+        self.class_places = None if self.classes == given else places
+        if self.class_weights is not None and self._balanced is not None:  # which are by label
+            self.class_weights = torch.empty_like(self.class_weights).index_copy_(
+                0, places, self._balanced.to(self.device)
+            )
+        return ""
+
+    def _by_logit(self, labels: Tensor) -> Tensor:
+        """Labels as the data number them -> as the logits do."""
+        if self.class_places is None:
+            return labels
+        if self.multi_label:
+            return torch.empty_like(labels).index_copy_(1, self.class_places, labels)
+        return self.class_places[labels]
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> (B, K) float32 logits."""
         return self.model(self.normalize(images)).float()
 
+    def take_batch(self, batch: Any) -> ImageBatch:
+        return image_batch(batch)
+
     def prepare(self, batch: ImageBatch) -> Part:
-        images, targets = batch.images, batch.labels
+        images, targets = batch.images, self._by_logit(batch.labels)
         if self.mixer.active:  # partners come from the whole batch
             images, targets = self.mixer(self.normalize(images), soft_targets(targets, self.num_classes))
         return Part(images, targets)
@@ -156,8 +209,8 @@ class Classify(VisionTask):
     def update_evaluation(self, batch: ImageBatch) -> None:
         if len(batch.images) == 0:
             return
-        logits = self(batch.images)
-        self.evaluation.update(logits, batch.labels, self._loss(logits, batch.labels), batch.images, batch.index)
+        logits, labels = self(batch.images), self._by_logit(batch.labels)
+        self.evaluation.update(logits, labels, self._loss(logits, labels), batch.images, batch.index)
 
     def finish_evaluation(self) -> dict[str, Tensor]:
         values, self.results = self.evaluation.compute()
@@ -179,11 +232,40 @@ class Classify(VisionTask):
 
     def setup(self, stage: str) -> None:
         report = self.load_report
+        if report is None or (self._trainer is not None and self._trainer.ckpt_path):  # whose head is to come
+            return
         assert isinstance(self.model, Classifier)
-        if stage != "fit" and report is not None and set(report.reset) & self.model.head_keys():
+        if self.other_classes and stage == "fit":
+            warnings.warn(
+                f"the head starts afresh: {report.source} was trained on other classes ({self.other_classes})",
+                stacklevel=2,
+            )
+        elif self.other_classes:
+            raise ValueError(
+                f"classes are matched by name, and {report.source} was trained on others: {self.other_classes}. Rename "
+                "the data's, give their names in the order of the weights by --data.classes, or fit a head first"
+            )
+        elif stage != "fit" and set(report.reset) & self.model.head_keys():
             raise ValueError(
                 f"the weights have no head for these {self.num_classes} classes, so a score would mean nothing; "
                 f"give data with the classes of the weights, or fit a head first"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["classes"] = list(self.classes) if self.named else None
+        options = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
+        options["classes"] = checkpoint["classes"] or []
+        if self.class_places is not None and options.get("class_counts") is not None:
+            options["class_counts"] = [options["class_counts"][i] for i in self.class_places.argsort().tolist()]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        known = checkpoint.get("classes")
+        if known and (difference := self._match_classes(known)):
+            raise ValueError(
+                f"classes are matched by name, and the run was trained on others: {difference}. Rename the data's, "
+                "give their names in the order of the run by --data.classes, or start a new run with --model.weights"
             )
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
@@ -193,7 +275,7 @@ class Classify(VisionTask):
             task=self.task_name,
             architecture=model.architecture,
             preprocess=self.preprocess,
-            labels=self.classes,
+            labels=self.classes if self.named else (),
             multi_label=self.multi_label,
         )
         return model, config

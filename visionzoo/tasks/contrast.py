@@ -19,6 +19,7 @@ from visionzoo.models.trunk import trunk_name
 from visionzoo.runs import RunFolder
 from visionzoo.runs.memory import is_out_of_memory
 from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.batches import caption_batch
 from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found, Share
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.micro_batch import halved
@@ -70,6 +71,10 @@ class Contrast(VisionTask):
     task_name = "clip"
     splits = False  # every pair is compared with all others; micro_batch is how a batch is taken apart here
     prediction_columns = ("label", "probability")
+    settled = frozenset(
+        {"name", "backbone", "image_size", "text", "text_width", "text_layers", "text_heads", "context_length"}
+        | {"embed_dim", "loss", "tokenizer", "activation", "image_statistics", "lock_image", "choose_by"}
+    )
 
     model: Clip
 
@@ -137,6 +142,7 @@ class Contrast(VisionTask):
             "patch_dropout": patch_dropout, "drop_path": drop_path,
         }  # fmt: skip
         model, self.opening_line = _build(name, backbone, weights, image_weights, options)
+        self.built = _rebuilding(model) if wise_ft == 1 else {}
         self.start = {k: v.clone() for k, v in model.state_dict().items()} if wise_ft < 1 else None
         if lock_image:
             model.lock_image_tower()
@@ -150,6 +156,9 @@ class Contrast(VisionTask):
         self._class_features: Tensor | None = None
 
     # ---- training ---------------------------------------------------------------------------------------------------
+
+    def take_batch(self, batch: Any) -> CaptionBatch | ImageBatch:
+        return caption_batch(batch)
 
     def encode(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) normalised images and (B, L) ids -> both features, (B, E) of length one."""
@@ -367,6 +376,14 @@ def _build(
     if options["preprocess"] is None:
         model.preprocess = trunk.preprocess  # as these weights want their images
     return model, describe_handover(report, trunk)
+
+
+def _rebuilding(model: Clip) -> dict[str, Any]:
+    """Options that rebuild a model without the weights it came from; none where the options cannot say it."""
+    known = dict(model.architecture)
+    if any(known.pop(k, None) for k in ("vocab_size", "end_id")) or known.pop("in_chans", 3) != 3:
+        return {}
+    return {**known, "weights": None, "image_weights": None, "image_statistics": None}
 
 
 def _same_model(weights: str, config: ModelConfig, name: str | None, backbone: str | None) -> None:

@@ -18,6 +18,7 @@ from visionzoo.models.masking import draw_noise
 from visionzoo.models.simmim import SimMIM, create_simmim
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.handover import run_config, trunk_options
 from visionzoo.types import ImageBatch
 from visionzoo.weights import load_weights
@@ -79,6 +80,10 @@ class MaskedPretrain(VisionTask):
     monitor = "val/loss"
     monitor_mode = "min"
     prediction_columns = ("loss",)
+    settled = frozenset(
+        {"backbone", "method", "image_size", "in_chans", "mask_ratio", "norm_pix_loss", "decoder_dim"}
+        | {"decoder_depth", "decoder_heads", "positions", "mask_patch_size"}
+    )
 
     model: MAE | SimMIM
 
@@ -140,6 +145,7 @@ class MaskedPretrain(VisionTask):
         create: Any = create_mae if self.method == "mae" else create_simmim
         model: MAE | SimMIM = create(**found, **chosen, in_chans=in_chans, drop_path=drop_path)
         self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
+        self.built = {**found, **chosen, "method": self.method, "weights": None, "in_chans_policy": None}
         self.backbone_name: str = found["backbone"]
         self.use_model(model, model.preprocess, in_chans)
         self.held_out_loss = MeanMetric()
@@ -148,6 +154,9 @@ class MaskedPretrain(VisionTask):
         super().use_model(model, preprocess, in_chans)
         assert isinstance(model, MAE | SimMIM)
         self.network = model.loss if not self.compile_model else torch.compile(model.loss)
+
+    def take_batch(self, batch: Any) -> ImageBatch:
+        return image_batch(batch)
 
     def prepare(self, batch: ImageBatch) -> Part:
         rows, columns = self.model.grid_of((batch.images.shape[2], batch.images.shape[3]))
@@ -214,8 +223,8 @@ class MaskedPretrain(VisionTask):
     def _warmup(self, total: int) -> int:
         if not self._usual_warmup or self.warmup_steps > 0:
             return super()._warmup(total)
-        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        return min(round(40 * per_epoch), total // 10)
+        per_epoch = self._steps_per_epoch()
+        return total // 10 if per_epoch is None else min(round(40 * per_epoch), total // 10)
 
 
 def _method(method: str, backbone: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from visionzoo.losses.gather import RandomState
 from visionzoo.runs.memory import is_out_of_memory
+from visionzoo.tasks.accumulation import rescale_gradients
 
 if TYPE_CHECKING:
     from visionzoo.tasks.base import TrainStep, VisionTask
@@ -47,6 +48,8 @@ class MicroBatches:
         Raises:
             MemoryError: if a single image does not fit.
         """
+        share = task.window.add(task, batch_idx, len(batch.images))
+        rescale_gradients(task, share.rescale)
         parameters = [p for p in task.parameters() if p.requires_grad]
         # what earlier batches of this optimizer step have accumulated
         begun = batch_idx % task.trainer.accumulate_grad_batches != 0
@@ -60,7 +63,7 @@ class MicroBatches:
 
         if not begun:
             start()
-        while (step := self._try(task, batch)) is None:
+        while (step := self._try(task, batch, share.divisor)) is None:
             start()
             before.restore()
             with torch.no_grad():
@@ -72,11 +75,11 @@ class MicroBatches:
             loss = _Exchange.apply(loss, *parameters)
         return step._replace(loss=loss)
 
-    def _try(self, task: VisionTask, batch: Any) -> TrainStep | None:
+    def _try(self, task: VisionTask, batch: Any, divisor: float) -> TrainStep | None:
         """The step, or None where memory ran out on some rank; ``size`` is then smaller."""
         whole, failed, step = len(batch.images), False, None
         try:
-            step = self._run(task, batch)
+            step = self._run(task, batch, divisor)
         except (RuntimeError, MemoryError) as error:  # it holds the activations, and must be gone before the next try
             if not is_out_of_memory(error):
                 raise
@@ -87,15 +90,15 @@ class MicroBatches:
         self.size = halved(task, min(self.size or whole, whole), whole)
         return None
 
-    def _run(self, task: VisionTask, batch: Any) -> TrainStep:
+    def _run(self, task: VisionTask, batch: Any, divisor: float) -> TrainStep:
         prepared, whole = task.prepare(batch), len(batch.images)
         parts = [prepared] if self.size is None or self.size >= whole else task.split(prepared, self.size)
-        strategy, accumulated = task.trainer.strategy, task.trainer.accumulate_grad_batches
+        strategy = task.trainer.strategy
         steps = []
         for part in parts:
             step = task.part_loss(part)
             with torch.autocast(task.device.type, enabled=False):
-                strategy.backward(step.loss / accumulated, None)
+                strategy.backward(step.loss / divisor, None)
             steps.append(step._replace(loss=step.loss.detach(), logs={k: v.detach() for k, v in step.logs.items()}))
         if len(steps) == 1:
             return steps[0]

@@ -22,6 +22,7 @@ from visionzoo.models.sam.prompts import Prompts
 from visionzoo.runs import RunFolder
 from visionzoo.runs.cache import cache_folder
 from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.batches import describe
 from visionzoo.tasks.embedding_cache import EmbeddingCache
 from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
@@ -77,6 +78,10 @@ class PromptSegment(VisionTask):
     monitor = "val/iou_1"
     prediction_columns = ("objects", *(f"iou_{k}" for k in SHOWN_CLICKS), "iou_box")
     sheet_every_epoch = True
+    settled = frozenset(
+        {"backbone", "image_size", "embedding_stride", "decoder_dim", "ambiguous", "position_scale", "encoder"}
+        | {"lora_rank", "lora_alpha", "text_model"}
+    )
 
     model: Sam
 
@@ -141,6 +146,9 @@ class PromptSegment(VisionTask):
         has_text = self.text_prompts is not None
         choose_trained(model, encoder, text=has_text, rank=lora_rank, alpha=lora_alpha)
         self.backbone_name: str = str(model.architecture["backbone"])
+        known = dict(model.architecture)
+        if known.pop("text_dim") == text_dim:  # else the weights brought text prompts along
+            self.built = {**known, "weights": None, "backbone_weights": None, "position_scale": 1.0}
         self.fixed_images = fixed_images
         self._cache_folder = _cache_folder(embedding_cache) if encoder == "frozen" and fixed_images else None
         self.use_model(model, model.preprocess)
@@ -198,6 +206,11 @@ class PromptSegment(VisionTask):
         return f"{weights_hash(self.model.backbone)} {self.preprocess.to_dict()} {grid} {levels} {computed}"
 
     # ---- training ---------------------------------------------------------------------------------------------------
+
+    def take_batch(self, batch: Any) -> SegmentBatch:
+        if not isinstance(batch, SegmentBatch):
+            raise ValueError(f"need batches of visionzoo.types.SegmentBatch, got {describe(batch)}")
+        return batch
 
     def prepare(self, batch: SegmentBatch) -> Part:
         return Part.of(

@@ -121,7 +121,7 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # An epoch that max_steps or max_time broke off counts as whole from here on; what was saved between its steps
         # goes on with its rest.
-        if trainer.fit_loop.epoch_loop.batch_progress.current.completed >= trainer.num_training_batches:
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             save_last(trainer, _task(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

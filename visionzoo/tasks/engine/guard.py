@@ -109,11 +109,8 @@ class NonFinite(Callback):
             task.load_state_dict({**checkpoint["state_dict"], **checkpoint.get("ema_trained", {})})
             for own, stored in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
                 own.load_state_dict(stored)
-        for config in trainer.lr_scheduler_configs:
-            scheduler: Any = config.scheduler
-            scheduler.base_lrs = [lr * SLOWER for lr in scheduler.base_lrs]
-        for group in optimizer.param_groups:
-            group["lr"] *= SLOWER
+        task.lr_factor *= SLOWER
+        task.apply_optimizer_options()
         self.went_back, self.in_a_row = True, 0
         rank_zero_warn(
             f"{evidence}: weights and optimizer are back at those of {last} (step {checkpoint['global_step']}), "

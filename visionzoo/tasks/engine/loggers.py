@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
+from pytorch_lightning.loggers.logger import DummyExperiment, Logger, rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.files import write_csv
@@ -86,11 +86,34 @@ def _text(value: float) -> str:
 
 
 class Events(TensorBoardLogger):
-    """TensorBoard's event files directly in the run folder."""
+    """TensorBoard's event files directly in the run folder; nothing is written before :meth:`open`.
+
+    Lightning makes the file before it has read the checkpoint that a run goes on from, and a run that cannot go on
+    must stay as it is.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(save_dir=str(folder), name="", version="", default_hp_metric=False)
         self._last: tuple[int | None, dict[str, float]] = (None, {})
+        self._is_open = False
+        self._options: dict[str, Any] = {}
+
+    @property
+    def experiment(self) -> Any:
+        return super().experiment if self._is_open else DummyExperiment()
+
+    @rank_zero_only
+    def open(self) -> None:
+        """Begin to write, first of all the options of the task."""
+        from torch.utils.tensorboard.summary import hparams
+
+        self._is_open = True
+        for summary in hparams(self._sanitize_params(self._options), {}):
+            self.experiment._get_file_writer().add_summary(summary)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep the options for :meth:`open`; TensorBoard shows them under HPARAMS."""
+        self._options = dict(params)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -1,0 +1,58 @@
+"""Batches of other people's loaders, as the tasks take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visionzoo.types import CaptionBatch, ImageBatch
+
+
+def image_batch(batch: Any) -> ImageBatch:
+    """``(images, labels)``, as torchvision's data sets give them, or images alone -> :class:`ImageBatch`.
+
+    Raises:
+        ValueError: for anything else, and for images that are not uint8.
+    """
+    if isinstance(batch, ImageBatch):
+        return batch
+    if isinstance(batch, Tensor):
+        batch = (batch, torch.full((len(batch),), -1))
+    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        raise ValueError(f"need batches of visionzoo.types.ImageBatch, or (images, labels); got {describe(batch)}")
+    images, labels = batch
+    return ImageBatch(_pixels(images), labels, torch.arange(len(images)))
+
+
+def caption_batch(batch: Any) -> CaptionBatch | ImageBatch:
+    """``(images, texts)`` with one text for each image -> :class:`CaptionBatch`.
+
+    Raises:
+        ValueError: for anything else, and for images that are not uint8.
+    """
+    if isinstance(batch, CaptionBatch | ImageBatch):
+        return batch
+    if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[0], Tensor):
+        images, texts = batch
+        if isinstance(texts, list | tuple) and len(texts) == len(images) and all(isinstance(t, str) for t in texts):
+            places = torch.arange(len(images))
+            return CaptionBatch(_pixels(images), tuple(texts), places, places)
+    raise ValueError(f"need batches of visionzoo.types.CaptionBatch, or (images, texts); got {describe(batch)}")
+
+
+def _pixels(images: Tensor) -> Tensor:
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"need images (B, C, H, W) uint8 in 0..255, got {tuple(images.shape)} {images.dtype}: the task normalises "
+            "them as its weights want; use torchvision.transforms.PILToTensor, without ToTensor and Normalize"
+        )
+    return images
+
+
+def describe(batch: Any) -> str:
+    """``(Tensor, str)``: the type of a batch, and of what is in it."""
+    if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
+        return f"({', '.join(type(part).__name__ for part in batch)})"
+    return type(batch).__name__
