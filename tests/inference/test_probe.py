@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import visionzoo as vz
 from visionzoo.cli.main import main
 from visionzoo.inference import probe as module
 from visionzoo.inference.probe import knn_accuracy, linear_probe, probe
@@ -67,6 +68,14 @@ def test_features_are_computed_once_and_again_when_the_weights_change(
     assert (again.knn, again.linear, again.strength) == (first.knn, first.linear, first.strength)
     other = probe("vit_nano_patch4_32", "digits", features="mean", **options)
     assert not other.cached
+
+
+def test_features_are_computed_again_for_another_model_around_the_same_weights(tmp_path: Path) -> None:
+    names = "vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224"
+    torch.save(vz.create_backbone(names[0], image_size=32).state_dict(), tmp_path / "w.pth")
+    options: dict[str, Any] = {"weights": str(tmp_path / "w.pth"), "train_limit": 40, "cache": tmp_path}
+    found = [probe(name, "digits", image_size=32, **options) for name in (*names, names[0])]
+    assert [report.cached for report in found] == [False, False, True]
 
 
 def test_a_masked_run_is_probed_by_the_mean_of_its_grid(tmp_path: Path) -> None:

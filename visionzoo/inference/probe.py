@@ -29,7 +29,7 @@ from visionzoo.inference.stream import Stream, Unreadable
 from visionzoo.models.bundle import CONFIG_FILE, read_config
 from visionzoo.models.trunk import load_trunk
 from visionzoo.runs.cache import cache_folder
-from visionzoo.weights.fingerprint import weights_hash
+from visionzoo.weights.fingerprint import model_fingerprint
 
 FeatureKind = Literal["auto", "pooled", "mean"]
 #: Inverse strengths of the linear classifier's L2 penalty that are tried.
@@ -127,7 +127,8 @@ def probe(
         kind = "mean" if is_run and read_config(model).task in ("mae", "simmim") else "pooled"
     backbone.to(resolve_device(device)).eval()
     folder = Path(cache) if cache is not None else cache_folder("features")
-    read = functools.partial(_features, backbone, kind, batch_size, folder, weights_hash(backbone))
+    identity = model_fingerprint(backbone, preprocess=backbone.preprocess, context=("probe", kind))
+    read = functools.partial(_features, backbone, kind, batch_size, folder, identity)
     parts = [read(train, "train"), read(test, "test")]
     (x, y), (tx, ty) = ((p.values, p.labels) for p in parts)
     if len(np.unique(y)) < 2 or not len(ty):
@@ -254,9 +255,7 @@ def _features(
     """Features of a source, from the disk where they are there."""
     from safetensors.numpy import load_file, save_file
 
-    data = _content_hash(source)
-    spec = repr(sorted(backbone.preprocess.to_dict().items()))
-    name = hashlib.blake2b(f"{model}{data}{spec}{kind}".encode(), digest_size=16).hexdigest()
+    name = hashlib.blake2b(f"{model} {_content_hash(source)}".encode(), digest_size=16).hexdigest()
     file = folder / f"{name}.safetensors"
     if file.is_file():
         stored = load_file(file)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from visionzoo.inference.progress import track
 from visionzoo.models.clip.model import Clip
 from visionzoo.weights import write_safetensors
+from visionzoo.weights.fingerprint import model_fingerprint
 
 #: Prompts whose ids are held at once: 80 MB at 77 tokens.
 _ROUND = 2**17
@@ -101,10 +102,5 @@ def _key(label: str) -> str:
 
 
 def _fingerprint(model: Clip, templates: Sequence[str]) -> str:
-    """Changes with everything that an embedding depends on: weights, configuration, tokenizer, templates."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((model.config, model.tokenizer_source, tuple(templates))).encode())
-    for key, tensor in model.text.state_dict().items():
-        digest.update(f"{key} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    """Changes with everything that an embedding depends on: the text tower, the tokenizer, the templates."""
+    return model_fingerprint(model.text, context=("texts", model.tokenizer.fingerprint, tuple(templates)))
