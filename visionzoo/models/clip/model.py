@@ -76,6 +76,20 @@ class Clip(nn.Module):
         self._tokenizer: Tokenizer | None = None
 
     @property
+    def preprocess(self) -> Preprocess:
+        """How pixels become the image tower's input."""
+        return self.visual.trunk.preprocess
+
+    @preprocess.setter
+    def preprocess(self, spec: Preprocess) -> None:
+        self.visual.trunk.preprocess = spec
+
+    @property
+    def said_preprocess(self) -> Mapping[str, Any]:
+        """What the maker of this model said of its preprocessing; see :attr:`Backbone.said_preprocess`."""
+        return self.visual.trunk.said_preprocess
+
+    @property
     def config(self) -> TextConfig:
         """The text tower's parts."""
         return self.text.config
