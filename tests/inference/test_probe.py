@@ -56,7 +56,7 @@ def test_the_penalty_is_chosen_on_held_out_training_images() -> None:
 def test_features_are_computed_once_and_again_when_the_weights_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"train_limit": 200, "cache": tmp_path, "image_size": 16}
+    options: dict[str, Any] = {"train_limit": 200, "cache": tmp_path, "image_size": 16, "weights": "random"}
     first = probe("vit_nano_patch4_32", "digits", **options)
     assert not first.cached
     assert (first.width, first.classes, first.train_images, first.test_images) == (64, 10, 200, 359)
@@ -108,21 +108,23 @@ def test_unreadable_images_are_listed_every_time(tmp_path: Path, capsys: Any) ->
                 tmp_path / f"data/{name}/{i}.png"
             )
     (tmp_path / "data/train/a/1.png").write_bytes(b"no image")
-    command = ["probe", "vit_nano_patch4_32", "--data.path", str(tmp_path / "data"), "--cache", str(tmp_path / "cache")]
+    command = ["probe", "vit_nano_patch4_32", "--data.path", str(tmp_path / "data"), "--weights", "random"]
+    command += ["--cache", str(tmp_path / "cache")]
     for _ in range(2):
         assert main([*command, "--json", "--k", "3"]) == 1
         printed = capsys.readouterr()
         report = json.loads(printed.out)
         assert (report["train_images"], report["test_images"], report["knn"]) == (7, 8, 1.0)
         assert "left out" in printed.err
-        assert "random weights" in printed.err
+        assert "has random weights, as was asked for" in printed.err
+        assert report["model"] == "vit_nano_patch4_32, random weights"
 
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neighbours=0"):
         probe("vit_nano_patch4_32", "digits", neighbours=0)
     with pytest.raises(ValueError, match="features='all' is unknown"):
-        probe("vit_nano_patch4_32", "digits", features="all", cache=tmp_path)  # type: ignore[arg-type]
+        probe("vit_nano_patch4_32", "digits", features="all", weights="random", cache=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         probe(tmp_path, "digits", cache=tmp_path)
     with pytest.raises(ValueError, match="val_fraction"):
