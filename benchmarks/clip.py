@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import visionzoo as vz
-from visionzoo.inference.templates import IMAGENET_TEMPLATES
+from visionzoo.inference.templates import VARIED_TEMPLATES
 from visionzoo.losses.contrastive import info_nce
 from visionzoo.models.clip import Clip
 from visionzoo.runs.memory import peak_bytes
@@ -160,13 +160,13 @@ def encoder(name: str, model: Any, batch: Tensor, *, text: bool = False) -> Call
 def classifier(name: str, model: Any, wanted: list[str], args: argparse.Namespace) -> Callable[[], Tensor]:
     """(K, E): the weights of a zero-shot classifier, from labels and templates as texts."""
     if name == OURS:
-        return lambda: vz.ZeroShotClassifier(model, wanted, "imagenet").text_embeddings
+        return lambda: vz.ZeroShotClassifier(model, wanted, "varied").text_embeddings
     import open_clip
 
     tokenizer = open_clip.get_tokenizer(args.model)
     return lambda: (
         open_clip.build_zero_shot_classifier(
-            model, tokenizer, wanted, IMAGENET_TEMPLATES, num_classes_per_batch=10, device=args.device
+            model, tokenizer, wanted, VARIED_TEMPLATES, num_classes_per_batch=10, device=args.device
         ).T
     )
 
@@ -295,7 +295,7 @@ def measure(args: argparse.Namespace, job: str, precision: str) -> dict[str, Any
 def title(args: argparse.Namespace, job: str, precision: str) -> str:
     """The name of a row."""
     what = {
-        "classifier": f"classifier, {args.labels:,} labels x {len(IMAGENET_TEMPLATES)} templates",
+        "classifier": f"classifier, {args.labels:,} labels x {len(VARIED_TEMPLATES)} templates",
         "images": f"image encoding, batch {args.batch}",
         "texts": f"text encoding, batch {args.batch}",
         "training": f"training step, batch {args.batch}" + ("" if args.path else ", made-up captions"),

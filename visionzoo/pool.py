@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -111,7 +111,7 @@ class SharedBackbone:
 
     def __init__(self, key: PoolKey, entry: _Entry, info: BackboneInfo) -> None:
         self.key = key
-        self.info = info
+        self._info = info
         self._entry: _Entry | None = entry
         # Adding ourselves comes before the entry is (again) in the table: a collection in between may have removed it.
         with _LOCK:
@@ -126,6 +126,11 @@ class SharedBackbone:
         if self._entry is None:
             raise ValueError(f"this handle on {self.key.name} was released; call shared_backbone again")
         return self._entry.module
+
+    @property
+    def info(self) -> BackboneInfo:
+        """What is known of the copy; its preprocessing is that of the weights."""
+        return replace(self._info, preprocess=self.preprocess)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -155,11 +160,12 @@ class SharedBackbone:
             return module(images.to(self.key.device, self.key.dtype))
 
     def copy_for_training(self, *, drop_path: float = 0.0) -> Backbone:
-        """An independent copy with the same weights, device and dtype, in train mode."""
+        """An independent copy with the same weights, preprocessing, device and dtype, in train mode."""
         key = self.key
         with torch.device(key.device):
             model = create_backbone(key.name, image_size=key.image_size, in_chans=key.in_chans, drop_path=drop_path)
         model.to(dtype=key.dtype).load_state_dict(self.module.state_dict())
+        model.preprocess = self.preprocess
         return model
 
     def release(self) -> None:
@@ -177,7 +183,7 @@ class SharedBackbone:
         del memo
         self.module  # noqa: B018  a released handle cannot be copied
         assert self._entry is not None
-        return SharedBackbone(self.key, self._entry, self.info)
+        return SharedBackbone(self.key, self._entry, self._info)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -20,10 +20,10 @@ def benchmark(monkeypatch):
     for name in ("harness", "peers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "IMAGENET_TEMPLATES", ("a photo of a {}.", "my own {} in the far mountains."))
+    monkeypatch.setattr(module, "VARIED_TEMPLATES", ("a photo of a {}.", "my own {} in the far mountains."))
     classifier = module.vz.ZeroShotClassifier
     monkeypatch.setattr(
-        module.vz, "ZeroShotClassifier", lambda m, x, _: classifier(m, x, module.IMAGENET_TEMPLATES), raising=False
+        module.vz, "ZeroShotClassifier", lambda m, x, _: classifier(m, x, module.VARIED_TEMPLATES), raising=False
     )
     return module
 

@@ -97,6 +97,7 @@ def test_zeroshot_options(cli: Callable[..., Answer], run_folder: Path, photos: 
         (record,) = json.loads(cli("zeroshot", one, *labels, *options, "--json")[1])
         expected = vz.ZeroShotClassifier.load(run_folder, ["cat", "dog"], wanted, device="cpu").predict(one)[0]
         assert [p["label"] for p in record["predictions"]] == [label for label, _ in expected]
+        assert record["templates"] == ("2 of the caller's own" if len(given) > 1 else given[0])
         assert record["predictions"][0]["probability"] == pytest.approx(expected[0][1], abs=1e-5)
     (record,) = json.loads(cli("zeroshot", one, *labels, "--unknown", 0.999, "--json")[1])
     assert record["predictions"][0]["label"] == "unknown"
@@ -113,8 +114,10 @@ def test_zeroshot_scores_labelled_data(
     record = json.loads((tmp_path / "score.json").read_text())
     assert record["labels"] == ["cat", "wild dog"]
     assert record["images"] == 4
+    assert record["templates"] == "a photo of a {}."
     assert out.startswith(f"accuracy {100 * record['accuracy']:.2f} % of 4 images, 2 labels (chance 50.00 %)\n")
     assert "true \\ named  cat  wild dog\n" in out
+    assert "\ntemplates: a photo of a {}.\n" in out
     assert str(tmp_path / "m.png") in err
     with Image.open(tmp_path / "m.png") as picture:
         assert picture.width > 200

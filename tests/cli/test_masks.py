@@ -103,8 +103,11 @@ def test_everything(run_folder, photo, capsys):
 
 
 def test_random_weights_are_said(photo, capsys):
-    assert main(["masks", photo, "--model", NANO, "--image-size", "64", "--point", "3,3"]) == 0
-    assert "random weights" in capsys.readouterr().err
+    command = ["masks", photo, "--model", NANO, "--image-size", "64", "--point", "3,3"]
+    assert main(command) == 2
+    assert "is a name without weights" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="has random weights, as was asked for"):
+        assert main([*command, "--weights", "random"]) == 0
 
 
 @pytest.mark.parametrize(

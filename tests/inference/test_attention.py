@@ -97,18 +97,21 @@ def test_overlay_refuses_what_is_no_heat(tmp_path: Path, heat: np.ndarray) -> No
 
 def test_command(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "heat.png"
-    assert main(["attention", str(photo), "--model", "vit_nano_patch4_32", "--out", str(out)]) == 0
+    command = ["attention", str(photo), "--model", "vit_nano_patch4_32", "--out", str(out)]
+    assert main(command) == 2
+    assert "is a name without weights" in capsys.readouterr().err
+    assert not out.exists()
+    with pytest.warns(UserWarning, match="random weights, as was asked for"):
+        assert main([*command, "--weights", "random"]) == 0
     assert out.is_file()
-    said = capsys.readouterr()
-    assert said.out.strip() == str(out)
-    assert "random weights" in said.err
+    assert capsys.readouterr().out.strip() == str(out)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "vit_nano_patch4_33"], "did you mean vit_nano_patch4_32"),
-        (["--model", "timm/test_resnet"], "needs the capability 'attention_maps'"),
+        (["--model", "timm/test_resnet", "--weights", "random"], "needs the capability 'attention_maps'"),
         (["--model", "vit_nano_patch4_32", "--out", "heat.csv"], "must end in one of .png"),
         (["--model", "vit_nano_patch4_32", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
     ],

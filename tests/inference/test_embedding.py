@@ -48,7 +48,7 @@ def test_a_backbone_on_class_folders(photos: Path, tmp_path: Path) -> None:
     os.link(photos / "deep" / "d.bmp", data / "val" / "dog" / "d.bmp")
     out = tmp_path / "features.parquet"
     torch.manual_seed(0)
-    embed_to_parquet(data, "vit_nano_patch4_32", out, image_size=24, device="cpu")
+    embed_to_parquet(data, "vit_nano_patch4_32", out, weights="random", image_size=24, device="cpu")
     table = pq.read_table(out)
     rows = table.select(["split", "label"]).to_pylist()
     assert sorted((r["split"], r["label"]) for r in rows) == [
@@ -70,7 +70,9 @@ def test_a_backbone_on_class_folders(photos: Path, tmp_path: Path) -> None:
 
 
 def test_built_in_digits(tmp_path: Path) -> None:
-    report = embed_to_parquet("digits", "vit_nano_patch4_32", tmp_path / "d.parquet", image_size=16, batch_size=256)
+    report = embed_to_parquet(
+        "digits", "vit_nano_patch4_32", tmp_path / "d.parquet", weights="random", image_size=16, batch_size=256
+    )
     table = pq.read_table(tmp_path / "d.parquet")
     assert report.rows == table.num_rows == 1797
     assert set(table.column("label").to_pylist()) == {str(d) for d in range(10)}
@@ -93,7 +95,9 @@ def test_nothing_is_left_of_a_failure(photos: Path, tmp_path: Path, run_folder: 
 def test_several_labels_and_none(photos: Path, tmp_path: Path) -> None:
     manifest = photos / "list.csv"
     manifest.write_text("image,label,split\na.png,cat|dog,train\nb.jpg,,train\nf.png,dog,train\ne.gif,cat,val\n")
-    embed_to_parquet(manifest, "vit_nano_patch4_32", tmp_path / "f.parquet", batch_size=2, device="cpu")
+    embed_to_parquet(
+        manifest, "vit_nano_patch4_32", tmp_path / "f.parquet", weights="random", batch_size=2, device="cpu"
+    )
     rows = pq.read_table(tmp_path / "f.parquet").select(["id", "label", "split"]).to_pylist()
     found = {Path(r["id"]).name: (r["split"], r["label"]) for r in rows}
     assert found["a.png"] == ("train", ["cat", "dog"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import visionzoo as vz
 from visionzoo.cli.main import main
 from visionzoo.inference import probe as module
 from visionzoo.inference.probe import knn_accuracy, linear_probe, probe
@@ -55,7 +56,7 @@ def test_the_penalty_is_chosen_on_held_out_training_images() -> None:
 def test_features_are_computed_once_and_again_when_the_weights_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"train_limit": 200, "cache": tmp_path, "image_size": 16}
+    options: dict[str, Any] = {"train_limit": 200, "cache": tmp_path, "image_size": 16, "weights": "random"}
     first = probe("vit_nano_patch4_32", "digits", **options)
     assert not first.cached
     assert (first.width, first.classes, first.train_images, first.test_images) == (64, 10, 200, 359)
@@ -67,6 +68,14 @@ def test_features_are_computed_once_and_again_when_the_weights_change(
     assert (again.knn, again.linear, again.strength) == (first.knn, first.linear, first.strength)
     other = probe("vit_nano_patch4_32", "digits", features="mean", **options)
     assert not other.cached
+
+
+def test_features_are_computed_again_for_another_model_around_the_same_weights(tmp_path: Path) -> None:
+    names = "vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224"
+    torch.save(vz.create_backbone(names[0], image_size=32).state_dict(), tmp_path / "w.pth")
+    options: dict[str, Any] = {"weights": str(tmp_path / "w.pth"), "train_limit": 40, "cache": tmp_path}
+    found = [probe(name, "digits", image_size=32, **options) for name in (*names, names[0])]
+    assert [report.cached for report in found] == [False, False, True]
 
 
 def test_a_masked_run_is_probed_by_the_mean_of_its_grid(tmp_path: Path) -> None:
@@ -99,21 +108,22 @@ def test_unreadable_images_are_listed_every_time(tmp_path: Path, capsys: Any) ->
                 tmp_path / f"data/{name}/{i}.png"
             )
     (tmp_path / "data/train/a/1.png").write_bytes(b"no image")
-    command = ["probe", "vit_nano_patch4_32", "--data.path", str(tmp_path / "data"), "--cache", str(tmp_path / "cache")]
+    command = ["probe", "vit_nano_patch4_32", "--data.path", str(tmp_path / "data"), "--weights", "random"]
+    command += ["--cache", str(tmp_path / "cache")]
     for _ in range(2):
         assert main([*command, "--json", "--k", "3"]) == 1
         printed = capsys.readouterr()
         report = json.loads(printed.out)
         assert (report["train_images"], report["test_images"], report["knn"]) == (7, 8, 1.0)
         assert "left out" in printed.err
-        assert "random weights" in printed.err
+        assert report["model"] == "vit_nano_patch4_32, random weights"
 
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neighbours=0"):
         probe("vit_nano_patch4_32", "digits", neighbours=0)
     with pytest.raises(ValueError, match="features='all' is unknown"):
-        probe("vit_nano_patch4_32", "digits", features="all", cache=tmp_path)  # type: ignore[arg-type]
+        probe("vit_nano_patch4_32", "digits", features="all", weights="random", cache=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         probe(tmp_path, "digits", cache=tmp_path)
     with pytest.raises(ValueError, match="val_fraction"):

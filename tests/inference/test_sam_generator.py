@@ -189,3 +189,18 @@ def test_upscaling_is_the_models(inside, size):
     expected = our_sam().postprocess_masks(low, inside, size)[0, 0]
     found = upscale_columns(low[0, 0].numpy(), (256, 256), inside, size)
     assert np.abs(found.T - expected.numpy()).max() < 2e-5
+
+
+def test_a_model_whose_clicks_mean_one_thing_is_asked_for_one_mask(monkeypatch):
+    model = our_sam()
+    options = {"points_per_side": 2, **ALL}
+    three = vz.MaskGenerator(model, **options).generate(picture(150, 256))
+    monkeypatch.setattr(model, "ambiguous", False)
+    one = vz.MaskGenerator(model, **options).generate(picture(150, 256))
+    assert (len(three), len(one)) == (12, 4)
+    predictor = vz.SamPredictor(model)
+    predictor.set_image(picture(150, 256))
+    for found in one:
+        masks, scores, _ = predictor.predict(np.array(found["point_coords"]), np.ones(1), multimask_output=False)
+        assert np.array_equal(found["segmentation"], masks[0])
+        assert found["predicted_iou"] == pytest.approx(float(scores[0]), abs=1e-5)

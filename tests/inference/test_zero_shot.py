@@ -3,6 +3,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from open_clip import build_zero_shot_classifier
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 import visionzoo as vz
 from visionzoo.data.images import open_image
 from visionzoo.data.transforms import EvalTransform
-from visionzoo.inference.templates import IMAGENET_TEMPLATES, resolve_templates
+from visionzoo.inference.templates import NAMED, VARIED_TEMPLATES, describe_templates, fill, resolve_templates
 from visionzoo.models.bundle import ModelConfig, save_bundle
 from visionzoo.models.preprocess import Normalize
 
@@ -210,10 +211,72 @@ def test_a_label_that_is_too_long_is_said(clip):
         vz.ZeroShotClassifier(clip, ["cat " * 100, "dog"], "a photo of a {}.")
 
 
-def test_the_eighty_templates():
-    assert len(set(IMAGENET_TEMPLATES)) == 80
-    assert resolve_templates("imagenet") == IMAGENET_TEMPLATES
+def test_templates_by_name_are_the_published_ones_and_our_own():
+    published = [t("cat") for t in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    assert [fill(t, "cat") for t in resolve_templates("imagenet")] == published
+    assert len(published) == len(set(published)) == 80
+    assert [fill(t, "cat") for t in resolve_templates("imagenet-simple")] == [
+        t("cat") for t in open_clip.SIMPLE_IMAGENET_TEMPLATES
+    ]
+    assert resolve_templates("varied") == VARIED_TEMPLATES
+    assert len(set(VARIED_TEMPLATES)) == 80
     assert resolve_templates(None) == ("{}",)
+
+
+def test_the_ensemble_is_open_clips_classifier(clip):
+    labels = ["cat", "a very long label of many words", "dog"]
+    zs = vz.ZeroShotClassifier(clip, labels, "imagenet")
+    theirs = open_clip.build_zero_shot_classifier(
+        clip, clip.tokenizer, labels, open_clip.OPENAI_IMAGENET_TEMPLATES, num_classes_per_batch=2
+    )
+    torch.testing.assert_close(zs.text_embeddings, theirs.T, atol=1e-5, rtol=1e-5)
+
+
+def test_templates_may_be_functions(clip, tmp_path):
+    def article(label):
+        return f"an {label}" if label[0] in "aeiou" else f"a {label}"
+
+    written = {"ant": "an ant", "bee": "a bee"}
+    zs = vz.ZeroShotClassifier(clip, list(written), [article, "one {}"], cache_dir=tmp_path)
+    for label, row in zip(zs.labels, zs.text_embeddings, strict=True):
+        own = clip.encode_text(clip.tokenizer([written[label], f"one {label}"]), normalize=True).mean(0)
+        torch.testing.assert_close(row, torch.nn.functional.normalize(own, dim=0), atol=1e-5, rtol=1e-5)
+    again = vz.ZeroShotClassifier(clip, list(written), [article, "one {}"], cache_dir=tmp_path)
+    assert again._cache.encoded == 0  # what is kept is known by its sentences
+    other = vz.ZeroShotClassifier(clip, list(written), [lambda c: f"the {c}", "one {}"], cache_dir=tmp_path)
+    assert other._cache.encoded == 4
+    assert vz.ZeroShotClassifier(clip, list(written), article).labels == ("ant", "bee")
+    for bad in (lambda c: None, lambda c: "  ", 3):
+        with pytest.raises(ValueError, match="must be a sentence, or give one for a label"):
+            vz.ZeroShotClassifier(clip, LABELS, [bad])
+
+
+@pytest.mark.parametrize(
+    ("templates", "said"),
+    [
+        (None, "none"),
+        *((name, name) for name in NAMED),
+        (open_clip.OPENAI_IMAGENET_TEMPLATES, "imagenet"),
+        ("my {}", "my {}"),
+        (["my {}"], "my {}"),
+        (["a {}", "b {}"], "2 of the caller's own"),
+        (str.title, "1 of the caller's own"),
+    ],
+)
+def test_what_results_say_of_templates(templates, said):
+    assert describe_templates(templates) == said
+
+
+def test_labels_that_are_codes_of_imagenet_get_their_names(clip):
+    with pytest.warns(UserWarning, match="the labels are bare words"):
+        zs = vz.ZeroShotClassifier(clip, ["n02123045", "dog"])
+    assert zs.labels == ("tabby cat", "dog")
+    zs.remove("n02123045")
+    assert zs.labels == ("dog",)
+    with pytest.raises(ValueError, match="'tabby cat' is there already"):
+        vz.ZeroShotClassifier(clip, ["tabby cat", "n02123045"], "a {}")
+    with pytest.warns(UserWarning, match="n99999999: codes of WordNet whose names are not known"):
+        assert vz.ZeroShotClassifier(clip, ["n99999999", "a dog"], "a {}").labels == ("n99999999", "a dog")
 
 
 def test_a_run_folder(clip, photos, tmp_path, zs):

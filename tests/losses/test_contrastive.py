@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
+from open_clip.loss import SigLipLoss
 from torch import nn
 from torch.nn import functional as F
 
@@ -32,7 +33,7 @@ def slow_info_nce(image, text, logit_scale, _=None):
 
 
 def slow_sigmoid(image, text, logit_scale, bias):
-    s, n, total = logit_scale.exp().clamp(max=100.0), len(image), 0
+    s, n, total = logit_scale.exp(), len(image), 0
     for i in range(n):
         for j in range(n):
             z = 1 if i == j else -1
@@ -87,7 +88,16 @@ def test_one_tower_may_be_frozen():
         assert not info_nce(image, text, scale).requires_grad
 
 
-def test_the_temperature_is_clamped():
+def test_the_scale_of_released_siglips_is_open_clips():
+    image, text, _, _ = features(8, dtype=torch.float32)
+    text = F.normalize(image.detach() + 0.1 * text.detach(), dim=-1)
+    scale, bias = torch.tensor(4.765), torch.tensor(-12.93)  # B/16: exp(4.765) = 117
+    torch.testing.assert_close(
+        sigmoid_loss(image, text, scale, bias), SigLipLoss()(image, text, scale.exp(), bias), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_clips_temperature_is_clamped():
     image, text, _, _ = features(5)
     limit, beyond = (torch.tensor(v, dtype=torch.float64) for v in (math.log(100.0), 9.0))
     assert info_nce(image, text, limit) == info_nce(image, text, beyond)

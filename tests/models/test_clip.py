@@ -162,6 +162,12 @@ def test_the_temperature_stays_in_bounds():
             model.logit_scale.fill_(value)
         model.clamp_logit_scale()
         assert model.logit_scale.item() == pytest.approx(expected)
+    model = nano(loss="sigmoid")  # SigLIP's has no bounds: B/16 was released at exp(4.765) = 117
+    for value in (4.765, -1.0):
+        with torch.no_grad():
+            model.logit_scale.fill_(value)
+        model.clamp_logit_scale()
+        assert model.logit_scale.item() == pytest.approx(value)
 
 
 @pytest.mark.parametrize("backbone", [NANO, "vit_base_patch16_siglip_gap_224", "vit_small_patch16_dinov3"])

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 import string
 
 import pytest
@@ -100,6 +101,20 @@ def test_a_tokenizer_of_transformers(folder):
     assert torch.equal(model.encode_text(ids), model.encode_text(other))
     with pytest.raises(ValueError, match=r"no end token \(id 2\)"):
         model.encode_text(torch.tensor([[1, 4, 5, 7, 0, 0]]))
+
+
+def test_the_fingerprint_is_of_what_a_folder_holds(folder, tmp_path):
+    first = FolderTokenizer(folder, 6)
+    key = first.fingerprint
+    first("a red square")  # the lengths of a call are no part of it
+    assert FolderTokenizer(folder, 6).fingerprint == key == first.fingerprint
+    shutil.copytree(folder, tmp_path / "t")
+    assert FolderTokenizer(tmp_path / "t", 6).fingerprint == key
+    file = tmp_path / "t" / "tokenizer.json"
+    file.write_text(file.read_text().replace("blue", "green"))
+    keys = {key, FolderTokenizer(tmp_path / "t", 6).fingerprint, FolderTokenizer(folder, 7).fingerprint}
+    keys |= {FolderTokenizer(folder, 6, canonical).fingerprint, BytePairTokenizer().fingerprint}
+    assert len(keys) == 5
 
 
 def test_which_tokenizer(folder, tmp_path):

@@ -158,8 +158,9 @@ def test_a_masked_run_hands_its_encoder_over_bit_by_bit(mae_run: Path) -> None:
         task(**UNSAID, weights=str(mae_run), name="ViT-B-32")
 
 
-def test_statistics_that_were_asked_for_stay(mae_run: Path) -> None:
-    assert task(image_weights=str(mae_run), image_statistics="openai").preprocess.mean[0] == pytest.approx(0.48145466)
+def test_statistics_are_those_of_the_weights_and_others_are_refused(mae_run: Path) -> None:
+    with pytest.raises(ValueError, match="contradicts preprocess=: mean is"):
+        task(image_weights=str(mae_run), image_statistics="openai")
     assert task(image_weights=str(mae_run)).preprocess.mean == read_config(mae_run).preprocess.mean
 
 

@@ -18,6 +18,7 @@ from visionzoo.data.segmentation import SegmentationData
 from visionzoo.inference.sam_predictor import SamPredictor
 from visionzoo.losses.segmentation import prompt_loss
 from visionzoo.models.bundle import load_bundle, save_bundle
+from visionzoo.models.clip.image import set_activation
 from visionzoo.models.sam import Sam
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.engine.sheets import Sheets
@@ -210,6 +211,19 @@ def test_embeddings_belong_to_the_weights_that_made_them(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 2
     module.use_model(module.model, module.preprocess)
     assert module.cache is None
+
+
+def test_embeddings_belong_to_the_model_around_the_weights(tmp_path: Path) -> None:
+    """The same weights under another activation, as ``*_clip_224`` and ``*_clip_quickgelu_224`` are."""
+    modules = [task(encoder="frozen", fixed_images=True, embedding_cache=str(tmp_path)).eval() for _ in range(2)]
+    set_activation(modules[1].model.backbone, "quick_gelu")
+    images = batch_of(modules[0]).images
+    for module in modules:
+        for image, kept in zip(images, module.embed(images), strict=True):
+            fresh = module.model.image_encoder.join(module._frozen_maps(image[None]))[0]
+            torch.testing.assert_close(kept, fresh)
+        assert module.cache is not None
+        assert module.cache.hits == 0
 
 
 def test_a_damaged_cache_is_mended_and_a_full_disk_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ class Backbone(nn.Module):
     name: str
     capabilities: frozenset[str]
     preprocess: Preprocess
+    #: Fields of ``preprocess`` that the maker of this model stated; weights that say otherwise are refused.
+    said_preprocess: Mapping[str, Any] = MappingProxyType({})
     image_size: tuple[int, int]  #: (H, W) this instance was built for
     in_chans: int
     num_features: int  #: timm's word for the width of ``forward_features``; equals ``grid_dim``
@@ -41,7 +45,7 @@ class Backbone(nn.Module):
     @property
     def info(self) -> BackboneInfo:
         """What is known of this instance; multiply-adds are counted at its own ``image_size``."""
-        return self.describe()
+        return replace(self.describe(), preprocess=self.preprocess)
 
     def forward(self, images: Tensor) -> Features:
         """(B, C, H, W) normalised images -> :class:`Features`."""

@@ -12,10 +12,11 @@ from visionzoo.data.caption_samples import CaptionCollate, CaptionDataset
 from visionzoo.data.dataset import Collate, ImageDataset, SourceDataset, Transform
 from visionzoo.data.module import Collator, VisionData
 from visionzoo.data.sources.base import Source, Splits, fingerprint
-from visionzoo.data.sources.captions import DEFAULT_TEMPLATES, CaptionSource, plain_name
+from visionzoo.data.sources.captions import DEFAULT_TEMPLATES, CaptionSource
 from visionzoo.data.sources.open import open_evaluation
 from visionzoo.data.sources.open_captions import open_captions
 from visionzoo.data.sources.split import limited
+from visionzoo.data.sources.spoken import spoken_names
 from visionzoo.data.transforms import EvalTransform, TrainTransform
 from visionzoo.types import CaptionBatch
 
@@ -135,7 +136,7 @@ class CaptionData(VisionData):
     def zero_shot_classes(self) -> tuple[str, ...]:
         """Names that the labels of the zero-shot images stand for, with spaces; empty without such images."""
         source = self.zero_shot_source
-        return () if source is None else tuple(plain_name(name) for name in source.classes)
+        return () if source is None else spoken_names(source.classes)
 
     def fingerprint(self) -> str:
         """A hash of which images with which captions are in which split, 32 hex digits. Reads no image."""

@@ -15,6 +15,7 @@ from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.transforms import EvalTransform
 from visionzoo.inference.classifier import ImageClassifier
 from visionzoo.inference.device import resolve_device
+from visionzoo.inference.named import RANDOM, weights_of
 from visionzoo.metrics.rollout import attention_rollout, whole_image_attention
 from visionzoo.models.preprocess import Normalize
 from visionzoo.viz.heatmap import heat_overlay
@@ -60,14 +61,14 @@ def draw_attention(
         image: what ``open_image`` takes.
         model: a run folder of a classifier, or the name of a backbone.
         out: the picture to write.
-        weights: for a backbone: what ``create_backbone`` takes; None for random weights.
+        weights: for a backbone: what ``create_backbone`` takes, or ``random``; it must be given.
         image_size: for a backbone: pixels; None for the size it was trained at.
         device: None for a GPU where there is one, otherwise the CPU.
 
     Raises:
         FileNotFoundError: if there is no such image or run.
-        ValueError: for an image that cannot be read, an unknown model, one without attention maps, or ``weights`` or
-            ``image_size`` given for a run.
+        ValueError: for an image that cannot be read, an unknown model, one without attention maps, a backbone without
+            ``weights``, or ``weights`` or ``image_size`` given for a run.
     """
     picture = open_image(image)
     module, where = _load(str(model), weights, image_size), resolve_device(device)
@@ -78,13 +79,13 @@ def draw_attention(
     # The last patches may reach beyond the picture, or leave some of it out.
     p = module.patch_embed.patch_size
     seen = F.pad(seen, (0, heat.shape[1] * p - seen.shape[2], 0, heat.shape[0] * p - seen.shape[1]), value=255)
-    name = Path(model).name if _is_run(str(model)) else f"{model}, {weights or 'random weights'}"
+    name = Path(model).name if _is_run(str(model)) else f"{model}, {'random weights' if weights == RANDOM else weights}"
     return heat_overlay(seen.permute(1, 2, 0).numpy(), heat.cpu().numpy(), out, title=f"attention rollout, {name}")
 
 
 def _load(model: str, weights: str | None, image_size: int | tuple[int, int] | None) -> Any:
     if not _is_run(model):
-        return create_backbone(model, weights=weights, image_size=image_size)
+        return create_backbone(model, weights=weights_of(model, weights), image_size=image_size)
     if weights is not None or image_size is not None:
         raise ValueError(f"{model} has weights and an image size of its own; leave the options out")
     return ImageClassifier.load(model, "cpu").model

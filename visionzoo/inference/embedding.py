@@ -23,6 +23,7 @@ from visionzoo.data.sources.open import open_splits, open_unlabelled
 from visionzoo.files import atomic_path
 from visionzoo.inference.classifier import ImageClassifier
 from visionzoo.inference.device import resolve_device
+from visionzoo.inference.named import weights_of
 from visionzoo.inference.stream import Output, Stream, Unreadable
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def embed_to_parquet(
         path: a folder of images, or any data source that ``--data.path`` takes.
         model: a run folder, the name of a backbone, or a classifier.
         out: the parquet file.
-        weights: for a backbone: what ``create_backbone`` takes; None for random weights.
+        weights: for a backbone: what ``create_backbone`` takes, or ``random``; it must be given.
         image_size: for a backbone: pixels; None for the size it was trained at.
         labels: False takes the images below a folder as they are found, subfolders being no classes.
         batch_size: images sent through the model at a time.
@@ -68,7 +69,8 @@ def embed_to_parquet(
 
     Raises:
         FileNotFoundError: if there are no such data.
-        ValueError: for data without images, an unknown model, or ``weights`` or ``image_size`` given for a run.
+        ValueError: for data without images, an unknown model, a backbone without ``weights``, or ``weights`` or
+            ``image_size`` given for a run.
     """
     import pyarrow.parquet as pq
 
@@ -113,7 +115,7 @@ class _Embedder:
             self.forward: Callable[[Tensor], Tensor] = model.model.embed_images  # type: ignore[assignment]
             self.preprocess = model.preprocess
         else:
-            backbone = create_backbone(self.name, weights=weights, image_size=image_size)
+            backbone = create_backbone(self.name, weights=weights_of(self.name, weights), image_size=image_size)
             backbone.eval().to(resolve_device(device))
             self.module = backbone
             self.forward = lambda images: backbone(images).pooled

@@ -70,7 +70,7 @@ class MaskGenerator:
     ) -> None:
         """
         Args:
-            model: made by ``create_sam``.
+            model: made by ``create_sam``. Each click has three answers, or one where ``model.ambiguous`` is false.
             points_per_side: of the grid of clicks; None where ``point_grids`` says them.
             points_per_batch: clicks decoded at a time; None for as many as fit into a gigabyte. The masks do not depend
                 on it.
@@ -196,10 +196,11 @@ class MaskGenerator:
         image = predictor._image()
         coords = torch.from_numpy(resize_coords(points, image.original_size, image.input_size)).float()[:, None]
         prompts = Prompts.of(coords, torch.ones(coords.shape[:2], dtype=torch.int64)).to(predictor.device)
-        decoded, scores = predictor.model.ask_scores(image.context, prompts, True)
+        several = predictor.model.ambiguous
+        decoded, scores = predictor.model.ask_scores(image.context, prompts, several)
         good = scores > self.pred_iou_thresh if self.pred_iou_thresh > 0 else torch.ones_like(scores, dtype=torch.bool)
         rows = good.any(dim=1).nonzero()[:, 0]
-        low = decoder.masks(decoded.select(rows), True)[good[rows]].float().cpu().numpy()
+        low = decoder.masks(decoded.select(rows), several)[good[rows]].float().cpu().numpy()
         owners, values = good.nonzero()[:, 0].tolist(), scores[good].tolist()
 
         def measure(i: int) -> Found | None:

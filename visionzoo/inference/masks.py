@@ -14,6 +14,7 @@ import torch
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.mask_generator import MaskGenerator, need_pycocotools
+from visionzoo.inference.named import weights_of
 from visionzoo.inference.regions import Runs
 from visionzoo.inference.sam_predictor import SamPredictor, check_box, check_points
 from visionzoo.models.sam import Sam, create_sam
@@ -38,16 +39,18 @@ def load_sam(
 
     Args:
         model: a run folder, ``vit_b``, ``vit_l``, ``vit_h``, or the name of a backbone.
-        weights: for a name: what ``create_sam`` takes; None for random weights.
+        weights: for a name: what ``create_sam`` takes, or ``random``; it must be given.
         image_size: for a name.
         device: None for a GPU where there is one, otherwise the CPU.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for an unknown model, unfitting weights, or ``weights`` or ``image_size`` given for a run.
+        ValueError: for an unknown model, a name without ``weights``, unfitting weights, or ``weights`` or
+            ``image_size`` given for a run.
     """
     if not os.path.isdir(model):
-        return create_sam(str(model), weights=weights, image_size=image_size).eval().to(resolve_device(device))
+        given = weights_of(str(model), weights)
+        return create_sam(str(model), weights=given, image_size=image_size).eval().to(resolve_device(device))
     if weights is not None or image_size is not None:
         raise ValueError(f"{model} has weights and an image size of its own; leave the options out")
     return SamPredictor.load(model, device).model

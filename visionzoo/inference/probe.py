@@ -25,11 +25,12 @@ from visionzoo.data.sources.open import open_splits
 from visionzoo.data.sources.split import stratified_limit, stratified_split
 from visionzoo.files import atomic_path
 from visionzoo.inference.device import resolve_device
+from visionzoo.inference.named import RANDOM, weights_of
 from visionzoo.inference.stream import Stream, Unreadable
 from visionzoo.models.bundle import CONFIG_FILE, read_config
 from visionzoo.models.trunk import load_trunk
 from visionzoo.runs.cache import cache_folder
-from visionzoo.weights.fingerprint import weights_hash
+from visionzoo.weights.fingerprint import model_fingerprint
 
 FeatureKind = Literal["auto", "pooled", "mean"]
 #: Inverse strengths of the linear classifier's L2 penalty that are tried.
@@ -99,7 +100,7 @@ def probe(
         path: labelled data, as ``--data.path`` takes them.
         val_path, val_fraction, seed: as for ``train.py classify``: which images are held out.
         train_limit: a label budget, as there.
-        weights: for a backbone's name: what ``create_backbone`` takes; None for random weights.
+        weights: for a backbone's name: what ``create_backbone`` takes, or ``random``; it must be given.
         image_size: for a backbone's name: pixels; None for its own.
         features: ``pooled``, what a classifier reads; ``mean``, the mean over the grid; ``auto`` takes ``mean`` for
             masked pretraining, which trains no pooling, and ``pooled`` elsewhere.
@@ -110,7 +111,8 @@ def probe(
 
     Raises:
         FileNotFoundError: for missing data or an unknown run.
-        ValueError: for multi-label data, too few images, an option out of range, or what ``load_trunk`` refuses.
+        ValueError: for multi-label data, too few images, an option out of range, a backbone without ``weights``, or
+            what ``load_trunk`` refuses.
     """
     if neighbours < 1:
         raise ValueError(f"neighbours={neighbours} must be at least 1")
@@ -127,7 +129,8 @@ def probe(
         kind = "mean" if is_run and read_config(model).task in ("mae", "simmim") else "pooled"
     backbone.to(resolve_device(device)).eval()
     folder = Path(cache) if cache is not None else cache_folder("features")
-    read = functools.partial(_features, backbone, kind, batch_size, folder, weights_hash(backbone))
+    identity = model_fingerprint(backbone, preprocess=backbone.preprocess, context=("probe", kind))
+    read = functools.partial(_features, backbone, kind, batch_size, folder, identity)
     parts = [read(train, "train"), read(test, "test")]
     (x, y), (tx, ty) = ((p.values, p.labels) for p in parts)
     if len(np.unique(y)) < 2 or not len(ty):
@@ -135,7 +138,7 @@ def probe(
     linear, strength = linear_probe(x, y, tx, ty, seed=seed)
     k = min(neighbours, len(y))
     return ProbeReport(
-        model=str(model),
+        model=f"{model}, random weights" if weights == RANDOM else str(model),
         data=path,
         features=kind,
         width=x.shape[1],
@@ -227,7 +230,7 @@ def _backbone(
         read_config(model)  # says what is wrong with the folder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are the same ones every time
-        return create_backbone(str(model), weights=weights, image_size=image_size)
+        return create_backbone(str(model), weights=weights_of(str(model), weights), image_size=image_size)
 
 
 def _content_hash(source: Source) -> str:
@@ -254,9 +257,7 @@ def _features(
     """Features of a source, from the disk where they are there."""
     from safetensors.numpy import load_file, save_file
 
-    data = _content_hash(source)
-    spec = repr(sorted(backbone.preprocess.to_dict().items()))
-    name = hashlib.blake2b(f"{model}{data}{spec}{kind}".encode(), digest_size=16).hexdigest()
+    name = hashlib.blake2b(f"{model} {_content_hash(source)}".encode(), digest_size=16).hexdigest()
     file = folder / f"{name}.safetensors"
     if file.is_file():
         stored = load_file(file)

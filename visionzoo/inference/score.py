@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from visionzoo.data.sources.base import Source
-from visionzoo.data.sources.captions import plain_name
 from visionzoo.data.sources.open import open_evaluation
+from visionzoo.data.sources.spoken import spoken_names
 from visionzoo.inference.classifier import ImageLabeller
 from visionzoo.inference.stream import Stream, Unreadable
 
@@ -28,6 +28,7 @@ class LabelledScore:
     labels: tuple[str, ...]  #: K names; the last one is that of unknown images, where there is a threshold for it
     matrix: np.ndarray  #: (K, K) int64 counts; rows true, columns named
     unreadable: tuple[Unreadable, ...] = ()
+    templates: str | None = None  #: the sentences that labels were put into; None for a classifier without texts
 
     @property
     def images(self) -> int:
@@ -49,6 +50,7 @@ class LabelledScore:
         return {
             "accuracy": self.accuracy,
             "images": self.images,
+            **({} if self.templates is None else {"templates": self.templates}),
             "labels": list(self.labels),
             "matrix": self.matrix.tolist(),
             "unreadable": [u._asdict() for u in self.unreadable],
@@ -59,6 +61,7 @@ class LabelledScore:
         lines = [
             f"accuracy {100 * self.accuracy:.2f} % of {self.images:,} images, {len(self.labels)} labels "
             f"(chance {100 / len(self.labels):.2f} %)",
+            *([] if self.templates is None else [f"templates: {self.templates}"]),
             "",
         ]
         if len(self.labels) <= TABLE_UP_TO:
@@ -92,8 +95,8 @@ def open_labelled(path: str) -> Source:
 
 
 def class_labels(source: Source) -> tuple[str, ...]:
-    """What the classes of a source are called in words: ``golden_retriever`` is a golden retriever."""
-    return tuple(plain_name(name) for name in source.classes)
+    """What the classes of a source are called in words, as :func:`visionzoo.data.sources.spoken.spoken_names` says."""
+    return spoken_names(source.classes)
 
 
 def score(
@@ -127,7 +130,8 @@ def score(
             np.add.at(matrix, (place[source.targets[labelled[output.positions]]], named.numpy()), 1)
     if not matrix.any():
         raise ValueError(f"none of the {len(labelled)} labelled images can be read")
-    return LabelledScore(labels=labels, matrix=matrix, unreadable=tuple(unreadable))
+    templates = getattr(classifier, "templates_name", None)
+    return LabelledScore(labels=labels, matrix=matrix, unreadable=tuple(unreadable), templates=templates)
 
 
 def _places(classes: Sequence[str], labels: Sequence[str]) -> np.ndarray:

@@ -30,7 +30,7 @@ from visionzoo.inference.text_cache import TextCache
 from visionzoo.models.clip import Clip
 from visionzoo.runs.cache import cache_folder
 from visionzoo.weights import write_safetensors
-from visionzoo.weights.fingerprint import weights_hash
+from visionzoo.weights.fingerprint import model_fingerprint
 
 #: New images between two writes of the index: what is lost at most when the first indexing is broken off.
 ROUND = 2048
@@ -223,10 +223,7 @@ class ImageSearch:
 
     @functools.cached_property
     def _model_hash(self) -> str:
-        model = self.model
-        spec = repr(sorted(model.preprocess.to_dict().items()))
-        # the activation is no part of the weights
-        return f"{weights_hash(model.visual)} {model.activation} {model.architecture.get('backbone')} {spec}"
+        return model_fingerprint(self.model.visual, preprocess=self.model.preprocess, context="search")
 
     def _file(self, root: str) -> Path:
         key = self._model_hash.encode() + b"\0" + os.fsencode(os.path.realpath(root))

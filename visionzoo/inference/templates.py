@@ -1,16 +1,21 @@
 """Sentences around a label. A model that learned from captions knows a thing better in a sentence than by itself.
 
-Averaging the embeddings of many sentences takes out what each says beside the label: the idea, and the number, are
-CLIP's (arXiv 2103.00020, section 3.1.4); the sentences are our own.
+Averaging the embeddings of many sentences takes out what each says beside the label (CLIP, arXiv 2103.00020, section
+3.1.4). Numbers can be compared only where the sentences are the same ones: ``imagenet`` are those of the papers, as
+open_clip has them; ``varied`` are our own.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+#: A sentence with one ``{}`` for the label, or a function from label to sentence, as open_clip's are.
+Template = str | Callable[[str], str]
+Templates = Template | Sequence[Template]
 
 #: Eighty ways to caption a picture of something: how it was taken, how it looks, where it is, what it is made as.
-IMAGENET_TEMPLATES: tuple[str, ...] = (
+VARIED_TEMPLATES: tuple[str, ...] = (
     "a photo of a {}.",
     "a photo of this {}.",
     "a photo of a single {}.",
@@ -92,22 +97,31 @@ IMAGENET_TEMPLATES: tuple[str, ...] = (
     "a computer rendering of a {}.",
     "a {} in a computer game.",
 )
-NAMED = {"imagenet": IMAGENET_TEMPLATES}
+#: What each name stands for.
+NAMED = {
+    "imagenet": "the 80 sentences of CLIP's zero-shot numbers on ImageNet",
+    "imagenet-simple": "the 7 of them that do best together",
+    "varied": "80 sentences of visionzoo's own",
+}
+#: The label as it stands.
+BARE: Template = "{}"
 
 
-def resolve_templates(templates: str | Sequence[str] | None) -> tuple[str, ...]:
-    """What a user gives as templates, as a tuple of sentences with one ``{}`` each.
+def resolve_templates(templates: Templates | None) -> tuple[Template, ...]:
+    """What a user gives as templates, as a tuple.
 
     Args:
-        templates: None for the label by itself, ``"imagenet"``, one sentence, or several.
+        templates: None for the label by itself, a name of :data:`NAMED`, one template, or several.
 
     Raises:
-        ValueError: for a sentence without exactly one ``{}``, or an empty list.
+        ValueError: for a sentence without exactly one ``{}``, a function that gives no text, or an empty list.
     """
     if templates is None:
-        return ("{}",)
+        return (BARE,)
     if isinstance(templates, str):
-        templates = NAMED.get(templates, (templates,))
+        templates = _named(templates) or (templates,)
+    elif callable(templates):
+        templates = (templates,)
     if not templates:
         raise ValueError("templates is empty; use None for labels as they stand, or 'a photo of a {}.'")
     for template in templates:
@@ -115,7 +129,47 @@ def resolve_templates(templates: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(templates)
 
 
-def _check(template: str) -> None:
+def describe_templates(templates: Templates | None) -> str:
+    """What results say of the templates that they were made with: a name, the sentence, or how many."""
+    if templates is None:
+        return "none"
+    if isinstance(templates, str):
+        return templates
+    several = [templates] if callable(templates) else list(templates)
+    if len(several) == 1 and isinstance(several[0], str):
+        return several[0]
+    for name in NAMED:
+        if tuple(several) == _named(name):
+            return name
+    return f"{len(several)} of the caller's own"
+
+
+def fill(template: Template, label: str) -> str:
+    """The sentence about a label."""
+    return template.format(label) if isinstance(template, str) else template(label)
+
+
+def _named(name: str) -> tuple[Template, ...]:
+    """The templates of a name; none for what is no name."""
+    if name == "varied":
+        return VARIED_TEMPLATES
+    if name not in NAMED:
+        return ()
+    import open_clip
+
+    published = {
+        "imagenet": open_clip.OPENAI_IMAGENET_TEMPLATES,
+        "imagenet-simple": open_clip.SIMPLE_IMAGENET_TEMPLATES,
+    }
+    return tuple(published[name])
+
+
+def _check(template: Template) -> None:
+    if not isinstance(template, str):
+        said = template("cat") if callable(template) else template
+        if not isinstance(said, str) or not said.strip():
+            raise ValueError(f"template {template!r} must be a sentence, or give one for a label; for 'cat': {said!r}")
+        return
     try:
         fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError:

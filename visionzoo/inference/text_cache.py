@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visionzoo.inference.progress import track
+from visionzoo.inference.templates import Template, fill
 from visionzoo.models.clip.model import Clip
 from visionzoo.weights import write_safetensors
+from visionzoo.weights.fingerprint import model_fingerprint
 
 #: Prompts whose ids are held at once: 80 MB at 77 tokens.
 _ROUND = 2**17
@@ -29,13 +31,13 @@ class TextCache:
 
     Args:
         model: the CLIP.
-        templates: sentences with one ``{}``.
-        folder: where embeddings are kept between processes; None for memory only. A file belongs to exactly these
-            weights and templates.
+        templates: sentences with one ``{}``, or functions from label to sentence.
+        folder: where embeddings are kept between processes; None for memory only. A file belongs to exactly this model,
+            a row in it to the sentences about a label.
         batch_size: prompts encoded at a time.
     """
 
-    def __init__(self, model: Clip, templates: Sequence[str], folder: str | Path | None, batch_size: int) -> None:
+    def __init__(self, model: Clip, templates: Sequence[Template], folder: str | Path | None, batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"text_batch_size={batch_size} must be at least 1")
         self.model = model
@@ -43,14 +45,15 @@ class TextCache:
         self.batch_size = batch_size
         self.encoded = 0  #: prompts that went through the text tower
         self._memory: dict[str, Tensor] = {}
-        self._path = None if folder is None else Path(folder) / f"{_fingerprint(model, self.templates)}.safetensors"
+        self._path = None if folder is None else Path(folder) / f"{_fingerprint(model)}.safetensors"
 
     def embed(self, labels: Sequence[str]) -> Tensor:
         """(K, E) float32 of length one: the mean direction of each label's sentences, on the model's device."""
         missing = [label for label in labels if label not in self._memory]
         if missing and self._path is not None:
             stored = self._read()
-            self._memory |= {label: stored[_key(label)] for label in missing if _key(label) in stored}
+            keys = {label: self._key(label) for label in missing}
+            self._memory |= {label: stored[key] for label, key in keys.items() if key in stored}
             missing = [label for label in missing if label not in self._memory]
         if missing:
             step = max(1, _ROUND // len(self.templates))
@@ -58,7 +61,7 @@ class TextCache:
                 some = missing[start : start + step]
                 self._memory.update(zip(some, self._encode(some).cpu(), strict=True))
             if self._path is not None:
-                stored = self._read() | {_key(label): self._memory[label] for label in missing}
+                stored = self._read() | {self._key(label): self._memory[label] for label in missing}
                 write_safetensors(stored, self._path)
         rows = torch.stack([self._memory[label] for label in labels])
         return rows.to(self.model.logit_scale.device)
@@ -68,7 +71,7 @@ class TextCache:
         """(K, E): all sentences of all labels, the short ones together, since a batch is as long as its longest."""
         model, count = self.model, len(self.templates)
         cut = model.tokenizer.truncated
-        ids = model.tokenizer([t.format(label) for label in labels for t in self.templates])
+        ids = model.tokenizer([sentence for label in labels for sentence in self._sentences(label)])
         if cut := model.tokenizer.truncated - cut:
             warnings.warn(
                 f"{cut} of {len(ids)} prompts are longer than the {model.context_length} tokens this model reads, and "
@@ -85,6 +88,13 @@ class TextCache:
         self.encoded += len(ids)
         return F.normalize(sums, dim=-1)
 
+    def _sentences(self, label: str) -> list[str]:
+        return [fill(template, label) for template in self.templates]
+
+    def _key(self, label: str) -> str:
+        """What a function makes of a label is known only by its sentences."""
+        return hashlib.sha256("\0".join(self._sentences(label)).encode("utf-8", "surrogatepass")).hexdigest()
+
     def _read(self) -> dict[str, Tensor]:
         assert self._path is not None
         if not self._path.is_file():
@@ -96,15 +106,6 @@ class TextCache:
             return {}
 
 
-def _key(label: str) -> str:
-    return hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _fingerprint(model: Clip, templates: Sequence[str]) -> str:
-    """Changes with everything that an embedding depends on: weights, configuration, tokenizer, templates."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((model.config, model.tokenizer_source, tuple(templates))).encode())
-    for key, tensor in model.text.state_dict().items():
-        digest.update(f"{key} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _fingerprint(model: Clip) -> str:
+    """Changes with everything that the embedding of a sentence depends on: the text tower and the tokenizer."""
+    return model_fingerprint(model.text, context=("texts", model.tokenizer.fingerprint))

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from visionzoo.data.sources.spoken import WNID, spoken_names
 from visionzoo.inference.classifier import ImageLabeller, Images, Prediction, Report
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.load_clip import load_clip
-from visionzoo.inference.templates import resolve_templates
+from visionzoo.inference.templates import BARE, Templates, describe_templates, resolve_templates
 from visionzoo.inference.text_cache import TextCache
 from visionzoo.models.clip import Clip
 
@@ -39,7 +40,7 @@ class ZeroShotClassifier(ImageLabeller):
         self,
         model: Clip,
         labels: Sequence[str],
-        templates: str | Sequence[str] | None = None,
+        templates: Templates | None = None,
         *,
         multi_label: bool = False,
         unknown: float | None = None,
@@ -52,9 +53,11 @@ class ZeroShotClassifier(ImageLabeller):
         """
         Args:
             model: from :func:`visionzoo.create_clip`; it is put in eval mode.
-            labels: K texts, at least one, no two the same but for case and spaces.
-            templates: sentences with one ``{}`` for the label: None for the label as it stands, a sentence, several, or
-                ``"imagenet"`` for 80 whose mean is taken.
+            labels: K texts, at least one, no two the same but for case and spaces. ImageNet's codes (``n02123045``)
+                become their names.
+            templates: sentences with one ``{}`` for the label, or functions from label to sentence: None for the label
+                as it stands, one, several whose mean is taken, or a name: ``imagenet`` for the 80 that published
+                numbers are made with, ``imagenet-simple`` for 7 of them, ``varied`` for 80 others.
             multi_label: whether each label is scored by itself.
             unknown: an image whose best label has a lower probability is first called ``unknown_label``; in (0, 1).
             unknown_label: what to call it.
@@ -79,6 +82,7 @@ class ZeroShotClassifier(ImageLabeller):
         self.unknown = unknown
         self.unknown_label = unknown_label
         self.templates = resolve_templates(templates)
+        self.templates_name = describe_templates(templates)  #: what results say of them
         self._cache = TextCache(self.model, self.templates, cache_dir, text_batch_size)
         self._set_labels(_checked(labels, ()))
 
@@ -87,7 +91,7 @@ class ZeroShotClassifier(ImageLabeller):
         cls,
         source: str | Path,
         labels: Sequence[str] | None = None,
-        templates: str | Sequence[str] | None = None,
+        templates: Templates | None = None,
         *,
         multi_label: bool = False,
         unknown: float | None = None,
@@ -136,7 +140,7 @@ class ZeroShotClassifier(ImageLabeller):
         Raises:
             ValueError: for a label that is not there, or if none would be left.
         """
-        gone = {_folded(label) for label in ([labels] if isinstance(labels, str) else labels)}
+        gone = {_folded(label) for label in spoken_labels([labels] if isinstance(labels, str) else labels)}
         if unknown := gone - {_folded(label) for label in self.labels}:
             raise ValueError(f"there is no label {', '.join(map(repr, sorted(unknown)))}; there are {self._shown()}")
         left = tuple(label for label in self.labels if _folded(label) not in gone)
@@ -171,7 +175,7 @@ class ZeroShotClassifier(ImageLabeller):
         return [(self.unknown_label, 1 - best), *prediction]
 
     def _set_labels(self, labels: tuple[str, ...]) -> None:
-        if self.templates == ("{}",) and all(len(label.split()) <= _BARE_WORDS for label in labels):
+        if self.templates == (BARE,) and all(len(label.split()) <= _BARE_WORDS for label in labels):
             warnings.warn(
                 "the labels are bare words, and this model learned from captions: templates='a photo of a {}.' or "
                 "templates='imagenet' names images better",
@@ -206,6 +210,14 @@ class ZeroShotClassifier(ImageLabeller):
         return shown if len(self.labels) <= 10 else f"{shown} and {len(self.labels) - 10} more"
 
 
+def spoken_labels(labels: Iterable[str]) -> list[str]:
+    """Labels with the names of ImageNet's codes in their place; all others as they are."""
+    given = list(labels)
+    codes = [x for x in given if isinstance(x, str) and WNID.fullmatch(x)]
+    names = dict(zip(codes, spoken_names(codes), strict=True))
+    return [names.get(x, x) if isinstance(x, str) else x for x in given]
+
+
 def _folded(label: str) -> str:
     """What makes two labels the same: the tokenizer does not see case and spaces."""
     return " ".join(label.split()).casefold()
@@ -217,7 +229,7 @@ def _checked(labels: Iterable[str], existing: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(f"labels={labels!r} is one text; give a list, such as {labels.split(',')!r}")
     seen = {_folded(label): label for label in existing}
     found = []
-    for position, label in enumerate(labels):
+    for position, label in enumerate(spoken_labels(labels)):
         if not isinstance(label, str):
             raise ValueError(f"label {position} is a {type(label).__name__}, not a text: {label!r:.60}")
         if not label.strip():

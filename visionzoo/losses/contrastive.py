@@ -22,7 +22,7 @@ Gather = Callable[[Tensor], tuple[Tensor, int]]
 
 #: Similarities held at once: 16 MiB in float32.
 CHUNK = 2**22
-#: exp(logit_scale) never counts for more (arXiv 2103.00020, section 2.5).
+#: In CLIP's loss exp(logit_scale) never counts for more (arXiv 2103.00020, section 2.5).
 MAX_SCALE = 100.0
 
 
@@ -58,7 +58,7 @@ def info_nce(
     Raises:
         ValueError: for features of unequal or other shapes, no pairs, or a temperature that is not finite.
     """
-    image, text, scale = _prepare(image_features, text_features, logit_scale)
+    image, text, scale = _prepare(image_features, text_features, logit_scale, math.log(MAX_SCALE))
     with torch.autocast(image.device.type, enabled=False):
         images, texts, first = _everyone(image, text, gather)
         rows = _CrossEntropy.apply(image, texts, scale, first, chunk_rows)
@@ -77,26 +77,29 @@ def sigmoid_loss(
 ) -> Tensor:
     """SigLIP's loss (arXiv 2303.15343, equation 1): for each pair of an image and a text, whether they belong together.
 
-    In slow form::
+    In slow form, with s = exp(logit_scale)::
 
         for i in range(N):
             for j in range(N):
                 z = 1 if i == j else -1
                 loss -= log(sigmoid(z * (s * image[i] @ text[j] + logit_bias))) / N
 
+    The scale has no limit here: neither the paper's algorithm 1 nor its code (big_vision's ``siglip.py``) nor
+    open_clip's ``SigLipLoss`` has one, and the released models ended training above CLIP's (B/16 at 117).
+
     Args:
         logit_bias: scalar, learned.
 
     The other arguments, the result and the errors are those of :func:`info_nce`.
     """
-    image, text, scale = _prepare(image_features, text_features, logit_scale)
+    image, text, scale = _prepare(image_features, text_features, logit_scale, None)
     with torch.autocast(image.device.type, enabled=False):
         _, texts, first = _everyone(None, text, gather)
         bias = logit_bias.to(image.dtype)
         return _PairwiseSigmoid.apply(image, texts, scale, bias, first, chunk_rows) / image.shape[0]
 
 
-def _prepare(image: Tensor, text: Tensor, logit_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _prepare(image: Tensor, text: Tensor, logit_scale: Tensor, limit: float | None) -> tuple[Tensor, Tensor, Tensor]:
     if image.ndim != 2 or image.shape != text.shape or image.shape[0] == 0:
         raise ValueError(
             f"image features {tuple(image.shape)} and text features {tuple(text.shape)} must both be (B, D), with at "
@@ -108,7 +111,8 @@ def _prepare(image: Tensor, text: Tensor, logit_scale: Tensor) -> tuple[Tensor, 
             "that was not finite; lower the learning rate, clip gradients, or go back to an earlier checkpoint"
         )
     dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
-    scale = logit_scale.to(dtype).clamp(max=math.log(MAX_SCALE)).exp().reshape(())
+    scale = logit_scale.to(dtype)
+    scale = (scale if limit is None else scale.clamp(max=limit)).exp().reshape(())
     return image.to(dtype), text.to(dtype), scale
 
 

@@ -35,7 +35,7 @@ from visionzoo.models.masking import (
     reconstruct,
 )
 from visionzoo.registry import require_capability
-from visionzoo.types import Tokens
+from visionzoo.types import Preprocess, Tokens
 from visionzoo.weights import install_load_hook, load_weights
 
 #: The paper's models: the backbone each one pretrains.
@@ -150,7 +150,6 @@ class MAE(nn.Module):
         self.norm_pix_loss = norm_pix_loss
         self.patch_size = encoder.stride
         self.name = f"MAE of {encoder.name}"
-        self.preprocess = encoder.preprocess
         self.image_size = encoder.image_size
         self.in_chans = encoder.in_chans
         self.architecture: dict[str, Any] = {}
@@ -225,6 +224,15 @@ class MAE(nn.Module):
     def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Mask, predict and put back together: (B, C, H, W) -> four pictures of the same shape."""
         return reconstruct(images, self(images, noise), self.patch_size, norm_pix=self.norm_pix_loss)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images become the encoder's input."""
+        return self.encoder.preprocess
+
+    @preprocess.setter
+    def preprocess(self, spec: Preprocess) -> None:
+        self.encoder.preprocess = spec
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed: tokens and position tables."""

@@ -30,6 +30,7 @@ from visionzoo.models.masking import (
     reconstruct,
 )
 from visionzoo.registry import require_capability
+from visionzoo.types import Preprocess
 from visionzoo.weights import install_load_hook, load_weights
 
 
@@ -69,7 +70,6 @@ class SimMIM(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.decoder = nn.Conv2d(encoder.num_features, encoder.stride**2 * encoder.in_chans, kernel_size=1)
         self.name = f"SimMIM of {encoder.name}"
-        self.preprocess = encoder.preprocess
         self.image_size = encoder.image_size
         self.in_chans = encoder.in_chans
         self.architecture: dict[str, Any] = {}
@@ -135,6 +135,15 @@ class SimMIM(nn.Module):
     def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Mask, predict and put back together: (B, C, H, W) -> four pictures of the same shape."""
         return reconstruct(images, self(images, noise), self.patch_size, norm_pix=False)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images become the encoder's input."""
+        return self.encoder.preprocess
+
+    @preprocess.setter
+    def preprocess(self, spec: Preprocess) -> None:
+        self.encoder.preprocess = spec
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed: tokens and position tables."""

@@ -373,8 +373,6 @@ def _build(
         model = create_clip(**{**given, **{k: v for k, v in found.items() if v is not None}})
     trunk = model.visual.trunk
     report = load_weights(trunk, source)
-    if options["preprocess"] is None:
-        model.preprocess = trunk.preprocess  # as these weights want their images
     return model, describe_handover(report, trunk)
 
 

@@ -23,11 +23,12 @@ class EmbeddingCache:
 
     Args:
         folder: where the files are.
-        encoder: identifies the encoder and everything else that its output depends on.
+        encoder: identifies the encoder and everything else that its output depends on, from
+            :func:`visionzoo.weights.fingerprint.model_fingerprint`.
     """
 
     def __init__(self, folder: Path, encoder: str) -> None:
-        self.folder = folder / hashlib.blake2b(encoder.encode(), digest_size=16).hexdigest()
+        self.folder = folder / encoder
         self.hits = self.misses = 0
         self._full = False
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchmetrics import MeanMetric
 
-from visionzoo import __version__
 from visionzoo.losses.segmentation import prompt_loss
 from visionzoo.metrics.segmentation import clicks_to_iou, mask_iou
 from visionzoo.models.bundle import ModelConfig
@@ -30,7 +29,7 @@ from visionzoo.tasks.segment_batch import Part, each_image
 from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
 from visionzoo.tasks.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.types import Preprocess, SegmentBatch
-from visionzoo.weights.fingerprint import weights_hash
+from visionzoo.weights.fingerprint import model_fingerprint
 
 #: Clicks whose mean IoU is logged.
 SHOWN_CLICKS = (1, 3, 5)
@@ -195,15 +194,17 @@ class PromptSegment(VisionTask):
         if self._cache_folder is None:
             return self._frozen_maps(image)
         if self.cache is None:
-            self.cache = EmbeddingCache(self._cache_folder, self._encoder_identity(image.device))
+            self.cache = EmbeddingCache(self._cache_folder, self._encoder_identity())
         return self.cache.get(image, self._frozen_maps)
 
-    def _encoder_identity(self, device: torch.device) -> str:
+    def _encoder_identity(self) -> str:
         """Everything that an embedding depends on beside its image."""
-        grid, levels = self.model.embedding_size, getattr(self.model.image_encoder, "levels", None)
-        precision = self._trainer.precision if self._trainer is not None else "32-true"
-        computed = f"{device.type} {precision} compile={self.compile_model} {__version__}"
-        return f"{weights_hash(self.model.backbone)} {self.preprocess.to_dict()} {grid} {levels} {computed}"
+        precision = str(self._trainer.precision) if self._trainer is not None else "32-true"
+        # Of a neck, which trains, nothing but what it reads and the grid that it wants.
+        read = self.model.embedding_size, getattr(self.model.image_encoder, "levels", None), self.compile_model
+        return model_fingerprint(
+            self.model.backbone, preprocess=self.preprocess, precision=precision, context=("maps", *read)
+        )
 
     # ---- training ---------------------------------------------------------------------------------------------------
 

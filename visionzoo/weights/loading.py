@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from visionzoo.types import Preprocess
 from visionzoo.weights.adapters import Layout
 from visionzoo.weights.describe import describe_weights
-from visionzoo.weights.preprocessing import stored_preprocess
+from visionzoo.weights.preprocessing import check_said, stored_preprocess
 from visionzoo.weights.reading import read_state_dict
 from visionzoo.weights.recognise import own_keys, recognise
 from visionzoo.weights.report import LoadReport, group_keys, mismatch
@@ -196,9 +196,10 @@ def load_weights(
     """Fill ``model`` with weights from anywhere, in any known layout.
 
     Where the configuration beside the weights says how they want their images, ``model.preprocess`` follows it (at the
-    model's own size), and the report says so. Position tables and relative-position tables are resampled to the
-    model's size. A stored head is ignored by a model without one; of a model with a head, only the head may keep its
-    own values, with a warning. Everything else has to fit exactly.
+    model's own size), and the report says so; where the model was built with another one on request, it is an error.
+    Position tables and relative-position tables are resampled to the model's size. A stored head is ignored by a model
+    without one; of a model with a head, only the head may keep its own values, with a warning. Everything else has to
+    fit exactly.
 
     Args:
         model: a backbone, or a model with its attributes ``weights_family``, ``head_prefixes``, ``stem_key`` and
@@ -229,6 +230,8 @@ def load_weights(
         state, metadata = read_state_dict(path)
         if isinstance(current, Preprocess):
             preprocess = stored_preprocess(name, path, current, metadata)
+    if preprocess is not None:
+        check_said(getattr(model, "said_preprocess", {}), preprocess, name)
     if (check := getattr(model, "check_origin", None)) is not None:
         check(name, path, state, metadata)
     plan = _Plan(model, name, state)

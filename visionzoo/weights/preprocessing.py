@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,36 @@ def stored_preprocess(
     if metadata and "preprocess" in metadata and "schema_version" in metadata:
         return replace(Preprocess.from_dict(json.loads(metadata["preprocess"])), image_size=current.image_size)
     return None
+
+
+def check_said(said: Mapping[str, Any], stored: Preprocess, source: str) -> None:
+    """Refuse weights that want their images otherwise than the maker of the model said.
+
+    Args:
+        said: fields of a :class:`Preprocess`.
+        stored: what belongs to the weights.
+        source: what to call them.
+
+    Raises:
+        ValueError: naming each field that differs.
+    """
+    found = stored.to_dict()
+    asked = {**found, **{k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}}
+    if differ := [k for k in said if not _same(asked[k], found[k])]:
+        listed = "; ".join(f"{k} is {found[k]}, and {asked[k]} was asked for" for k in differ)
+        raise ValueError(
+            f"the preprocessing of the weights from {source} contradicts preprocess=: {listed}. Leave preprocess out "
+            "to follow the weights; or set model.preprocess once they are loaded"
+        )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two fields are the same, numbers within what a configuration rounds."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-6)
+    return bool(a == b)
 
 
 def read_json(path: Path) -> dict[str, Any]:

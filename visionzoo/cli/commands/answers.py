@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from visionzoo.cli.commands.output import emit_csv, emit_json
@@ -12,19 +13,20 @@ if TYPE_CHECKING:
     from visionzoo.inference.classifier import Report
 
 
-def emit_report(report: Report, *, csv: str | None, json: str | None) -> int:
+def emit_report(report: Report, *, csv: str | None, json: str | None, more: Mapping[str, str] | None = None) -> int:
     """Write a report where it was asked for, and list what could not be read.
 
     Args:
         report: of a classifier.
         csv: a file, ``-`` for stdout, or None; away from a terminal stdout gets CSV.
         json: the same.
+        more: what JSON says of every image beside its answers.
 
     Returns:
         the exit status.
     """
     if json:
-        emit_json(_records(report), json)
+        emit_json(_records(report, more or {}), json)
     elif csv or not sys.stdout.isatty():
         emit_csv(*_rows(report), csv or "-")
     else:
@@ -38,7 +40,7 @@ def _reasons(report: Report) -> dict[int, str]:
     return {image.position: image.reason for image in report.unreadable}
 
 
-def _records(report: Report) -> list[dict[str, Any]]:
+def _records(report: Report, more: Mapping[str, str]) -> list[dict[str, Any]]:
     reasons = _reasons(report)
     records: list[dict[str, Any]] = []
     for i, (name, prediction) in enumerate(zip(report.names, report.predictions, strict=True)):
@@ -46,7 +48,7 @@ def _records(report: Report) -> list[dict[str, Any]]:
             records.append({"image": name, "error": reasons[i]})
         else:
             answers = [{"label": label, "probability": round(p, 6)} for label, p in prediction]
-            records.append({"image": name, "predictions": answers})
+            records.append({"image": name, **more, "predictions": answers})
     return records
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
 from visionzoo.cli.commands.output import PICTURES, check_picture
 
@@ -18,7 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("image", metavar="IMAGE", help="image file")
     parser.add_argument("--model", required=True, help="run folder, or the name of a backbone (`visionzoo models`)")
-    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name or timm:tag (default: random)")
+    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name, timm:tag or random")
     parser.add_argument("--out", default="heat.png", metavar="FILE", help="the picture to write (default: heat.png)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a backbone (default: its own)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
@@ -31,7 +29,5 @@ def run(args: argparse.Namespace) -> int:
     out = draw_attention(
         args.image, args.model, args.out, weights=args.weights, image_size=args.image_size, device=args.device
     )
-    if args.weights is None and not os.path.isdir(args.model) and not args.model.startswith("timm:"):
-        print(f"{args.model} has random weights here; name trained ones with --weights", file=sys.stderr)
     print(out)
     return 0

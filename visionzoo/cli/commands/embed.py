@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("path", metavar="PATH", help="folder of images, or anything that --data.path takes")
     parser.add_argument("--model", required=True, help="run folder, or the name of a backbone (`visionzoo models`)")
-    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name or timm:tag (default: random)")
+    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name, timm:tag or random")
     parser.add_argument("--out", required=True, metavar="FILE", help="the parquet file to write")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a backbone (default: its own)")
     parser.add_argument(

@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--model", required=True, help="run folder, vit_b, vit_l, vit_h, or the name of a backbone (`visionzoo models`)"
     )
-    parser.add_argument("--weights", help="for a name: file, folder or hf-hub:org/name (default: random)")
+    parser.add_argument("--weights", help="for a name: file, folder, hf-hub:org/name or random")
     parser.add_argument(
         "--point",
         type=_point,
@@ -86,8 +86,6 @@ def run(args: argparse.Namespace) -> int:
     if args.all and args.points_per_side < 1:
         raise ValueError(f"--points-per-side {args.points_per_side} must be at least 1")
     model = load_sam(args.model, weights=args.weights, image_size=args.image_size, device=args.device)
-    if args.weights is None and not os.path.isdir(args.model):
-        print(f"{args.model} has random weights here; name trained ones with --weights", file=sys.stderr)
     if args.all:
         result = segment_all(
             model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from visionzoo.cli.commands.output import check_target, emit_json
@@ -25,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--data.val_fraction", dest="val_fraction", type=float, help="share to hold out")
     parser.add_argument("--data.train_limit", dest="train_limit", type=_limit, help="label budget: a number or a share")
     parser.add_argument("--data.seed", dest="seed", type=int, default=0, help="of the hold-out and the budget")
-    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name or timm:tag (default: random)")
+    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name, timm:tag or random")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a backbone (default: its own)")
     parser.add_argument(
         "--features", default="auto", choices=("auto", "pooled", "mean"),
@@ -61,8 +60,6 @@ def run(args: argparse.Namespace) -> int:
         cache=args.cache,
         device=args.device,
     )
-    if args.weights is None and not os.path.isdir(args.model):
-        print(f"{args.model} has random weights here; name trained ones with --weights", file=sys.stderr)
     if args.json != "-":
         print(report.to_text())
     if args.json is not None:

@@ -39,7 +39,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     parser.add_argument(
         "--templates", action="append", metavar="T",
-        help="a sentence with {} for the label, imagenet for 80 of them, or none; may be given several times "
+        help="a sentence with {} for the label, none, or a name: imagenet (the 80 of published numbers), "
+        "imagenet-simple (7 of them), varied (80 others); may be given several times "
         f"(default: '{TEMPLATE}')",
     )  # fmt: skip
     parser.add_argument("--multi-label", action="store_true", help="score each label by itself")
@@ -65,8 +66,10 @@ def run(args: argparse.Namespace) -> int:
         return _score(args)
     if args.out:
         raise ValueError("--out draws the confusion matrix of labelled data; it needs --data.path")
-    report = _classifier(args, None).report(args.images, top_k=args.top, batch_size=args.batch_size)
-    return emit_report(report, csv=args.csv, json=args.json)
+    classifier = _classifier(args, None)
+    print(f"templates: {classifier.templates_name}", file=sys.stderr)
+    report = classifier.report(args.images, top_k=args.top, batch_size=args.batch_size)
+    return emit_report(report, csv=args.csv, json=args.json, more={"templates": classifier.templates_name})
 
 
 def _score(args: argparse.Namespace) -> int:
@@ -119,4 +122,6 @@ def _labels(given: str) -> list[str]:
 def _templates(given: list[str] | None) -> str | list[str] | None:
     if given is None:
         return TEMPLATE
-    return {"none": None, "imagenet": "imagenet"}.get(given[0], given) if len(given) == 1 else given
+    if len(given) > 1:
+        return given
+    return None if given[0] == "none" else given[0]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from visionzoo.data.images import ImageInput
 from visionzoo.data.sources.base import NO_LABEL, Source, Subset
+from visionzoo.data.sources.spoken import spoken_names
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
@@ -168,11 +169,6 @@ def clean_captions(found: Any, where: Callable[[], str]) -> tuple[tuple[str, ...
     return tuple(kept), len(several) - len(kept)
 
 
-def plain_name(name: str) -> str:
-    """A class name as it is said: ``golden_retriever`` is a golden retriever."""
-    return " ".join(name.replace("_", " ").split())
-
-
 def captions_from_classes(source: Source, templates: Sequence[str]) -> CaptionSource:
     """Images with class labels as images with captions, one for each template.
 
@@ -187,6 +183,6 @@ def captions_from_classes(source: Source, templates: Sequence[str]) -> CaptionSo
         raise ValueError(f"templates={list(templates)} need {{}} for the class name, such as 'a photo of a {{}}.'")
     if source.multi_label:
         raise ValueError("templates make captions of one class per image, and these images have several")
-    of_class = [tuple(template.replace("{}", plain_name(name)) for template in templates) for name in source.classes]
+    of_class = [tuple(template.replace("{}", name) for template in templates) for name in spoken_names(source.classes)]
     texts = ClassTexts(source.targets, of_class)
     return CaptionSource(source, texts, classes=source.classes, targets=source.targets)

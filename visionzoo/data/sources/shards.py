@@ -149,7 +149,9 @@ def index_shard(path: str, caption_column: str | None = None) -> ShardIndex:
         ValueError: for a compressed shard.
     """
     status = os.stat(path)
-    name = repr((_INDEX_VERSION, os.path.abspath(path), status.st_size, status.st_mtime_ns, caption_column))
+    endings = sorted(image_extensions())  # a plugin of PIL brings more
+    state = os.path.abspath(path), status.st_size, status.st_mtime_ns
+    name = repr((_INDEX_VERSION, *state, caption_column, endings))
     cached = os.path.join(cache_folder("shards"), hashlib.blake2b(name.encode(), digest_size=16).hexdigest() + ".json")
     with contextlib.suppress(OSError, ValueError, TypeError):  # any damage to a cache only means to index again
         with open(cached, encoding="utf-8") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,12 @@ def create_clip(
         tokenizer=tokenizer,
         name=name,
     )
-    if isinstance(preprocess, str):
-        model.preprocess = statistics(model.preprocess, preprocess)
-    elif preprocess is not None:
-        model.preprocess = replace(preprocess, image_size=model.image_size)
+    if preprocess is not None:
+        named = isinstance(preprocess, str)
+        spec = statistics(model.preprocess, preprocess) if isinstance(preprocess, str) else preprocess
+        model.preprocess = replace(spec, image_size=model.image_size)
+        said = ("mean", "std") if named else [f.name for f in fields(Preprocess) if f.name != "image_size"]
+        model.visual.trunk.said_preprocess = {key: getattr(spec, key) for key in said}
     model.stated = _stated(name, config, activation, preprocess)
     model.architecture = {
         "name": name,

@@ -25,7 +25,7 @@ from visionzoo.models.clip.tokenizer import Tokenizer, open_tokenizer
 from visionzoo.types import Preprocess
 from visionzoo.weights.clip_record import clip_record
 
-#: Of both losses: the temperature never falls below 1 / 100 (arXiv 2103.00020, section 2.5).
+#: Of CLIP's loss: the temperature never falls below 1 / 100 (arXiv 2103.00020, section 2.5).
 MAX_LOGIT_SCALE = math.log(100.0)
 TRUNK = "visual.trunk."
 
@@ -74,6 +74,20 @@ class Clip(nn.Module):
         self.stated: frozenset[str] = frozenset()
         self.tokenizer_source = tokenizer
         self._tokenizer: Tokenizer | None = None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pixels become the image tower's input."""
+        return self.visual.trunk.preprocess
+
+    @preprocess.setter
+    def preprocess(self, spec: Preprocess) -> None:
+        self.visual.trunk.preprocess = spec
+
+    @property
+    def said_preprocess(self) -> Mapping[str, Any]:
+        """What the maker of this model said of its preprocessing; see :attr:`Backbone.said_preprocess`."""
+        return self.visual.trunk.said_preprocess
 
     @property
     def config(self) -> TextConfig:
@@ -154,8 +168,12 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the temperature within bounds; to be called after each step of the optimizer."""
-        self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+        """Keep CLIP's temperature within bounds; to be called after each step of the optimizer.
+
+        SigLIP's has none (arXiv 2303.15343 and big_vision's trainer): the released models are beyond CLIP's.
+        """
+        if self.logit_bias is None:
+            self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
 
     def lock_image_tower(self) -> None:
         """Freeze the image backbone and keep it in eval mode (LiT, arXiv 2111.07991); its projection still learns."""

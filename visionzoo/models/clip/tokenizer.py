@@ -9,7 +9,9 @@ Legend: B texts, L context length.
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
 import os
 import re
 import string
@@ -54,6 +56,11 @@ class Tokenizer:
             if not isinstance(text, str):
                 raise TypeError(f"a tokenizer takes a text or several, not {type(text).__name__}: {text!r:.60}")
         return self._encode(texts, context_length or self.context_length)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the ids that a text gets."""
+        return f"{type(self).__name__} {self.vocab_size} {self.context_length}"
 
     def _encode(self, texts: list[str], length: int) -> Tensor:
         raise AssertionError(f"{type(self).__name__} must encode {len(texts)} texts to {length} ids")
@@ -136,6 +143,17 @@ class FolderTokenizer(Tokenizer):
             raise ValueError(f"the tokenizer in {folder} has no padding token; set its pad_token and save it again")
         self.vocab_size = len(self._peer)
         self.clean = clean
+
+    @property
+    def fingerprint(self) -> str:
+        # What lies in a folder may be another tokenizer than last time.
+        backend = getattr(self._peer, "backend_tokenizer", None)
+        rules: Any = sorted(self._peer.get_vocab().items())
+        if backend is not None:  # lengths that it was last called with are no rule
+            rules = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+        digest = hashlib.blake2b(f"{type(self._peer).__name__} {rules}".encode(), digest_size=16).hexdigest()
+        cleaned = None if self.clean is None else self.clean.__qualname__
+        return f"{super().fingerprint} {digest} {self._peer.special_tokens_map} {cleaned}"
 
     def _encode(self, texts: list[str], length: int) -> Tensor:
         if not texts:
