@@ -41,6 +41,26 @@ def slow_sigmoid(image, text, logit_scale, bias):
     return total / n
 
 
+def slow_grouped_info_nce(image, text, logit_scale, groups):
+    s, n, total = logit_scale.exp().clamp(max=100.0), len(image), 0
+    for i in range(n):
+        same = [j for j in range(n) if groups[j] == groups[i]]
+        total = total + torch.stack([s * (image[i] @ text[j]) for j in range(n)]).logsumexp(0)
+        total = total - torch.stack([s * (image[i] @ text[j]) for j in same]).mean()
+        total = total + torch.stack([s * (image[j] @ text[i]) for j in range(n)]).logsumexp(0)
+        total = total - torch.stack([s * (image[j] @ text[i]) for j in same]).mean()
+    return total / (2 * n)
+
+
+def slow_grouped_sigmoid(image, text, logit_scale, bias, groups):
+    s, n, total = logit_scale.exp(), len(image), 0
+    for i in range(n):
+        for j in range(n):
+            z = 1 if groups[i] == groups[j] else -1
+            total = total - torch.log(torch.sigmoid(z * (s * (image[i] @ text[j]) + bias)))
+    return total / n
+
+
 LOSSES = {
     "info_nce": (lambda i, t, s, b, **k: info_nce(i, t, s, **k), slow_info_nce),
     "sigmoid": (sigmoid_loss, slow_sigmoid),
@@ -59,6 +79,44 @@ def test_the_loss_and_its_gradients_are_those_of_the_loop(kind, chunk_rows, n):
     (3 * b).backward()
     for x, y in zip(ours[: 3 if kind == "info_nce" else 4], theirs, strict=False):
         torch.testing.assert_close(x.grad, y.grad, rtol=1e-9, atol=1e-11)
+
+
+GROUPS = torch.tensor([3, 5, 3, -9, 3, 5, 8])
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("chunk_rows", [None, 2])
+def test_pairs_of_one_group_are_no_wrong_answers_to_each_other(kind, chunk_rows):
+    ours, theirs = features(7), features(7)
+    fast, n = LOSSES[kind][0], 3 if kind == "info_nce" else 4
+    slow = {"info_nce": slow_grouped_info_nce, "sigmoid": slow_grouped_sigmoid}[kind]
+    a, b = fast(*ours, groups=GROUPS, chunk_rows=chunk_rows), slow(*theirs[:n], GROUPS)
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    a.backward()
+    b.backward()
+    for x, y in zip(ours[:n], theirs, strict=False):
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(fast(*ours, groups=torch.arange(7)), fast(*ours), rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match=r"groups \(3,\) must be \(7,\)"):
+        fast(*ours, groups=GROUPS[:3])
+
+
+def test_the_least_loss_of_equal_captions_is_the_choice_among_them():
+    text = F.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=1)
+    text[1] = text[0]  # two pictures of one class, which only luck could tell apart
+    scale, groups = torch.tensor(math.log(100.0), dtype=torch.float64), torch.tensor([0, 0, 2, 3])
+    one = info_nce(text[1:], text[1:], scale)
+    assert info_nce(text, text, scale, groups=groups) == pytest.approx(float(one + math.log(2) / 2), abs=1e-6)
+    # told that they do not belong together, SigLIP's loss would push a picture away from its own caption
+    bias = torch.tensor(-90.0, dtype=torch.float64)
+    assert sigmoid_loss(text, text, scale, bias, groups=groups) < sigmoid_loss(text, text, scale, bias) / 10
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_second_derivative_is_refused_not_forgotten(kind):
+    image, *rest = features(5)
+    with pytest.raises(RuntimeError, match="no second one"):
+        torch.autograd.grad(LOSSES[kind][0](image, *rest), image, create_graph=True)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -165,6 +223,27 @@ class Towers(nn.Module):
 
     def gradients(self):
         return {k: p.grad.clone() for k, p in self.named_parameters() if p.grad is not None}
+
+
+class Counted(Towers):
+    """With an image tower that keeps running statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.image.insert(1, nn.BatchNorm1d(8))
+
+
+def test_each_part_counts_once_in_running_statistics():
+    images, texts = batch()
+    parts = list(zip(images.split(16), texts.split(16), strict=True))
+    cached, plain = Counted(), Counted()
+    for part in parts:
+        plain(part)
+    statistics = list(cached.image[1].buffers())
+    cached_backward(cached, parts, cached.loss("info_nce"), shared=[cached.scale], statistics=statistics)
+    assert int(cached.image[1].num_batches_tracked) == len(parts)
+    for ours, theirs in zip(statistics, plain.image[1].buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def batch():

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 #: (B, D) -> the features of all processes (N, D) in one order, and the row where this process's own begin.
@@ -31,6 +30,7 @@ def info_nce(
     text_features: Tensor,
     logit_scale: Tensor,
     *,
+    groups: Tensor | None = None,
     gather: Gather | None = None,
     chunk_rows: int | None = None,
 ) -> Tensor:
@@ -43,10 +43,15 @@ def info_nce(
             cols += logsumexp([s * image[j] @ text[i] for j in range(N)]) - s * image[i] @ text[i]
         loss = (rows + cols) / (2 * N)
 
+    Where several pairs are of one group, the last term of a row is its mean over the texts of that group (UniCL, arXiv
+    2204.03610, equation 3), and of a column over the images: a text is no wrong answer to its equal.
+
     Args:
         image_features: (B, D), of length one.
         text_features: (B, D), row i belonging to image i.
         logit_scale: scalar, the logarithm of the inverse temperature, as it is learned.
+        groups: (B,) int64, the same number for pairs whose images and texts all belong together, such as those of
+            equal captions; numbers mean the same in all processes. None where every pair stands alone.
         gather: with several processes, what brings their features together, with gradients, for instance
             :func:`visionzoo.losses.gather.gather_features`. The loss is then the mean over this process's own rows, so
             that the mean over processes, which data-parallel training takes of gradients, is the loss of all.
@@ -56,13 +61,14 @@ def info_nce(
         float32 scalar (float64 for float64 features).
 
     Raises:
-        ValueError: for features of unequal or other shapes, no pairs, or a temperature that is not finite.
+        ValueError: for features or groups of unequal or other shapes, no pairs, or a temperature that is not finite.
     """
     image, text, scale = _prepare(image_features, text_features, logit_scale, math.log(MAX_SCALE))
     with torch.autocast(image.device.type, enabled=False):
         images, texts, first = _everyone(image, text, gather)
-        rows = _CrossEntropy.apply(image, texts, scale, first, chunk_rows)
-        cols = _CrossEntropy.apply(text, images, scale, first, chunk_rows)
+        pairs = _Pairs.of(groups, image, first, gather)
+        rows = _CrossEntropy.apply(image, texts, scale, pairs, chunk_rows)
+        cols = _CrossEntropy.apply(text, images, scale, pairs, chunk_rows)
         return (rows + cols) / (2 * image.shape[0])
 
 
@@ -72,6 +78,7 @@ def sigmoid_loss(
     logit_scale: Tensor,
     logit_bias: Tensor,
     *,
+    groups: Tensor | None = None,
     gather: Gather | None = None,
     chunk_rows: int | None = None,
 ) -> Tensor:
@@ -81,7 +88,7 @@ def sigmoid_loss(
 
         for i in range(N):
             for j in range(N):
-                z = 1 if i == j else -1
+                z = 1 if i == j or groups[i] == groups[j] else -1
                 loss -= log(sigmoid(z * (s * image[i] @ text[j] + logit_bias))) / N
 
     The scale has no limit here: neither the paper's algorithm 1 nor its code (big_vision's ``siglip.py``) nor
@@ -96,7 +103,8 @@ def sigmoid_loss(
     with torch.autocast(image.device.type, enabled=False):
         _, texts, first = _everyone(None, text, gather)
         bias = logit_bias.to(image.dtype)
-        return _PairwiseSigmoid.apply(image, texts, scale, bias, first, chunk_rows) / image.shape[0]
+        pairs = _Pairs.of(groups, image, first, gather)
+        return _PairwiseSigmoid.apply(image, texts, scale, bias, pairs, chunk_rows) / image.shape[0]
 
 
 def _prepare(image: Tensor, text: Tensor, logit_scale: Tensor, limit: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,6 +129,44 @@ def _everyone(image: Tensor | None, text: Tensor, gather: Gather | None) -> tupl
         return image, text, 0
     texts, first = gather(text)
     return (None if image is None else gather(image)[0]), texts, first
+
+
+class _Pairs(NamedTuple):
+    """Which keys belong to a query: key ``first + i`` to query i, and those of its group."""
+
+    first: int
+    own: Tensor | None  #: (B,)
+    all: Tensor | None  #: (N,)
+
+    @classmethod
+    def of(cls, groups: Tensor | None, image: Tensor, first: int, gather: Gather | None) -> _Pairs:
+        if groups is None:
+            return cls(first, None, None)
+        if groups.shape != image.shape[:1]:
+            raise ValueError(f"groups {tuple(groups.shape)} must be ({image.shape[0]},), a number for each pair")
+        return cls(first, groups, groups if gather is None else gather(groups.unsqueeze(1))[0].squeeze(1))
+
+    def total(self, values: Tensor, chunk: slice, *, mean: bool) -> Tensor:
+        """The sum of ``values`` (b, N) over the pairs that belong together, or of each row's mean over its own."""
+        if self.own is None:
+            return values[self._places(values, chunk)].sum()
+        return (values * self._weights(values, chunk, mean)).sum()
+
+    def subtract(self, slope: Tensor, chunk: slice, *, mean: bool) -> None:
+        """Take the gradient of :meth:`total` off ``slope`` (b, N)."""
+        if self.own is None:
+            slope[self._places(slope, chunk)] -= 1
+        else:
+            slope -= self._weights(slope, chunk, mean)
+
+    def _places(self, like: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(like.shape[0], device=like.device)
+        return rows, rows + self.first + chunk.start
+
+    def _weights(self, like: Tensor, chunk: slice, mean: bool) -> Tensor:
+        assert self.own is not None
+        belongs = (self.own[chunk, None] == self.all).to(like.dtype)
+        return belongs / belongs.sum(dim=1, keepdim=True) if mean else belongs
 
 
 def _chunks(rows: int, columns: int, chunk_rows: int | None) -> Iterator[slice]:
@@ -156,12 +202,26 @@ class _Gradients:
             self.of_keys.addmm_(slope.T, queries * self.scale)
 
 
+def _first_order(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+    """The gradients that the forward pass has kept, times that of the loss.
+
+    Raises:
+        RuntimeError: where they are to be differentiated in turn: they are numbers, and a term would be missing.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this contrastive loss computes its gradient on the way and has no second one (create_graph=True); for a "
+            "gradient penalty take torch.nn.functional.cross_entropy of the whole matrix of similarities"
+        )
+    return [None if g is None else g * grad for g in ctx.saved_tensors]
+
+
 class _CrossEntropy(torch.autograd.Function):
-    """Sum over queries of the cross entropy of ``scale * queries @ keys.T``; query i belongs to key ``first + i``."""
+    """Sum over queries of the cross entropy of ``scale * queries @ keys.T`` with the keys that belong to each."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, queries: Tensor, keys: Tensor, scale: Tensor, first: int, chunk_rows: int | None
+        ctx: Any, queries: Tensor, keys: Tensor, scale: Tensor, pairs: _Pairs, chunk_rows: int | None
     ) -> Tensor:
         total = scale.new_zeros(())
         learning = any(ctx.needs_input_grad[:3])
@@ -170,20 +230,18 @@ class _CrossEntropy(torch.autograd.Function):
             part = queries[chunk]
             cosines = part @ keys.T
             log_p = (cosines * scale).log_softmax(dim=1)
-            right = torch.arange(first + chunk.start, first + chunk.stop, device=keys.device)
-            total -= log_p.gather(1, right[:, None]).sum()
+            total -= pairs.total(log_p, chunk, mean=True)
             if gradients is not None:
                 slope = log_p.exp_()
-                slope[torch.arange(part.shape[0], device=keys.device), right] -= 1
+                pairs.subtract(slope, chunk, mean=True)
                 gradients.add(chunk, part, cosines, slope)
         if gradients is not None:
             ctx.save_for_backward(gradients.of_queries, gradients.of_keys, gradients.of_scale)
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        return (*(None if g is None else g * grad for g in ctx.saved_tensors), None, None)
+        return (*_first_order(ctx, grad), None, None)
 
 
 class _PairwiseSigmoid(torch.autograd.Function):
@@ -196,7 +254,7 @@ class _PairwiseSigmoid(torch.autograd.Function):
         keys: Tensor,
         scale: Tensor,
         bias: Tensor,
-        first: int,
+        pairs: _Pairs,
         chunk_rows: int | None,
     ) -> Tensor:
         total = scale.new_zeros(())
@@ -207,13 +265,11 @@ class _PairwiseSigmoid(torch.autograd.Function):
             part = queries[chunk]
             cosines = part @ keys.T
             logits = cosines * scale + bias
-            row = torch.arange(part.shape[0], device=keys.device)
-            right = row + first + chunk.start
             # -log sigmoid(-x) for all, and x less where the pair belongs together: -log sigmoid(x) = that - x.
-            total += F.softplus(logits).sum() - logits[row, right].sum()
+            total += F.softplus(logits).sum() - pairs.total(logits, chunk, mean=False)
             if gradients is not None:
                 slope = logits.sigmoid_()
-                slope[row, right] -= 1
+                pairs.subtract(slope, chunk, mean=False)
                 of_bias += slope.sum()
                 gradients.add(chunk, part, cosines, slope)
         if gradients is not None:
@@ -221,6 +277,5 @@ class _PairwiseSigmoid(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        return (*(None if g is None else g * grad for g in ctx.saved_tensors), None, None)
+        return (*_first_order(ctx, grad), None, None)

@@ -52,6 +52,7 @@ def cached_backward(
     shared: Sequence[Tensor] = (),
     backward: Callable[[Tensor], Any] = torch.Tensor.backward,
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    statistics: Sequence[Tensor] = (),
 ) -> Tensor:
     """Gradients of a contrastive loss over a batch that does not fit into memory (GradCache, arXiv 2101.06983).
 
@@ -67,6 +68,8 @@ def cached_backward(
         backward: what runs the backward pass of a scalar; Lightning's ``manual_backward``.
         no_sync: a context in which gradients are not exchanged between processes (``DDP.no_sync``); entered for all
             parts but the last.
+        statistics: what encoding changes in passing, such as BatchNorm's running mean; the pass without a graph leaves
+            no trace in them, so that each part counts once.
 
     Returns:
         the loss, without a graph.
@@ -76,11 +79,12 @@ def cached_backward(
     """
     if not parts:
         raise ValueError("a batch needs at least one part")
-    states, encoded = [], []
+    states, encoded, before = [], [], Values(statistics)
     for part in parts:
         states.append(RandomState())
         with torch.no_grad():
             encoded.append(encode(part))
+    before.restore()
     sizes = [len(image) for image, _ in encoded]
     features = [torch.cat(side).requires_grad_() for side in zip(*encoded, strict=True)]
     learned = [p for p in shared if p.requires_grad]
@@ -114,3 +118,16 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda)
+
+
+class Values:
+    """What tensors hold at a moment."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tensors
+        self.kept = [t.clone() for t in tensors]
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for now, then in zip(self.tensors, self.kept, strict=True):
+                now.copy_(then)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.losses.contrastive import info_nce, sigmoid_loss
-from visionzoo.losses.gather import RandomState, cached_backward, gather_features
+from visionzoo.losses.gather import RandomState, Values, cached_backward, gather_features
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.clip import Clip, create_clip
 from visionzoo.models.clip.interpolate import interpolated
@@ -20,9 +21,9 @@ from visionzoo.runs import RunFolder
 from visionzoo.runs.memory import is_out_of_memory
 from visionzoo.tasks.base import TrainStep, VisionTask
 from visionzoo.tasks.batches import caption_batch
-from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found, Share
+from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found, Share, text_groups
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
-from visionzoo.tasks.micro_batch import halved
+from visionzoo.tasks.micro_batch import halved, running_statistics
 from visionzoo.types import CaptionBatch, ImageBatch
 from visionzoo.weights import load_weights
 
@@ -165,12 +166,18 @@ class Contrast(VisionTask):
         image_features, text_features, *_ = self.model(*part)
         return image_features, text_features
 
-    def contrast(self, images: Tensor, texts: Tensor) -> Tensor:
-        """The loss of features, over the pairs of all processes."""
-        model = self.model
-        if model.logit_bias is None:
-            return info_nce(images, texts, model.logit_scale, gather=gather_features)
-        return sigmoid_loss(images, texts, model.logit_scale, model.logit_bias, gather=gather_features)
+    def contrast(self, images: Tensor, texts: Tensor, groups: Tensor | None) -> Tensor:
+        """The loss of features, over the pairs of all processes; ``groups`` (B,) are equal where captions are."""
+        scale, bias = self.model.logit_scale, self.model.logit_bias
+        if bias is None:
+            return info_nce(images, texts, scale, groups=groups, gather=gather_features)
+        return sigmoid_loss(images, texts, scale, bias, groups=groups, gather=gather_features)
+
+    def _groups(self, texts: Sequence[str]) -> Tensor | None:
+        """(B,) for :meth:`contrast`; None where no two captions are equal."""
+        if self.trainer.world_size == 1 and len(set(texts)) == len(texts):
+            return None
+        return text_groups(texts).to(self.device)
 
     def _ids(self, texts: Sequence[str], cut: Share) -> Tensor:
         """(T, L) token ids; those that had to be cut are counted."""
@@ -182,20 +189,23 @@ class Contrast(VisionTask):
 
     def train_loss(self, batch: CaptionBatch) -> TrainStep:
         images, ids = self.normalize(batch.images), self._ids(batch.texts, self.train_cut)
+        groups = self._groups(batch.texts)
         if self.micro_batch:
-            loss = self._cached_step(images, ids)
+            loss = self._cached_step(images, ids, groups)
         else:
-            loss = self.contrast(*self.encode((images, ids)))
+            loss = self.contrast(*self.encode((images, ids)), groups)
         return TrainStep(loss, {"temperature": 1 / self.model.logit_scale.exp()}, len(images))
 
-    def _cached_step(self, images: Tensor, ids: Tensor) -> Tensor:
+    def _cached_step(self, images: Tensor, ids: Tensor, groups: Tensor | None) -> Tensor:
         """A whole optimizer step of a batch larger than memory."""
         optimizer: Any = self.optimizers()
         strategy: Any = self.trainer.strategy
-        before = RandomState()
-        while (loss := self._try_cached(images, ids, getattr(strategy.model, "no_sync", nullcontext))) is None:
+        before, statistics = RandomState(), Values(running_statistics(self))
+        no_sync = getattr(strategy.model, "no_sync", nullcontext)
+        while (loss := self._try_cached(images, ids, groups, no_sync)) is None:
             optimizer.zero_grad()
             before.restore()
+            statistics.restore()
         if self.clip_grad_norm:
             self.clip_gradients(optimizer, self.clip_grad_norm, "norm")
         optimizer.step()
@@ -204,13 +214,19 @@ class Contrast(VisionTask):
         scheduler.step()
         return loss
 
-    def _try_cached(self, images: Tensor, ids: Tensor, no_sync: Any) -> Tensor | None:
+    def _try_cached(self, images: Tensor, ids: Tensor, groups: Tensor | None, no_sync: Any) -> Tensor | None:
         """Gradients and loss, or None where memory ran out; ``micro_batch`` is then half of what it was."""
         parts = list(zip(images.split(self.micro_batch), ids.split(self.micro_batch), strict=True))
         shared = [p for p in (self.model.logit_scale, self.model.logit_bias) if p is not None]
         try:
             return cached_backward(
-                self.encode, parts, self.contrast, shared=shared, backward=self.manual_backward, no_sync=no_sync
+                self.encode,
+                parts,
+                partial(self.contrast, groups=groups),
+                shared=shared,
+                backward=self.manual_backward,
+                no_sync=no_sync,
+                statistics=running_statistics(self),
             )
         except (RuntimeError, MemoryError) as error:
             # several processes would wait for this one in the middle of their exchange of features

@@ -10,7 +10,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from visionzoo.losses.gather import RandomState
+from visionzoo.losses.gather import RandomState, Values
 from visionzoo.runs.memory import is_out_of_memory
 from visionzoo.tasks.accumulation import rescale_gradients
 
@@ -54,8 +54,7 @@ class MicroBatches:
         # what earlier batches of this optimizer step have accumulated
         begun = batch_idx % task.trainer.accumulate_grad_batches != 0
         gradients = [None if p.grad is None or not begun else p.grad.clone() for p in parameters]
-        statistics = _statistics(task)
-        before, kept = RandomState(), [s.clone() for s in statistics]
+        before, statistics = RandomState(), Values(running_statistics(task))
 
         def start() -> None:
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -66,9 +65,7 @@ class MicroBatches:
         while (step := self._try(task, batch, share.divisor)) is None:
             start()
             before.restore()
-            with torch.no_grad():
-                for now, then in zip(statistics, kept, strict=True):
-                    now.copy_(then)
+            statistics.restore()
         self.done = True
         loss = step.loss
         if task.trainer.world_size > 1:
@@ -142,7 +139,7 @@ def told_what_to_do(task: VisionTask, work: Callable[[], Any]) -> Any:
         raise MemoryError(f"memory ran out in a training step; {task.memory_advice()}") from error
 
 
-def _statistics(module: nn.Module) -> list[Tensor]:
+def running_statistics(module: nn.Module) -> list[Tensor]:
     """What a forward pass changes: the running statistics of BatchNorm."""
     return [b for m in module.modules() if getattr(m, "track_running_stats", False) for b in m.buffers(recurse=False)]
 
