@@ -209,10 +209,6 @@ class VisionTask(LightningModule):
 
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        del dataloader_idx
-        return self.take_batch(batch)
-
     def configure_callbacks(self) -> list[Callback]:
         """The moving average that ``ema_decay`` asks for, where a plain Trainer has none."""
         from visionzoo.tasks.engine.ema import EMA
@@ -230,6 +226,7 @@ class VisionTask(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.micro_batches.done = False
+        batch = self.take_batch(batch)
         if self.micro_batches.used_by(self):
             step = self.micro_batches.step(self, batch, batch_idx)
             loss = step.loss
@@ -264,11 +261,11 @@ class VisionTask(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         del batch_idx
-        self.update_evaluation(batch)
+        self.update_evaluation(self.take_batch(batch))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         del batch_idx
-        self.update_evaluation(batch)
+        self.update_evaluation(self.take_batch(batch))
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
