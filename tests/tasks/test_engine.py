@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import pickle
+import re
 import resource
 import signal
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO
 from visionzoo.tasks.engine.ema import EMA, ema_decay_at
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
 from visionzoo.tasks.engine.loggers import MetricsFile
-from visionzoo.tasks.engine.progress import Speed
+from visionzoo.tasks.engine.progress import EpochLines, Speed
 from visionzoo.types import ImageBatch
 
 
@@ -249,3 +250,10 @@ def test_speed_leaves_pauses_out() -> None:
     speed.start(100.0)  # a validation lies between
     speed.stop(101.0, 32)
     assert speed.rate == 32.0
+
+
+def test_a_log_gets_a_line_inside_long_epochs(train: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    train(epochs=1, callbacks=[EpochLines(every_seconds=0.0)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == STEPS
+    assert re.fullmatch(rf"step {STEPS - 1} of {STEPS}  loss \d\.\d+  [\d,]+ images/s  0:00:\d\d left", lines[-2])

@@ -318,7 +318,10 @@ class TrainCLI(LightningCLI):
             self.model.use_exported(folder)
             self.trainer.loggers = []  # the score of the best weights is no point of the learning curve
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        self._report()
+        for stopping in self.trainer.early_stopping_callbacks:
+            if isinstance(stopping, Stopping) and (why := stopping.why(self.trainer)):
+                self._say(why)
+        self._report(self._checkpoints().which())
 
     def _make_up(self) -> None:
         """Write what a run writes when training ends, where it was killed between its last save and that."""
@@ -326,8 +329,7 @@ class TrainCLI(LightningCLI):
             self._results().draw_curves(self.trainer, self.model)
         # asked once for all: a rank that looked later would find what another has just written
         if self.trainer.strategy.broadcast(not self.model.run_folder.model.is_file()):
-            checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-            checkpoints.export_last(self.trainer, self.model)
+            self._checkpoints().export_last(self.trainer, self.model)
 
     def before_validate(self) -> None:
         self.config_init["validate"]["verbose"] = False  # our line says it
@@ -344,15 +346,18 @@ class TrainCLI(LightningCLI):
     def after_predict(self) -> None:
         self._report()
 
-    def _report(self) -> None:
+    def _report(self, which: str = "") -> None:
         if line := self._results().line:
-            self._say(line)
+            self._say(f"{which}: {line}" if which else line)
         self._say(f"run folder: {self._path()}")
         if self._checkpoint_io.failed:
             raise OSError(f"{self._checkpoint_io.failed} checkpoints could not be saved; see the warnings above")
 
     def _results(self) -> Results:
         return next(c for c in self.trainer.callbacks if isinstance(c, Results))  # type: ignore[attr-defined]
+
+    def _checkpoints(self) -> Checkpoints:
+        return next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
 
     def _path(self) -> str:
         return "" if self._folder is None else str(self._folder.path)

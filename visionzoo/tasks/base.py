@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.parsing import AttributeDict
@@ -113,13 +113,23 @@ class VisionTask(LightningModule):
         self.micro_batches, self.window = MicroBatches(), Window()
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, weights_only: bool = True, **kwargs: Any) -> Any:
-        """The task of a checkpoint, which holds its options; Lightning's arguments, and no object is ever unpickled.
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """The task of a checkpoint, which holds its options; Lightning's arguments, but no object is unpickled.
 
         Where options alone cannot say the network (``wise_ft``, a CLIP of another vocabulary), the weights it started
         from are read again. With averaged weights (``ema_decay``) it holds the average.
         """
-        return super().load_from_checkpoint(checkpoint_path, *args, weights_only=weights_only, **kwargs)
+        return super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only=weights_only, **kwargs
+        )
 
     # ---- what a task implements -------------------------------------------------------------------------------------
 
@@ -209,10 +219,6 @@ class VisionTask(LightningModule):
 
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        del dataloader_idx
-        return self.take_batch(batch)
-
     def configure_callbacks(self) -> list[Callback]:
         """The moving average that ``ema_decay`` asks for, where a plain Trainer has none."""
         from visionzoo.tasks.engine.ema import EMA
@@ -230,6 +236,7 @@ class VisionTask(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.micro_batches.done = False
+        batch = self.take_batch(batch)
         if self.micro_batches.used_by(self):
             step = self.micro_batches.step(self, batch, batch_idx)
             loss = step.loss
@@ -264,11 +271,11 @@ class VisionTask(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         del batch_idx
-        self.update_evaluation(batch)
+        self.update_evaluation(self.take_batch(batch))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         del batch_idx
-        self.update_evaluation(batch)
+        self.update_evaluation(self.take_batch(batch))
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")

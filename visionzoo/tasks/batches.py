@@ -19,11 +19,11 @@ def image_batch(batch: Any) -> ImageBatch:
     if isinstance(batch, ImageBatch):
         return batch
     if isinstance(batch, Tensor):
-        batch = (batch, torch.full((len(batch),), -1))
+        batch = (batch, batch.new_full((len(batch),), -1, dtype=torch.int64))
     if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
         raise ValueError(f"need batches of visionzoo.types.ImageBatch, or (images, labels); got {describe(batch)}")
     images, labels = batch
-    return ImageBatch(_pixels(images), labels, torch.arange(len(images)))
+    return ImageBatch(_pixels(images), labels, torch.arange(len(images), device=images.device))
 
 
 def caption_batch(batch: Any) -> CaptionBatch | ImageBatch:
@@ -37,7 +37,7 @@ def caption_batch(batch: Any) -> CaptionBatch | ImageBatch:
     if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[0], Tensor):
         images, texts = batch
         if isinstance(texts, list | tuple) and len(texts) == len(images) and all(isinstance(t, str) for t in texts):
-            places = torch.arange(len(images))
+            places = torch.arange(len(images), device=images.device)
             return CaptionBatch(_pixels(images), tuple(texts), places, places)
     raise ValueError(f"need batches of visionzoo.types.CaptionBatch, or (images, texts); got {describe(batch)}")
 

@@ -219,7 +219,7 @@ class Classify(VisionTask):
     def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """(B, K) probabilities."""
         del batch_idx
-        logits = self(batch.images)
+        logits = self(self.take_batch(batch).images)
         return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
     def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:

@@ -262,7 +262,7 @@ class Contrast(VisionTask):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         del batch_idx, dataloader_idx
-        self.update_evaluation(batch)
+        self.update_evaluation(self.take_batch(batch))
 
     def update_evaluation(self, batch: CaptionBatch | ImageBatch) -> None:
         if len(batch.images) == 0:
@@ -290,7 +290,7 @@ class Contrast(VisionTask):
     def predict_step(self, batch: CaptionBatch, batch_idx: int) -> Tensor:
         """(B, K) zero-shot probabilities."""
         del batch_idx
-        images = self.model.encode_image(self.normalize(batch.images), normalize=True).float()
+        images = self.model.encode_image(self.normalize(self.take_batch(batch).images), normalize=True).float()
         return (self.model.logit_scale.float().exp() * self._class_cosines(images)).softmax(dim=1)
 
     def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:

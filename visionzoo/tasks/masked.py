@@ -190,6 +190,7 @@ class MaskedPretrain(VisionTask):
 
     def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """(B,) loss of each image."""
+        batch = self.take_batch(batch)
         images = self.normalize(batch.images)
         noise = self._noise(images, batch.index)
         return torch.stack([self.model.loss(i[None], n[None]) for i, n in zip(images, noise, strict=True)])

@@ -337,7 +337,7 @@ class PromptSegment(VisionTask):
     def predict_step(self, batch: SegmentBatch, batch_idx: int) -> list[tuple[str, ...]]:
         """A row for each image: its objects, and how well they are found."""
         rows: list[tuple[str, ...]] = [("0", "", "", "", "")] * len(batch.images)
-        for b, own in each_image(batch):
+        for b, own in each_image(self.take_batch(batch)):
             answers = self._ask(own, self.embed(own.images))
             ious = [answers.click_ious[:, k - 1] for k in SHOWN_CLICKS]
             rows[b] = (str(len(own.masks)), *(f"{x.mean():.6f}" for x in (*ious, answers.box_iou)))

@@ -74,7 +74,9 @@ def _torch_save(checkpoint: dict[str, Any], path: Path) -> None:
 class Checkpoints(Checkpoint):
     """Save ``last.ckpt`` after every epoch, and ``best.ckpt`` and the export whenever a validation improves.
 
-    Saves happen between optimizer steps only, since a checkpoint does not hold half-accumulated gradients.
+    Saves happen between optimizer steps only, since a checkpoint does not hold half-accumulated gradients. The weights
+    at the end of a run are always judged, also where ``max_steps`` or ``max_time`` ends it inside an epoch, or the last
+    epoch is not one that ``check_val_every_n_epoch`` names.
 
     Args:
         every_n_steps: optimizer steps between saves of ``last.ckpt`` inside an epoch; 0 for the end of epochs only.
@@ -85,16 +87,32 @@ class Checkpoints(Checkpoint):
             raise ValueError(f"save_every_n_steps={every_n_steps} must be at least 0")
         self.every_n_steps = every_n_steps
         self.best: float | None = None
+        self.best_at: tuple[int, int] = (0, 0)  #: epoch, from 1 on, and optimizer step of the best weights
+        self.epochs = 0  #: the last epoch that was judged
         self._last_step = -1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "best_at": list(self.best_at), "epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best, self.epochs = state_dict["best"], state_dict.get("epochs", 0)
+        epoch, step = state_dict.get("best_at", (0, 0))
+        self.best_at = (epoch, step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
+        if trainer.ckpt_path:
+            self._recall_best(trainer, _task(pl_module))
+
+    def _recall_best(self, trainer: Trainer, task: VisionTask) -> None:
+        """Weights at an end inside an epoch were judged, and may be the best, after ``last.ckpt`` was written."""
+        if not task.run_folder.best.is_file():
+            return
+        stored = torch.load(task.run_folder.best, map_location="cpu", weights_only=True, mmap=True)
+        found = stored["callbacks"].get(self.state_key, {}).get("best")
+        reached = stored["global_step"] <= trainer.global_step
+        if reached and found is not None and self._improves(found, task.monitor_mode):
+            self.load_state_dict(stored["callbacks"][self.state_key])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -103,20 +121,31 @@ class Checkpoints(Checkpoint):
         self._last_step = trainer.global_step
         due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
         due = stepped and (due or trainer.global_step == trainer.max_steps or trainer.should_stop)
+        self._judge_at_the_end(trainer)
         # at the last batch the epoch's own save follows, after validation
         if due and batch_idx + 1 < trainer.num_training_batches:
             save_between_steps(trainer, _task(pl_module))
+
+    def _judge_at_the_end(self, trainer: Trainer) -> None:
+        """Have Lightning validate after the last step; it does so where it is told to stop."""
+        last_batch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        last = last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if last or trainer.should_stop or trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True
+            if trainer.check_val_every_n_epoch is not None:
+                trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         task = _task(pl_module)
+        self.epochs = trainer.current_epoch + 1
         value = trainer.callback_metrics.get(task.monitor)
         if value is None or not self._improves(float(value), task.monitor_mode):
             return
-        self.best = float(value)
-        trainer.save_checkpoint(task.run_folder.best, weights_only=False)
+        self.best, self.best_at = float(value), (self.epochs, trainer.global_step)
         self._export(trainer, task)
+        trainer.save_checkpoint(task.run_folder.best, weights_only=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # An epoch that max_steps or max_time broke off counts as whole from here on; what was saved between its steps
@@ -126,6 +155,14 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.export_last(trainer, _task(pl_module))
+
+    def which(self) -> str:
+        """Whose weights were exported, as ``best epoch, 2 of 3``; empty where nothing has been judged."""
+        if not self.epochs:
+            return ""
+        if self.best is None:
+            return f"last epoch, {self.epochs}"
+        return f"best epoch, {self.best_at[0]} of {self.epochs}"
 
     def export_last(self, trainer: Trainer, task: VisionTask) -> None:
         """Export the weights as they are, unless a validation has chosen the best ones."""

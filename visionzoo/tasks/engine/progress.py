@@ -91,25 +91,33 @@ class ProgressBar(RichProgressBar):
             shown["bad"] = str(bad)
         if skipped := _skipped(trainer):
             shown["skipped"] = str(skipped)
-        if (left := self._seconds_left(trainer, now)) is not None:
+        if (left := seconds_left(trainer, self._begun, now)) is not None:
             shown["left"] = str(timedelta(seconds=round(left)))
         self._shown = shown
         return shown
 
-    def _seconds_left(self, trainer: Trainer, now: float) -> float | None:
-        """From the mean time of a batch since the start, validations included."""
-        started, first = self._begun
-        done = trainer.fit_loop.total_batch_idx + 1
-        total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-        if done <= first or total == float("inf"):
-            return None
-        return max(0.0, (total - done) * (now - started) / (done - first))
+
+def seconds_left(trainer: Trainer, begun: tuple[float, int], now: float) -> float | None:
+    """From the mean time of a batch since ``begun``, a time and its batch, validations included."""
+    started, first = begun
+    done = trainer.fit_loop.total_batch_idx + 1
+    total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+    if done <= first or total == float("inf"):
+        return None
+    return max(0.0, (total - done) * (now - started) / (done - first))
 
 
 class EpochLines(Callback):
-    """One line per epoch, which stays: also for logs, where a bar is no help. Training values are its means."""
+    """One line per epoch, which stays: also for logs, where a bar is no help. Training values are its means.
 
-    def __init__(self) -> None:
+    Args:
+        every_seconds: where there is no bar, a line with step, loss, speed and time left this often inside an epoch.
+    """
+
+    def __init__(self, every_seconds: float = 60.0) -> None:
+        self.every_seconds = every_seconds
+        self._run_begun: tuple[float, int] = (0.0, 0)
+        self._last_line = 0.0
         self._begin()
 
     def _begin(self) -> None:
@@ -118,6 +126,8 @@ class EpochLines(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()  # Lightning does not announce an epoch that is resumed in its middle
+        self._last_line = time.monotonic()
+        self._run_begun = self._last_line, trainer.fit_loop.total_batch_idx + 1
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
@@ -130,6 +140,21 @@ class EpochLines(Callback):
         for name, value in trainer.callback_metrics.items():
             if name.startswith("train/"):  # stays on the device: reading it would wait for every step
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach() * images
+        now = time.monotonic()
+        if now - self._last_line >= self.every_seconds and trainer.is_global_zero:
+            self._last_line = now
+            if trainer.progress_bar_callback is None:
+                self._say_where(trainer, now)
+
+    def _say_where(self, trainer: Trainer, now: float) -> None:
+        total = trainer.estimated_stepping_batches
+        parts = [f"step {trainer.global_step}" + (f" of {int(total)}" if 0 < total < float("inf") else "")]
+        if (loss := trainer.callback_metrics.get("train/loss")) is not None:
+            parts.append(f"loss {float(loss):.4g}")
+        parts.append(f"{self._images / (now - self._started):,.0f} images/s")
+        if (left := seconds_left(trainer, self._run_begun, now)) is not None:
+            parts.append(f"{timedelta(seconds=round(left))} left")
+        print("  ".join(parts), flush=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
