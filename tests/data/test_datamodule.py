@@ -218,6 +218,10 @@ def test_balanced_sampling(class_tree: Callable[..., Path]) -> None:
     module = ClassificationData(str(root), balanced_sampling=True, batch_size=16, num_workers=0)
     labels = torch.cat([batch.labels for epoch in range(3) for batch in batches_of(module, epoch)])
     assert 0.35 < labels.float().mean() < 0.65
+    module.preprocess = SPEC
+    shown = [image for batch in batches_of(module, 0) for image in batch.images[batch.labels == 1]]
+    assert len(shown) > 16  # of four images; each time another view
+    assert len({image.numpy().tobytes() for image in shown}) > len(shown) / 2
     targets = np.array([[1, 0], [1, 1], [1, 0], [0, 0]], dtype=np.float32)
     module.splits.train.targets, module.splits.train.multi_label = targets, True  # type: ignore[union-attr]
     assert balanced_weights(module.splits.train).tolist() == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3])  # type: ignore[arg-type]

@@ -82,11 +82,11 @@ def test_the_last_batch_is_dropped_or_shared_evenly() -> None:
     orders = [TrainOrder(21, 4, rank=r, world_size=2, drop_last=False) for r in (0, 1)]
     batches = [list(order.batches(0)) for order in orders]
     assert [len(b) for b in batches[0]] == [len(b) for b in batches[1]] == [4, 4, 3]
-    assert {i for part in batches for batch in part for _, i in batch} == set(range(21))
+    assert {i for part in batches for batch in part for _, i, *_ in batch} == set(range(21))
     assert len(TrainOrder(21, 4)) == 5
     assert [len(b) for b in TrainOrder(3, 4).batches(0)] == [3], "fewer samples than a batch are one batch"
     tiny = [list(TrainOrder(1, 4, rank=r, world_size=3).batches(0)) for r in range(3)]
-    assert tiny == [[[(0, 0)]]] * 3
+    assert tiny == [[[(0, 0)]], [[(0, 0, 1)]], [[(0, 0, 2)]]]
 
 
 def test_balanced_sampling_evens_out_the_classes() -> None:
@@ -174,6 +174,16 @@ def test_evaluation_drops_and_says_so(source: FilesSource) -> None:
     assert empty.images.dtype == torch.uint8
     assert empty.labels.shape == empty.index.shape == (0,)
     assert empty.labels.dtype == empty.index.dtype == torch.int64
+
+
+def test_a_sample_drawn_again_is_another_key_and_another_view() -> None:
+    weights = np.array([1.0, 1.0, 50.0])
+    for world_size in (1, 2):
+        orders = [TrainOrder(3, 40, weights=weights, rank=r, world_size=world_size) for r in range(world_size)]
+        keys = [key for order in orders for batch in order.batches(0) for key in batch]
+        assert len(set(keys)) == len(keys) >= 3
+    keys = next(TrainOrder(40, 40, weights=np.eye(40)[0] + 1e-9, seed=3).batches(5))
+    assert [k for k in keys if k[1] == 0] == [(5, 0), *((5, 0, n) for n in range(1, 40))]
 
 
 def test_a_rank_without_samples_yields_empty_batches(source: FilesSource) -> None:

@@ -85,6 +85,19 @@ def test_balanced_class_weights_reach_the_loss() -> None:
     assert "class_weights" not in balanced.state_dict()
 
 
+@pytest.mark.parametrize("policy", ["none", "balanced"])
+def test_the_held_out_loss_does_not_depend_on_batches(policy: str) -> None:
+    task = tiny_task(num_classes=3, class_counts=[90, 10, 0], class_weights=policy).eval()
+    data = batch(12, classes=2)
+    data = data._replace(labels=data.labels.index_fill(0, torch.tensor([3]), 2))  # of weight 0
+    with torch.no_grad():
+        expected = task._loss(task(data.images), data.labels)
+        for size in (12, 5, 1):
+            for rows in torch.arange(12).split(size):
+                task.update_evaluation(ImageBatch(data.images[rows], data.labels[rows], rows))
+            torch.testing.assert_close(task.finish_evaluation()["loss"], expected)
+
+
 # ---- what is trained -----------------------------------------------------------------------------
 
 
@@ -98,6 +111,19 @@ def test_head_trains_the_head_alone_and_keeps_the_trunk_in_eval_mode() -> None:
     assert torch.equal(task.train_loss(data).loss, task.train_loss(data).loss)  # no drop path
     task.eval()
     assert not task.model.head.training
+
+
+@pytest.mark.parametrize("backbone", ["vit_nano_patch4_32", "swin_nano_patch2_window4_32", "timm/resnet10t"])
+def test_the_dropout_of_a_linear_probe_is_on(backbone: str) -> None:
+    task = tiny_task(backbone=backbone, image_size=32, finetune="head", drop_rate=0.9)
+    data = batch()
+    images = torch.nn.functional.interpolate(data.images.float(), 32).to(torch.uint8)
+    statistics = [b.clone() for n, b in task.named_buffers() if "running" in n]
+    task.train()
+    assert not torch.equal(task(images), task(images))
+    task.eval()
+    assert torch.equal(task(images), task(images))
+    assert all(map(torch.equal, statistics, (b for n, b in task.named_buffers() if "running" in n)))
 
 
 def test_lora_starts_at_the_model_trains_little_and_merges(train: Callable[..., Run]) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from visionzoo.models.classifier import create_classifier
+from visionzoo.models.mae import create_mae
+from visionzoo.models.sam import create_sam
+from visionzoo.models.simmim import create_simmim
 from visionzoo.tasks.optim import group_table, make_adamw, make_schedule, param_groups, warmup_cosine
 
 
@@ -53,6 +57,35 @@ def test_layer_decay_counts_from_the_head(model: nn.Module) -> None:
     for i in range(4):
         assert lr[f"blocks.{i}.attn.qkv.weight"] == lr[f"blocks.{i}.norm1.bias"] == 2.0 * 0.5 ** (4 - i)
     assert lr["patch_embed.proj.weight"] == lr["pos_embed"] == lr["cls_token"] == 2.0 * 0.5**5
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: create_mae("vit_nano_patch4_32", decoder_dim=32, decoder_depth=1, decoder_heads=2),
+        lambda: create_simmim(backbone="swin_nano_patch2_window4_32", image_size=64, mask_patch_size=16),
+        lambda: create_sam("vit_nano_patch4_32", image_size=64, embedding_stride=8, decoder_dim=64),
+        lambda: create_sam("timm/resnet10t", image_size=64),
+    ],
+)
+def test_layer_decay_reaches_the_encoder_of_every_model(build: Callable[[], nn.Module]) -> None:
+    model = build()
+    groups = param_groups(model, lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    lr = {name: g["lr"] for g in groups for name in g["param_names"]}
+    assert set(lr) == {n for n, p in model.named_parameters() if p.requires_grad}
+    encoder = getattr(model, "backbone", None) or model.encoder
+    prefix = next(n for n, m in model.named_modules() if m is encoder) + "."
+    alone = param_groups(encoder, lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    within = {prefix + name: g["lr"] for g in alone for name in g["param_names"]}
+    assert len(set(within.values())) > 3
+    # the decoder is one layer more than the backbone has alone
+    assert {name: lr[name] for name in within} == {name: value / 2 for name, value in within.items()}
+    assert {value for name, value in lr.items() if name not in within} == {1.0}
+
+
+def test_layer_decay_is_refused_where_layers_have_no_order() -> None:
+    with pytest.raises(ValueError, match=r"layer_decay=0.5: Sequential has no one order of layers"):
+        param_groups(nn.Sequential(nn.Linear(2, 2)), lr=1.0, weight_decay=0.1, layer_decay=0.5)
 
 
 def test_frozen_parameters_are_left_out_and_nothing_left_is_an_error(model: nn.Module) -> None:

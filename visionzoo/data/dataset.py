@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, default_collate
 
 from visionzoo.data.images import ImageInput, UnreadableImage
 from visionzoo.data.keys import sample_key
+from visionzoo.data.sampler import Key
 from visionzoo.data.sources.base import Source
 from visionzoo.types import ImageBatch
 
@@ -34,9 +35,10 @@ class Sample(NamedTuple):
 
 
 class SourceDataset(Dataset[Sample]):
-    """Map-style data set over a source. Keys are (epoch, index), so that nothing about a view is left to chance.
+    """Map-style data set over a source.
 
-    A subclass says in :meth:`load` what a sample is; this class deals with those that cannot be read.
+    Keys are those of :mod:`visionzoo.data.sampler`, so that nothing about a view is left to chance. A subclass says in
+    :meth:`load` what a sample is; this class deals with those that cannot be read.
     """
 
     def __init__(self, source: Source, *, seed: int = 0, substitute: bool = False) -> None:
@@ -56,16 +58,18 @@ class SourceDataset(Dataset[Sample]):
 
     @abstractmethod
     def load(self, index: int, key: int) -> Any:
-        """Sample ``index``, as ``key``, hashed from (seed, epoch, index), says. Raises UnreadableImage."""
+        """Sample ``index``, as ``key``, hashed from the seed and the sample's place, says. Raises UnreadableImage."""
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: Key) -> Sample:
         """Raises ValueError if not one of :data:`SUBSTITUTES` others can be read either."""
-        epoch, index = key
+        epoch, index, *again = key
         bad: list[tuple[str, str]] = []
         candidate = index
         for attempt in range(SUBSTITUTES + 1):
             try:
-                return Sample(self.load(candidate, sample_key(self.seed, epoch, candidate)), candidate, tuple(bad))
+                return Sample(
+                    self.load(candidate, sample_key(self.seed, epoch, candidate, *again)), candidate, tuple(bad)
+                )
             except UnreadableImage as error:
                 bad.append((self.source.sample_id(candidate), error.reason))
             if not self.substitute:

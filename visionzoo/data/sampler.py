@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-#: What batches are made of: (epoch, index).
-Key = tuple[int, int]
+#: What batches are made of: (epoch, index), or (epoch, index, n) for a sample that is drawn for the n-th time again.
+Key = tuple[int, ...]
 
 
 class TrainOrder:
@@ -77,13 +77,27 @@ class TrainOrder:
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[Key]]:
         """This rank's batches of an epoch, from batch ``start`` on."""
         order = self.order(epoch)
+        order = np.concatenate([order, np.resize(order, -len(order) % self.world_size)])
+        again = _repeats(order)
         per_step = self.batch_size * self.world_size
         for step in range(start, self.num_batches):
-            share = order[step * per_step : (step + 1) * per_step]
-            if uneven := -len(share) % self.world_size:
-                share = np.concatenate([share, np.resize(order, uneven)])
-            size = len(share) // self.world_size
-            yield [(epoch, int(i)) for i in share[self.rank * size : (self.rank + 1) * size]]
+            first = step * per_step
+            size = min(per_step, len(order) - first) // self.world_size
+            own = slice(first + self.rank * size, first + (self.rank + 1) * size)
+            yield [
+                (epoch, i, n) if n else (epoch, i)
+                for i, n in zip(order[own].tolist(), again[own].tolist(), strict=True)
+            ]
+
+
+def _repeats(order: np.ndarray) -> np.ndarray:
+    """How often each element stood earlier in the array."""
+    places = order.argsort(kind="stable")
+    ordered = order[places]
+    first = np.searchsorted(ordered, ordered)
+    repeats = np.empty_like(order)
+    repeats[places] = np.arange(len(order)) - first
+    return repeats
 
 
 class TrainBatches(Sampler[list[Key]]):

@@ -165,7 +165,8 @@ class _Pairs(NamedTuple):
 
     def _weights(self, like: Tensor, chunk: slice, mean: bool) -> Tensor:
         assert self.own is not None
-        belongs = (self.own[chunk, None] == self.all).to(like.dtype)
+        assert self.all is not None
+        belongs = self.own[chunk, None].eq(self.all).to(like.dtype)
         return belongs / belongs.sum(dim=1, keepdim=True) if mean else belongs
 
 

@@ -101,15 +101,25 @@ def create_classifier(
     return model
 
 
-def _set_head_dropout(model: Classifier, rate: float) -> None:
-    """Set the dropout in front of the head: ``head_drop``, or ``head.drop`` where the head is a module of its own."""
+def head_dropout(model: nn.Module) -> nn.Module | None:
+    """The module that drops features in front of the head.
+
+    ``head_drop``, or ``head.drop`` where the head is a module of its own; the model itself where it calls ``F.dropout``
+    (some of timm's); None where nothing does.
+    """
     for owner in (model, getattr(model, "head", None)):
         for name in ("head_drop", "drop"):
             drop = getattr(owner, name, None)
             if isinstance(drop, nn.Dropout):
-                drop.p = rate
-                return
-    if hasattr(model, "drop_rate"):  # timm models that call F.dropout with this rate
+                return drop
+    return model if hasattr(model, "drop_rate") else None
+
+
+def _set_head_dropout(model: Classifier, rate: float) -> None:
+    drop = head_dropout(model)
+    if isinstance(drop, nn.Dropout):
+        drop.p = rate
+    elif drop is not None:
         model.drop_rate = rate
     elif rate:
         raise ValueError(f"{model.name} has no dropout before its head; use drop_rate=0")

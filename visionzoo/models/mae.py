@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
+from visionzoo.backbones.layer_groups import inside
 from visionzoo.layers.attention import Attention, Block
 from visionzoo.layers.mlp import Mlp
 from visionzoo.layers.position import resample_positions, sincos_2d, square_grid
@@ -233,6 +234,10 @@ class MAE(nn.Module):
     @preprocess.setter
     def preprocess(self, spec: Preprocess) -> None:
         self.encoder.preprocess = spec
+
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """timm's description of layer groups: the encoder's, and everything behind it as one."""
+        return inside(self.encoder.group_matcher(coarse), "encoder.")
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed: tokens and position tables."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
+from visionzoo.backbones.layer_groups import inside
 from visionzoo.losses.masked import patchify, simmim_loss
 from visionzoo.models.masking import (
     MaskedOutput,
@@ -144,6 +145,10 @@ class SimMIM(nn.Module):
     @preprocess.setter
     def preprocess(self, spec: Preprocess) -> None:
         self.encoder.preprocess = spec
+
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """timm's description of layer groups: the encoder's, and everything behind it as one."""
+        return inside(self.encoder.group_matcher(coarse), "encoder.")
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed: tokens and position tables."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from visionzoo.losses.classification import balanced_class_weights, binary_cross_entropy, cross_entropy
 from visionzoo.models.bundle import ModelConfig
-from visionzoo.models.classifier import Classifier, create_classifier
+from visionzoo.models.classifier import Classifier, create_classifier, head_dropout
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import TrainStep, VisionTask
 from visionzoo.tasks.batches import image_batch
@@ -210,7 +210,8 @@ class Classify(VisionTask):
         if len(batch.images) == 0:
             return
         logits, labels = self(batch.images), self._by_logit(batch.labels)
-        self.evaluation.update(logits, labels, self._loss(logits, labels), batch.images, batch.index)
+        loss = self._loss(logits, labels)
+        self.evaluation.update(logits, labels, loss, batch.images, batch.index, self._weight(labels))
 
     def finish_evaluation(self) -> dict[str, Tensor]:
         values, self.results = self.evaluation.compute()
@@ -305,8 +306,9 @@ class Classify(VisionTask):
     def frozen_modules(self) -> list[nn.Module]:
         if self.finetune != "head":
             return []
-        head = set(self.model.get_classifier().modules())  # type: ignore[operator]
-        return [m for m in self.model.modules() if m not in head]
+        # the dropout in front of the head is the head's
+        kept = {*self.model.get_classifier().modules(), head_dropout(self.model)}  # type: ignore[operator]
+        return [m for m in self.model.modules() if m not in kept]
 
 
 def _class_weights(policy: str, counts: Sequence[int] | None) -> Tensor | None:

@@ -69,7 +69,9 @@ class ClassificationEvaluation(nn.Module):
         self._mistakes: list[Mistake] = []
 
     @torch.no_grad()
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, images: Tensor, index: Tensor) -> None:
+    def update(
+        self, logits: Tensor, labels: Tensor, loss: Tensor, images: Tensor, index: Tensor, weight: Tensor | None = None
+    ) -> None:
         """Take a batch into account.
 
         Args:
@@ -78,11 +80,15 @@ class ClassificationEvaluation(nn.Module):
             loss: scalar, the mean over the batch.
             images: (B, C, H, W) uint8.
             index: (B,) int64, position of each sample in its source.
+            weight: scalar, what that mean divides by where it is not B: the sum of the samples' class weights.
         """
         if len(logits) == 0:
             return
         logits = logits.float()
-        self.loss.update(loss, len(logits))
+        if weight is None:
+            self.loss.update(loss, len(logits))
+        else:  # a batch of classes of weight 0 alone has no mean
+            self.loss.update(torch.where(weight > 0, loss, 0.0), weight)
         targets = labels.long()
         answers = logits.sigmoid() if self.multi_label else logits
         for metric in (*self.scores.values(), self.counts):

@@ -28,7 +28,7 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float, layer_deca
         Dicts with ``params``, ``lr``, ``weight_decay``, ``lr_scale``, ``name`` and ``param_names``.
 
     Raises:
-        ValueError: when nothing is trainable.
+        ValueError: when nothing is trainable, or for a layer decay where the model has no order of layers.
     """
     from timm.optim import param_groups_layer_decay
 
@@ -38,6 +38,8 @@ def param_groups(model: nn.Module, *, lr: float, weight_decay: float, layer_deca
     own: Any = getattr(model, "no_weight_decay", set)
     no_decay = {*own(), *NO_DECAY_PATTERNS}
     if layer_decay < 1:
+        if not hasattr(model, "group_matcher"):
+            raise ValueError(f"layer_decay={layer_decay}: {type(model).__name__} has no one order of layers; use 1")
         raw = param_groups_layer_decay(
             model, weight_decay=weight_decay, no_weight_decay_list=no_decay, layer_decay=layer_decay
         )

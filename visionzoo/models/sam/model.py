@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.backbones.base import Backbone
+from visionzoo.backbones.layer_groups import inside
 from visionzoo.models.sam.encoder import NeckedEncoder, OwnEncoder
 from visionzoo.models.sam.mask_decoder import Decoded, MaskDecoder
 from visionzoo.models.sam.prompt_encoder import PromptEncoder, PromptTokens
@@ -259,6 +260,10 @@ class Sam(nn.Module):
         """Take text embeddings of this width as prompts from now on; how to read them is still to be learned."""
         self.prompt_encoder.add_text(text_dim)
         self.architecture = {**self.architecture, "text_dim": text_dim}
+
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """timm's description of layer groups: the backbone's, and everything behind it as one."""
+        return inside(self.backbone.group_matcher(coarse), self.backbone_prefix)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed: position tables and learned tokens."""
