@@ -133,7 +133,7 @@ class FolderTokenizer(Tokenizer):
         try:
             from transformers import AutoTokenizer
         except ImportError as error:
-            raise ValueError(f"the tokenizer in {folder} needs transformers: pip install transformers") from error
+            raise ValueError(f"the tokenizer in {folder} needs transformers: pip install 'visionzoo[transformers]'") from error
         try:
             self._peer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError, ImportError) as error:
