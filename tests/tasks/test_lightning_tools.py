@@ -21,6 +21,7 @@ from visionzoo.tasks.contrast import Contrast
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.loggers import Events
 from visionzoo.tasks.masked import MaskedPretrain
+from visionzoo.tasks.options import settled_changes
 from visionzoo.tasks.segment import PromptSegment
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -173,3 +174,19 @@ def test_a_learning_rate_for_256_images_knows_the_loader() -> None:
     loop = trainer()
     loop.fit(task, DataLoader(Pairs(), batch_size=4))
     assert loop.optimizers[0].param_groups[0]["initial_lr"] == 0.01
+
+
+@pytest.mark.parametrize("make", [classify, mae, clip, segment])
+def test_what_is_settled_are_options_and_the_rest_may_change(make: Callable[[int, int], tuple[Any, Any]]) -> None:
+    task, _ = make(8, 4)
+    assert task.settled <= set(task.hparams)
+    checkpoint: dict[str, Any] = {}
+    task.on_save_checkpoint(checkpoint)
+    then, built = checkpoint["options"], checkpoint["hyper_parameters"]
+    now = dict(task.hparams)
+    assert settled_changes(then, built, now, task.settled) == []
+    assert settled_changes(then, built, {**now, "lr": 7, "drop_path": 0.5}, task.settled) == []
+    assert settled_changes(then, built, {**now, "weights": "other"}, task.settled) == ["weights was None and is other"]
+    for name in task.settled:
+        assert settled_changes(then, built, {**now, name: "another"}, task.settled)
+        assert settled_changes(then, built, {**now, name: built[name]}, task.settled) == []  # as it came to be

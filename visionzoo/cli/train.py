@@ -310,6 +310,9 @@ class TrainCLI(LightningCLI):
     def after_fit(self) -> None:
         """Evaluate what was exported, as it is on the disk, so that the printed number is that of the file."""
         folder = self.model.run_folder
+        for stopping in self.trainer.early_stopping_callbacks:
+            if isinstance(stopping, Stopping) and (why := stopping.why(self.trainer)):
+                self._say(why)
         if not self._results().trained:
             self._say("nothing was left to train: the run had reached its end. A larger --trainer.max_epochs goes on")
             self._make_up()
@@ -318,9 +321,6 @@ class TrainCLI(LightningCLI):
             self.model.use_exported(folder)
             self.trainer.loggers = []  # the score of the best weights is no point of the learning curve
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        for stopping in self.trainer.early_stopping_callbacks:
-            if isinstance(stopping, Stopping) and (why := stopping.why(self.trainer)):
-                self._say(why)
         self._report(self._checkpoints().which())
 
     def _make_up(self) -> None:
