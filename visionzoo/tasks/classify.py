@@ -305,7 +305,8 @@ class Classify(VisionTask):
     def frozen_modules(self) -> list[nn.Module]:
         if self.finetune != "head":
             return []
-        head = set(self.model.get_classifier().modules())  # type: ignore[operator]
+        heads: Any = self.model.get_classifier()  # type: ignore[operator]
+        head = {m for h in (heads if isinstance(heads, tuple) else (heads,)) for m in h.modules()}
         return [m for m in self.model.modules() if m not in head]
 
 
