@@ -148,7 +148,7 @@ def test_another_input_size_of_a_swin_keeps_its_windows() -> None:
     x = torch.randn(1, 3, 96, 96)
     same(ours(x).pooled, fresh(x).pooled)
     assert ours.preprocess.image_size == ours.info.image_size == (96, 96)
-    with pytest.raises(ValueError, match="window_size=8.*changes its image size alone"):
+    with pytest.raises(ValueError, match=r"window_size=8.*changes its image size alone"):
         ours.set_input_size(96, window_size=8)
     with pytest.raises(ValueError, match="is smaller than the stride"):
         ours.set_input_size(8)

@@ -19,7 +19,8 @@ from torch import Tensor
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.inference.progress import track
 from visionzoo.inference.regions import CROP_OVERLAP, Runs, crop_boxes, remove_small_regions, touches_crop
-from visionzoo.inference.sam_predictor import SamPredictor, prompts_at_once, resize_coords
+from visionzoo.inference.sam_predictor import SamPredictor, prompts_at_once
+from visionzoo.inference.sam_transform import resize_coords
 from visionzoo.models.sam.model import Sam
 from visionzoo.models.sam.prompts import Prompts
 
