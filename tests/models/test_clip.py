@@ -4,6 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import TextTransformer
+from torch import nn
 from torch.nn import functional as F
 
 import visionzoo as vz
@@ -281,3 +284,43 @@ def test_bad_arguments(arguments, message):
 def test_openais_spelling_of_names():
     with torch.device("meta"):
         assert vz.create_clip("vit-b/32").visual.trunk.name == "vit_base_patch32_clip_224"
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "timm/resnet18"])
+@pytest.mark.parametrize("unlocked", [0, 1, 3])
+def test_the_image_tower_is_locked_as_open_clip_locks_it(name, unlocked):
+    theirs = TimmModel(name.removeprefix("timm/"), 32, proj="linear")
+    ours = nano(backbone=name, image_size=64)
+    for tower in (theirs, ours.visual):
+        tower.train()
+    theirs.lock(unlocked_groups=unlocked, freeze_bn_stats=True)
+    ours.lock_image_tower(unlocked_groups=unlocked, freeze_bn_stats=True)
+    learns = {n: p.requires_grad for n, p in theirs.trunk.named_parameters()}
+    own = {n: p.requires_grad for n, p in ours.visual.trunk.named_parameters()}
+    assert {n: own[n] for n in learns} == learns  # its frozen norms have no parameters
+    assert not any(own[n] for n in set(own) - set(learns))
+    assert all(p.requires_grad for p in ours.visual.head.parameters())
+    if name == "timm/resnet18":  # open_clip puts frozen ones in a class of their own
+        ours.train()
+        frozen = {n for n, m in theirs.trunk.named_modules() if type(m).__name__ == "FrozenBatchNorm2d"}
+        still = {n for n, m in ours.visual.trunk.named_modules() if isinstance(m, nn.BatchNorm2d) and not m.training}
+        assert still == frozen
+
+
+def test_more_groups_than_there_are():
+    with pytest.raises(ValueError, match="unlocked_groups=99 must be from 0 to"):
+        nano().lock_image_tower(99)
+    with pytest.raises(ValueError, match="unlocked_layers=-1 must be at least 0"):
+        nano().lock_text_tower(-1)
+
+
+@pytest.mark.parametrize("unlocked", [0, 1, 2, 3, 9])
+def test_the_text_tower_is_locked_as_open_clip_locks_it(unlocked):
+    ours = nano(text_layers=3)
+    theirs = TextTransformer(width=128, layers=3, heads=4, output_dim=128)
+    ours.lock_text_tower(unlocked_layers=unlocked, freeze_layer_norm=True)
+    theirs.lock(unlocked_layers=unlocked)
+    learns = {n: p.requires_grad for n, p in theirs.named_parameters()}
+    assert {n: p.requires_grad for n, p in ours.text.named_parameters()} == learns
+    assert ours.logit_scale.requires_grad
+    assert all(p.requires_grad for p in ours.visual.parameters() if p.ndim > 1)

@@ -130,11 +130,11 @@ class MaskDecoder(nn.Module):
         n, s, _ = decoded.keys.shape
         brushes = self._brushes()
         if brushes is None or is_exported():
-            rows, columns = decoded.grid
+            height, width = decoded.grid
             image = self.output_upscaling(
-                decoded.keys.transpose(-2, -1).reshape(n, self.transformer_dim, rows, columns)
+                decoded.keys.transpose(-2, -1).reshape(n, self.transformer_dim, height, width)
             )
-            return (weights @ image.flatten(2)).reshape(n, len(chosen), 4 * rows, 4 * columns)
+            return (weights @ image.flatten(2)).reshape(n, len(chosen), 4 * height, 4 * width)
         if torch.is_grad_enabled() and (decoded.keys.requires_grad or weights.requires_grad):
             values = _paint(decoded.keys, weights, brushes)
         else:
