@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -250,6 +251,20 @@ def test_a_bundle_rebuilds_the_model(tmp_path):
     for a, b in zip(model(images, text), again(images, text), strict=True):
         assert torch.equal(a, b)
     assert (again.preprocess, again.activation, again.visual.patch_dropout) == (spec, "quick_gelu", 0.5)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_run_folder_in_place_of_a_name(tmp_path, kind):
+    model = nano(context_length=20, activation="quick_gelu").eval()
+    save_bundle(model, ModelConfig(task="clip", architecture=model.architecture, preprocess=model.preprocess), tmp_path)
+    again = vz.create_clip(kind(tmp_path)).eval()
+    images, text = torch.randn(2, 3, 32, 32), model.tokenizer(["a", "b"])
+    for a, b in zip(model(images, text), again(images, text), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="is a folder with weights of its own; leave weights=x out"):
+        vz.create_clip(kind(tmp_path), weights="x")
+    with pytest.raises(ValueError, match="unknown CLIP 'nowhere'"):
+        vz.create_clip("nowhere")
 
 
 @pytest.mark.parametrize("size", TEXT_SIZES)

@@ -130,6 +130,11 @@ class MaskGenerator:
         """A generator with the model in a run folder; see :meth:`SamPredictor.load`, and ``__init__`` for options."""
         return cls(SamPredictor.load(source, device).model, **options)
 
+    def __repr__(self) -> str:
+        model, points = self.predictor.model, ", ".join(str(len(grid)) for grid in self.point_grids)
+        (h, w), each = model.image_size, "3 masks" if model.ambiguous else "1 mask"
+        return f"MaskGenerator({model.name}; {points} points, {each} each; {h}x{w} pixels; {model.device})"
+
     def generate(self, image: ImageInput, progress: bool = False) -> list[dict[str, Any]]:
         """Masks of everything in an image, best first within each crop.
 

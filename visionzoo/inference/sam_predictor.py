@@ -75,6 +75,11 @@ class SamPredictor:
             raise ValueError(f"{source} holds a model of task {config.task!r}, not one for segmentation")
         return cls(model)
 
+    def __repr__(self) -> str:
+        held = "no image set" if self._current is None else "image of {}x{} set".format(*self.original_size)
+        h, w = self.model.image_size
+        return f"SamPredictor({self.model.name}; {held}; {h}x{w} pixels; {self.device})"
+
     # What Meta's programs read.
 
     @property

@@ -5,7 +5,7 @@ Legend: B batch, L context length, N tokens that are computed, D width, H heads,
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +163,7 @@ class TextTower(nn.Module):
                 f"unlocked_layers={unlocked_layers} must be at least 0, and freeze_layer_norm={freeze_layer_norm} true"
             )
         *blocks, last = self.blocks
-        layers: list[list[nn.Module | nn.Parameter]] = [
+        layers: list[list[Any]] = [
             [self.token_embedding, self.positional_embedding],
             *[[block] for block in blocks],
             [last, self.ln_final],
