@@ -161,3 +161,9 @@ def test_info_works_for_trainable_and_other_channel_models() -> None:
     assert vz.backbone_info("timm/pit_ti_224").gmacs == pytest.approx(0.7, rel=0.05)
     gray = vz.create_backbone("timm/test_resnet", in_chans=1)
     assert gray.info.params < vz.backbone_info("timm/test_resnet").params
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50.a1_in1k"])
+def test_a_timm_name_without_its_prefix_gets_the_hint(name: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown backbone 'resnet50.*'; did you mean timm/resnet50\?"):
+        vz.create_backbone(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import glob
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -92,7 +93,9 @@ def _spec(name: str) -> BackboneSpec:
             return resolve(name)
     if not _SPECS:
         raise ValueError(f"cannot find backbone {name!r}: none is registered; import visionzoo.backbones first")
-    near = difflib.get_close_matches(name.lower(), _SPECS, n=3, cutoff=0.5)
+    bare = glob.escape(name.partition(".")[0])  # what stands behind a dot is a tag
+    near = [n for prefix, (_, names) in _RESOLVERS.items() for n in names(prefix + bare)]
+    near = near or difflib.get_close_matches(name.lower(), _SPECS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`visionzoo models` lists them."
     raise ValueError(f"unknown backbone {name!r}; {hint} (any timm model is 'timm/<name>')")
 

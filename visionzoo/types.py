@@ -25,11 +25,44 @@ PAD_ANCHORS = ("center", "top_left")
 
 
 class Features(NamedTuple):
-    """What a backbone returns for a batch of images."""
+    """What a backbone returns for a batch of images.
+
+    It is no tensor: what is asked of it as if it were one is an error that says which part to take.
+    """
 
     pooled: Tensor  #: (B, pooled_dim), what a linear classifier reads
     grid: Tensor  #: (B, grid_dim, h, w), what a dense head reads
     prefix: Tensor  #: (B, P, grid_dim), class and register tokens; P may be 0
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={_shape(value)}" for name, value in self._asdict().items())
+        return f"Features({', '.join(parts)}): take {_PARTS}"
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"Features have no {name!r}: take {_PARTS}")
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, int | slice):
+            return tuple.__getitem__(self, key)
+        raise TypeError(f"Features are not indexed like a tensor: take {_PARTS}")
+
+    def _refuse(self, *_: Any) -> Any:
+        """Arithmetic, as of a tensor; a tuple would repeat itself."""
+        raise TypeError(f"Features are no tensor, and have no arithmetic: take {_PARTS}")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __matmul__ = __neg__ = _refuse  # type: ignore[misc]
+
+
+_PARTS = (
+    ".pooled (B, pooled_dim) for a classifier, .grid (B, grid_dim, h, w) for a dense head, .prefix (B, P, grid_dim) "
+    "for class and register tokens"
+)
+
+
+def _shape(value: Any) -> str:
+    return (
+        f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" if isinstance(value, Tensor) else repr(value)
+    )
 
 
 class Tokens(NamedTuple):

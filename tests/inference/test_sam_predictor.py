@@ -9,7 +9,7 @@ from sam_twins import NANO, SIZE, meta_sam, nano_sam, our_sam, picture
 
 import visionzoo as vz
 from visionzoo.inference import sam_predictor
-from visionzoo.inference.sam_predictor import fitted_size
+from visionzoo.inference.sam_transform import fitted_size
 from visionzoo.models.bundle import ModelConfig, save_bundle
 
 PROMPTS = {

@@ -1,9 +1,13 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import TextTransformer
+from torch import nn
 from torch.nn import functional as F
 
 import visionzoo as vz
@@ -249,6 +253,20 @@ def test_a_bundle_rebuilds_the_model(tmp_path):
     assert (again.preprocess, again.activation, again.visual.patch_dropout) == (spec, "quick_gelu", 0.5)
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_run_folder_in_place_of_a_name(tmp_path, kind):
+    model = nano(context_length=20, activation="quick_gelu").eval()
+    save_bundle(model, ModelConfig(task="clip", architecture=model.architecture, preprocess=model.preprocess), tmp_path)
+    again = vz.create_clip(kind(tmp_path)).eval()
+    images, text = torch.randn(2, 3, 32, 32), model.tokenizer(["a", "b"])
+    for a, b in zip(model(images, text), again(images, text), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="is a folder with weights of its own; leave weights=x out"):
+        vz.create_clip(kind(tmp_path), weights="x")
+    with pytest.raises(ValueError, match="unknown CLIP 'nowhere'"):
+        vz.create_clip("nowhere")
+
+
 @pytest.mark.parametrize("size", TEXT_SIZES)
 def test_text_sizes(size):
     with torch.device("meta"):
@@ -281,3 +299,43 @@ def test_bad_arguments(arguments, message):
 def test_openais_spelling_of_names():
     with torch.device("meta"):
         assert vz.create_clip("vit-b/32").visual.trunk.name == "vit_base_patch32_clip_224"
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "timm/resnet18"])
+@pytest.mark.parametrize("unlocked", [0, 1, 3])
+def test_the_image_tower_is_locked_as_open_clip_locks_it(name, unlocked):
+    theirs = TimmModel(name.removeprefix("timm/"), 32, proj="linear")
+    ours = nano(backbone=name, image_size=64)
+    for tower in (theirs, ours.visual):
+        tower.train()
+    theirs.lock(unlocked_groups=unlocked, freeze_bn_stats=True)
+    ours.lock_image_tower(unlocked_groups=unlocked, freeze_bn_stats=True)
+    learns = {n: p.requires_grad for n, p in theirs.trunk.named_parameters()}
+    own = {n: p.requires_grad for n, p in ours.visual.trunk.named_parameters()}
+    assert {n: own[n] for n in learns} == learns  # its frozen norms have no parameters
+    assert not any(own[n] for n in set(own) - set(learns))
+    assert all(p.requires_grad for p in ours.visual.head.parameters())
+    if name == "timm/resnet18":  # open_clip puts frozen ones in a class of their own
+        ours.train()
+        frozen = {n for n, m in theirs.trunk.named_modules() if type(m).__name__ == "FrozenBatchNorm2d"}
+        still = {n for n, m in ours.visual.trunk.named_modules() if isinstance(m, nn.BatchNorm2d) and not m.training}
+        assert still == frozen
+
+
+def test_more_groups_than_there_are():
+    with pytest.raises(ValueError, match="unlocked_groups=99 must be from 0 to"):
+        nano().lock_image_tower(99)
+    with pytest.raises(ValueError, match="unlocked_layers=-1 must be at least 0"):
+        nano().lock_text_tower(-1)
+
+
+@pytest.mark.parametrize("unlocked", [0, 1, 2, 3, 9])
+def test_the_text_tower_is_locked_as_open_clip_locks_it(unlocked):
+    ours = nano(text_layers=3)
+    theirs = TextTransformer(width=128, layers=3, heads=4, output_dim=128)
+    ours.lock_text_tower(unlocked_layers=unlocked, freeze_layer_norm=True)
+    theirs.lock(unlocked_layers=unlocked)
+    learns = {n: p.requires_grad for n, p in theirs.named_parameters()}
+    assert {n: p.requires_grad for n, p in ours.text.named_parameters()} == learns
+    assert ours.logit_scale.requires_grad
+    assert all(p.requires_grad for p in ours.visual.parameters() if p.ndim > 1)

@@ -131,3 +131,15 @@ def test_which_tokenizer(folder, tmp_path):
         model = vz.create_clip("ViT-B-16-SigLIP")
     with pytest.raises(ValueError, match=r"give tokenizer= a folder .*timm/ViT-B-16-SigLIP"):
         model.tokenizer  # noqa: B018
+
+
+def test_attributes_that_open_clips_clients_read(folder):
+    for name in ("context_length", "vocab_size", "sot_token_id", "eot_token_id"):
+        assert getattr(TOKENIZER, name) == getattr(PEER, name)
+    assert list(TOKENIZER.all_special_ids) == list(PEER.all_special_ids)
+    ids = TOKENIZER("two dogs", context_length=4)[0]
+    assert TOKENIZER.decode(ids) == PEER.decode(ids.tolist())
+    words = FolderTokenizer(folder, 6)
+    assert words.vocab_size == 8
+    assert words.tokenizer.pad_token == "[PAD]"
+    assert words.decode([5, 7]) == "red square"

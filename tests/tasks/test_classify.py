@@ -11,8 +11,10 @@ import pytest
 import torch
 from tiny_run import Run, run_training, tiny_task
 
+import visionzoo as vz
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.classifier import create_classifier
+from visionzoo.tasks.classify import Classify
 from visionzoo.tasks.evaluation import MISTAKES, ClassificationEvaluation
 from visionzoo.types import ImageBatch
 
@@ -260,3 +262,18 @@ def test_very_many_classes_keep_counts_per_class(monkeypatch: pytest.MonkeyPatch
         scores.append(class_scores(evaluation.compute()[1].counts))
     for full, small in zip(*scores, strict=True):
         torch.testing.assert_close(full, small, equal_nan=True)
+
+
+def test_a_folder_of_transformers_starts_training_as_it_starts_a_backbone(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    ViTModel(ViTConfig(**sizes), add_pooling_layer=False).save_pretrained(tmp_path)
+    name = "vit_tiny_patch16_224"
+    with pytest.warns(UserWarning, match="the head of vit_tiny_patch16_224 was not loaded"):
+        module = Classify(num_classes=3, backbone=name, weights=str(tmp_path))
+    assert "150 of 150 tensors of the backbone (100.0%) loaded" in module.opening_line
+    own = module.model.state_dict()
+    assert all(torch.equal(v, own[k]) for k, v in vz.create_backbone(name, weights=tmp_path).state_dict().items())
+    with pytest.raises(ValueError, match=r"model\.backbone is not given"):
+        Classify(num_classes=3, weights=str(tmp_path))

@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         """(B, C, H, W) normalised images -> :class:`Features`."""
         x = self.forward_features(images)
         grid, prefix = self.split(x, (images.shape[-2], images.shape[-1]))
-        return Features(self.forward_head(x, pre_logits=True), grid, prefix)
+        return Features(self.pooled_features(x), grid, prefix)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> the trunk's last, normalised output in timm's own layout."""
@@ -60,6 +60,11 @@ class Backbone(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Output of :meth:`forward_features` -> (B, pooled_dim), or (B, num_classes) when there is a head."""
         raise AssertionError(f"{type(self).__name__} must implement forward_head")
+
+    def pooled_features(self, x: Tensor) -> Tensor:
+        """Output of :meth:`forward_features` -> (B, pooled_dim), also where ``reset_classifier(0, "")`` took the
+        pooling out of :meth:`forward_head`."""
+        return self.forward_head(x, pre_logits=True)
 
     def split(self, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Output of :meth:`forward_features` -> grid (B, grid_dim, h, w) and prefix (B, P, grid_dim)."""
@@ -92,11 +97,14 @@ class Backbone(nn.Module):
             raise ValueError(f"{self.name} does not declare the capability {capability!r} (it has: {have})")
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a fresh one for ``num_classes`` classes; 0 removes it."""
+        """Replace the head by a fresh one for ``num_classes`` classes; 0 removes it.
+
+        With ``global_pool=""`` the head gets what :meth:`forward_features` gives, unpooled, as in timm.
+        """
         raise AssertionError(f"{type(self).__name__} must implement reset_classifier")
 
-    def get_classifier(self) -> nn.Module:
-        """The head module; ``nn.Identity`` where there is none."""
+    def get_classifier(self) -> Any:
+        """The head module; ``nn.Identity`` where there is none. Of distilled models both heads, as in timm."""
         raise AssertionError(f"{type(self).__name__} must implement get_classifier")
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

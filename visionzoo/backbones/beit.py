@@ -38,6 +38,15 @@ class Beit(VisionTransformer):
     def block_args(self, tokens: Tokens) -> list[dict[str, Any]]:
         return [{"grid_size": tokens.grid_size, "keep": tokens.keep}] * len(self.blocks)
 
+    def _resample_tables(self, old_grid: tuple[int, int]) -> None:
+        super()._resample_tables(old_grid)
+        for block in self.blocks:
+            attention = block.attn
+            table = attention.relative_position_bias_table
+            new = resample_relative_table(table.detach(), self.grid_size, old_grid=old_grid, extra_rows=CLASS_ROWS)
+            attention.relative_position_bias_table = nn.Parameter(new.clone(), requires_grad=table.requires_grad)
+            attention.grid_size = self.grid_size
+
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {name for name, _ in self.named_parameters() if name.endswith(TABLE)}
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from visionzoo.backbones.base import Backbone
+from visionzoo.backbones.timm_face import Indices, TimmFace, take
 from visionzoo.layers.drop_path import DropPath, drop_path_schedule
 from visionzoo.layers.mlp import Mlp
 from visionzoo.layers.patch_embed import PatchEmbed
@@ -185,22 +186,27 @@ class SwinHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.pool = "avg"
+        self.unpooled = False  #: whether ``fc`` reads every token, after ``reset_classifier(0, "")``
         self.drop = nn.Dropout(0.0)
         self.fc: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, h, w, D) -> (B, D) or (B, num_classes)."""
+        x = self.drop(x) if self.unpooled else self.pooled(x)
+        return x if pre_logits else self.fc(x)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) -> (B, D)."""
         if self.pool == "avg":
             x = x.mean(dim=(1, 2))
         elif self.pool == "max":
             x = x.amax(dim=(1, 2))
         else:
             x = 0.5 * (x.mean(dim=(1, 2)) + x.amax(dim=(1, 2)))
-        x = self.drop(x)
-        return x if pre_logits else self.fc(x)
+        return self.drop(x)
 
 
-class SwinTransformer(Backbone):
+class SwinTransformer(TimmFace, Backbone):
     """Swin v1 or v2, at any image size.
 
     A size that patches or windows do not divide is padded; :mod:`visionzoo.layers.window` says how, and which
@@ -302,6 +308,9 @@ class SwinTransformer(Backbone):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         return self.head(x, pre_logits=pre_logits)
 
+    def pooled_features(self, x: Tensor) -> Tensor:
+        return self.head.pooled(x)
+
     def split(self, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         del image_size
         return x.permute(0, 3, 1, 2), x.new_zeros(x.shape[0], 0, x.shape[-1])
@@ -314,6 +323,62 @@ class SwinTransformer(Backbone):
             x = stage(x)
             levels.append(x.permute(0, 3, 1, 2).contiguous())
         return levels
+
+    # What timm's tools ask for.
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Width and stride of each stage, under timm's keys."""
+        levels = enumerate(self.pyramid_levels)
+        return [{"num_chs": x.channels, "reduction": x.stride, "module": f"layers.{i}"} for i, x in levels]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Indices = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """timm's method: outputs (B, D_i, h_i, w_i) of stages, and what :meth:`forward_features` gives.
+
+        Args:
+            x: (B, C, H, W) normalised images.
+            indices: which stages: the last n, a list, or None for all.
+            norm: apply the final norm to the last stage's; it fits no other.
+            stop_early: leave out the stages after the last one that is asked for; the final output is then theirs,
+                without the norm.
+            output_fmt: ``NCHW``.
+            intermediates_only: only the outputs of stages.
+
+        Raises:
+            ValueError: for a stage that is not there, or another format.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt={output_fmt!r} must be NCHW for a Swin")
+        places, last = take(len(self.layers), indices), len(self.layers) - 1
+        end, maps = self._embed(x), []
+        for i, stage in enumerate(self._stages[: max(places) + 1] if stop_early else self._stages):
+            end = stage(end)
+            if i in places:
+                kept = self.norm(end) if norm and i == last else end
+                maps.append(kept.permute(0, 3, 1, 2).contiguous())
+        if intermediates_only:
+            return maps
+        return (self.norm(end) if i == last else end), maps
+
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, patch_size: Any = None, **windows: Any
+    ) -> None:
+        """timm's method: say that images will have another size. Windows stay as they are, as with
+        ``create_backbone(name, image_size=...)``, so that no weight changes (timm's scale with the image).
+
+        Raises:
+            ValueError: for other patches or windows.
+        """
+        self.image_size = self._moved_to(img_size, {"patch_size": patch_size, **windows})
+        self.preprocess = replace(self.preprocess, image_size=self.image_size)
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> list[Tensor]:
@@ -350,10 +415,12 @@ class SwinTransformer(Backbone):
         return self.head.drop
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        if global_pool is not None:
+        if global_pool:
             if global_pool not in POOLS:
-                raise ValueError(f"global_pool={global_pool!r} must be one of {', '.join(POOLS)} for a Swin")
+                raise ValueError(f"global_pool={global_pool!r} must be one of {', '.join(POOLS)} for a Swin, or ''")
             self.head.pool = global_pool
+        if global_pool is not None:
+            self.head.unpooled = global_pool == ""
         self.num_classes = num_classes
         if num_classes == 0:
             self.head.fc = nn.Identity()

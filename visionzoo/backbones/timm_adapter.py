@@ -22,6 +22,7 @@ from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import Tensor, nn
 
 from visionzoo.backbones.base import Backbone
+from visionzoo.backbones.timm_face import pretrained_cfg
 from visionzoo.layers.graft import graft
 from visionzoo.registry import BackboneSpec
 from visionzoo.types import Features, PyramidLevel
@@ -101,6 +102,16 @@ class TimmBackbone(Backbone):
             images, indices=indices, output_fmt="NCHW", intermediates_only=True
         )
 
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """timm's, with the preprocessing that this model has."""
+        return {**vars(self)["pretrained_cfg"], **pretrained_cfg(self)}
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """timm's older name of :attr:`pretrained_cfg`."""
+        return self.pretrained_cfg
+
     # What training needs to know.
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -114,7 +125,7 @@ class TimmBackbone(Backbone):
         if global_pool is not None and isinstance(classifier, nn.Linear):  # concatenating poolings widen its input
             self.pooled_dim = classifier.in_features
 
-    def get_classifier(self) -> nn.Module:
+    def get_classifier(self) -> Any:
         return super(Backbone, self).get_classifier()  # type: ignore[misc]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

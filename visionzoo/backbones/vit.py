@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from visionzoo.backbones.base import Backbone
+from visionzoo.backbones.vit_timm import ViTFace
 from visionzoo.layers.attention import Attention, Block
 from visionzoo.layers.drop_path import drop_path_schedule
 from visionzoo.layers.mlp import Mlp, SwiGLU, SwiGLUPacked
@@ -78,7 +79,7 @@ class ViTConfig:
         return int(self.embed_dim * self.mlp_ratio)
 
 
-class VisionTransformer(Backbone):
+class VisionTransformer(ViTFace, Backbone):
     """A ViT of any flavour that :class:`ViTConfig` can say.
 
     Takes any image of at least one patch: position tables are resampled to its grid, and a size that is no multiple of
@@ -119,6 +120,7 @@ class VisionTransformer(Backbone):
         self.pyramid_levels = tuple(PyramidLevel(channels=dim, stride=config.patch_size) for _ in self.pyramid_blocks)
         self.head_prefixes = ("head.", "head_dist.") if config.pool == "distill" else ("head.",)
         self.grad_checkpointing = False
+        self.unpooled = False  #: whether the head reads all tokens, after ``reset_classifier(0, "")``
 
         self.patch_embed = PatchEmbed(
             config.patch_size, in_chans, dim, bias=not config.pre_norm, partial=config.partial_patches
@@ -272,10 +274,12 @@ class VisionTransformer(Backbone):
         """Prefix and patches in one, (B, P + N, D), as the first block takes them."""
         return self.norm_pre(torch.cat((tokens.prefix, tokens.x), dim=1) if tokens.prefix.shape[1] else tokens.x)
 
-    def _blocks(self, tokens: Tokens, collect: list[int]) -> Any:
+    def _blocks(self, tokens: Tokens, collect: list[int], last: int | None = None) -> Any:
         """The sequence (B, P + N, D) after the last block; with ``collect``, those after the named blocks as well."""
         x, kept = self._sequence(tokens), []
         for i, (block, args) in enumerate(zip(self.blocks, self.block_args(tokens), strict=True)):
+            if last is not None and i > last:
+                break
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, **args)
             else:
@@ -300,18 +304,23 @@ class VisionTransformer(Backbone):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, P + N, D) -> (B, D), or (B, num_classes) with a head. Distilled models average their two heads."""
-        pool = self.config.pool
-        if pool == "distill":
-            pooled, distilled = self.head_drop(x[:, 0]), self.head_drop(x[:, 1])
-            if pre_logits or self.num_classes == 0:
-                return (pooled + distilled) / 2
-            return (self.head(pooled) + self.head_dist(distilled)) / 2
-        if self.attn_pool is not None:
-            pooled = self.attn_pool(x[:, self.num_prefix_tokens :])
+        if self.unpooled:
+            x = self.head_drop(self.fc_norm(x))
+        elif self.config.pool == "distill" and self.num_classes and not pre_logits:
+            return (self.head(self.head_drop(x[:, 0])) + self.head_dist(self.head_drop(x[:, 1]))) / 2
         else:
-            pooled = x[:, 0] if pool == "token" else x[:, self.num_prefix_tokens :].mean(dim=1)
-        pooled = self.head_drop(self.fc_norm(pooled))
-        return pooled if pre_logits else self.head(pooled)
+            x = self.pooled_features(x)
+        return x if pre_logits else self.head(x)
+
+    def pooled_features(self, x: Tensor) -> Tensor:
+        pool, p = self.config.pool, self.num_prefix_tokens
+        if pool == "distill":
+            return (self.head_drop(x[:, 0]) + self.head_drop(x[:, 1])) / 2
+        if self.attn_pool is not None:
+            pooled = self.attn_pool(x[:, p:])
+        else:
+            pooled = x[:, 0] if pool == "token" else x[:, p:].mean(dim=1)
+        return self.head_drop(self.fc_norm(pooled))
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> maps (B, D, h, w) after each quarter of the depth, without the final norm; strides repeat."""
@@ -332,8 +341,12 @@ class VisionTransformer(Backbone):
     # What training needs to know.
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        if global_pool not in (None, self.config.pool):
-            self.config = self._repooled(str(global_pool))
+        if global_pool:
+            self.unpooled = False
+            if global_pool != self.config.pool:
+                self.config = self._repooled(global_pool)
+        elif global_pool == "":
+            self.unpooled = self.config.pool != "distill"  # whose heads read two tokens, as timm's do
         self.num_classes = num_classes
         self.head = self._linear(num_classes)
         if self.config.pool == "distill":
@@ -357,8 +370,8 @@ class VisionTransformer(Backbone):
         nn.init.zeros_(head.bias)
         return head
 
-    def get_classifier(self) -> nn.Module:
-        return self.head
+    def get_classifier(self) -> Any:
+        return (self.head, self.head_dist) if self.config.pool == "distill" else self.head
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         del coarse

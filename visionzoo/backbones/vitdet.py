@@ -126,7 +126,21 @@ class ViTDet(VisionTransformer):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, h, w) -> (B, C), or (B, num_classes) with a head."""
-        return self.head(x, pre_logits)
+        return x if self.unpooled else self.head(x, pre_logits)
+
+    def pooled_features(self, x: Tensor) -> Tensor:
+        return self.head(x, True)
+
+    def _finish(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        return self.neck(self._grid(x, grid_size))
+
+    def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
+        """Refused: build the model for another size, ``create_backbone(name, image_size=...)``."""
+        del patch_size
+        raise ValueError(
+            f"set_input_size({img_size}): the tables of {self.name} are made for its size; build it with "
+            "create_backbone(name, image_size=...), which resamples those of its weights"
+        )
 
     def attention_layouts(self, image_size: tuple[int, int], like: Tensor) -> list[WindowLayout | None]:
         """The windows of each block for images of (H, W) pixels, in the order of :meth:`attention_maps`.
@@ -140,10 +154,13 @@ class ViTDet(VisionTransformer):
     # What training needs to know.
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        if global_pool not in (None, "avg"):
+        if global_pool == "" and num_classes:
+            raise ValueError(f"num_classes={num_classes} without pooling: the head reads the mean; use 'avg'")
+        if global_pool not in (None, "avg", ""):
             raise ValueError(
                 f"global_pool={global_pool!r} is not possible for this model without a class token; use 'avg'"
             )
+        self.unpooled = self.unpooled if global_pool is None else global_pool == ""
         self.num_classes = num_classes
         self.head.fc = self._linear(num_classes)
 

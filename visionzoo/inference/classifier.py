@@ -46,6 +46,20 @@ class ImageLabeller:
     device: torch.device
     name: str
 
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
+        parts = [
+            self.name,
+            f"{len(self.labels)} labels: {shown}",
+            *self._about(),
+            pixels_of(self.preprocess.image_size),
+        ]
+        return f"{type(self).__name__}({'; '.join([*parts, str(self.device)])})"
+
+    def _about(self) -> list[str]:
+        """What else :func:`repr` says."""
+        return []
+
     def predict(
         self,
         images: Images,
@@ -237,9 +251,18 @@ class ImageClassifier(ImageLabeller):
     def _features(self, images: Tensor) -> Tensor:
         return self.model.embed_images(images)  # type: ignore[operator]
 
+    def _about(self) -> list[str]:
+        backbone = str(getattr(self.model, "name", type(self.model).__name__))
+        return [backbone, "several labels per image"] if self.multi_label else [backbone]
+
     @property
     def width(self) -> int:
         return int(self.model.pooled_dim)  # type: ignore[arg-type]
+
+
+def pixels_of(image_size: tuple[int, int]) -> str:
+    """An input size in words."""
+    return f"{image_size[0]}x{image_size[1]} pixels"
 
 
 def expand(images: Images) -> list[ImageInput]:

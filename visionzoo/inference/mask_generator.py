@@ -19,7 +19,8 @@ from torch import Tensor
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.inference.progress import track
 from visionzoo.inference.regions import CROP_OVERLAP, Runs, crop_boxes, remove_small_regions, touches_crop
-from visionzoo.inference.sam_predictor import SamPredictor, prompts_at_once, resize_coords
+from visionzoo.inference.sam_predictor import SamPredictor, prompts_at_once
+from visionzoo.inference.sam_transform import resize_coords
 from visionzoo.models.sam.model import Sam
 from visionzoo.models.sam.prompts import Prompts
 
@@ -128,6 +129,11 @@ class MaskGenerator:
     def load(cls, source: str | Path, device: str | torch.device | None = None, **options: Any) -> MaskGenerator:
         """A generator with the model in a run folder; see :meth:`SamPredictor.load`, and ``__init__`` for options."""
         return cls(SamPredictor.load(source, device).model, **options)
+
+    def __repr__(self) -> str:
+        model, points = self.predictor.model, ", ".join(str(len(grid)) for grid in self.point_grids)
+        (h, w), each = model.image_size, "3 masks" if model.ambiguous else "1 mask"
+        return f"MaskGenerator({model.name}; {points} points, {each} each; {h}x{w} pixels; {model.device})"
 
     def generate(self, image: ImageInput, progress: bool = False) -> list[dict[str, Any]]:
         """Masks of everything in an image, best first within each crop.

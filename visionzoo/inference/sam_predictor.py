@@ -17,6 +17,7 @@ from torch import Tensor
 
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.inference.device import resolve_device
+from visionzoo.inference.sam_transform import ResizeToModel, fitted_size, resize_coords, resize_picture
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.sam.model import Sam, SamContext
 from visionzoo.models.sam.prompts import NOT_A_POINT, Prompts
@@ -35,18 +36,6 @@ class SamImage(NamedTuple):
     original_size: tuple[int, int]  #: (height, width)
     input_size: tuple[int, int]  #: (H', W')
     context: SamContext
-
-
-def fitted_size(original: tuple[int, int], model: tuple[int, int]) -> tuple[int, int]:
-    """The size of an image resized to fit into the model's input, aspect ratio kept: all are (height, width)."""
-    scale = min(model[0] / original[0], model[1] / original[1])
-    height, width = (min(max(int(side * scale + 0.5), 1), limit) for side, limit in zip(original, model, strict=True))
-    return height, width
-
-
-def resize_coords(coords: np.ndarray, original: tuple[int, int], resized: tuple[int, int]) -> np.ndarray:
-    """(..., 2) points (x, y) in pixels of an image -> in pixels of the resized image, float64."""
-    return np.asarray(coords, dtype=np.float64) * (resized[1] / original[1], resized[0] / original[0])
 
 
 def prompts_at_once(model: Sam) -> int:
@@ -69,6 +58,7 @@ class SamPredictor:
             sam_model: made by ``create_sam``.
         """
         self.model = sam_model.eval()
+        self.transform = ResizeToModel(sam_model.image_size)
         self._images: tuple[SamImage, ...] = ()
         self._current: SamImage | None = None
 
@@ -84,6 +74,11 @@ class SamPredictor:
         if not isinstance(model, Sam):
             raise ValueError(f"{source} holds a model of task {config.task!r}, not one for segmentation")
         return cls(model)
+
+    def __repr__(self) -> str:
+        held = "no image set" if self._current is None else "image of {}x{} set".format(*self.original_size)
+        h, w = self.model.image_size
+        return f"SamPredictor({self.model.name}; {held}; {h}x{w} pixels; {self.device})"
 
     # What Meta's programs read.
 
@@ -201,8 +196,7 @@ class SamPredictor:
 
     def _pixels(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         """(3, H', W') uint8."""
-        resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(self.device)
+        return torch.from_numpy(resize_picture(picture, size)).permute(2, 0, 1).to(self.device)
 
     @torch.no_grad()
     def _encode(self, pixels: list[Tensor], original_sizes: list[tuple[int, int]]) -> list[SamImage]:

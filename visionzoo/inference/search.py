@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from visionzoo.data.images import open_image
 from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.folder import list_images
-from visionzoo.inference.classifier import Images, describe_unreadable, expand, name_of
+from visionzoo.inference.classifier import Images, describe_unreadable, expand, name_of, pixels_of
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.load_clip import load_clip
 from visionzoo.inference.stream import Stream, Unreadable
@@ -111,6 +111,10 @@ class ImageSearch:
         """A search with a model from anywhere; source, device and errors are those of
         :func:`visionzoo.inference.load_clip.load_clip`."""
         return cls(load_clip(source, device)[0], cache_dir=cache_dir)
+
+    def __repr__(self) -> str:
+        held = f"{len(self._index.names)} images of {self.folder}" if self.folder else "nothing indexed"
+        return f"ImageSearch({self.model.name}; {held}; {pixels_of(self.model.image_size)}; {self.device})"
 
     def index(self, folder: str | Path) -> ImageSearch:
         """Take in the images below a folder; ``report`` says what was done. Returns itself.

@@ -148,6 +148,9 @@ class ZeroShotClassifier(ImageLabeller):
             raise ValueError(f"removing {', '.join(sorted(gone))} leaves no label; make a new classifier instead")
         self._set_labels(left)
 
+    def _about(self) -> list[str]:
+        return [f"templates: {self.templates_name}", *(["each label by itself"] if self.multi_label else [])]
+
     @property
     def text_embeddings(self) -> Tensor:
         """(K, E) float32 of length one, in the order of ``labels``."""

@@ -306,8 +306,9 @@ class Classify(VisionTask):
     def frozen_modules(self) -> list[nn.Module]:
         if self.finetune != "head":
             return []
-        # the dropout in front of the head is the head's
-        kept = {*self.model.get_classifier().modules(), head_dropout(self.model)}  # type: ignore[operator]
+        heads: Any = self.model.get_classifier()  # type: ignore[operator]
+        kept = {m for h in (heads if isinstance(heads, tuple) else (heads,)) for m in h.modules()}
+        kept.add(head_dropout(self.model))  # the dropout in front of the head is the head's
         return [m for m in self.model.modules() if m not in kept]
 
 

@@ -10,14 +10,16 @@ from torch import nn
 from visionzoo.models.bundle import CONFIG_FILE, ModelConfig, read_config
 from visionzoo.models.trunk import trunk_name
 from visionzoo.weights import LoadReport
+from visionzoo.weights.preprocessing import read_json
 
 #: Below this share of a backbone's tensors a hand-over is refused: the rest would train from random values, unnoticed.
 LEAST_SHARE = 0.95
 
 
 def run_config(weights: str | None) -> ModelConfig | None:
-    """The configuration beside ``weights``, if it is a run folder or another folder of ours."""
-    if weights is None or not (Path(weights) / CONFIG_FILE).is_file():
+    """The configuration beside ``weights``, if it is a run folder or another folder of ours; transformers and timm keep
+    a file of the same name."""
+    if weights is None or "schema_version" not in read_json(Path(weights) / CONFIG_FILE):
         return None
     return read_config(weights)
 

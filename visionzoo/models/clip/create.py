@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from visionzoo.weights import install_load_hook, load_weights
 
 
 def create_clip(
-    name: str | None = None,
+    name: str | Path | None = None,
     *,
     backbone: str | None = None,
     weights: Any = None,
@@ -52,7 +53,8 @@ def create_clip(
     Args:
         name: open_clip's name, such as ``ViT-B-32``, ``ViT-L-14-336-quickgelu``, ``RN50-quickgelu``,
             ``ViT-B-16-SigLIP``. As there, a bare name computes GELU; OpenAI's weights want ``-quickgelu``. None, and no
-            backbone, where a configuration beside ``weights`` says which model it is.
+            backbone, where a configuration beside ``weights`` says which model it is; a folder in place of a name (a
+            run, or released weights with their configuration) stands for that.
         backbone: instead of a name: a registered backbone, or ``timm/<name>``.
         weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`, both towers.
         image_weights: the same, for the backbone alone: a MAE of ours, a classifier, ``timm:<tag>``.
@@ -94,6 +96,11 @@ def create_clip(
         "end_id": end_id,
         "loss": loss,
     }
+    if name is not None and os.path.isdir(name):
+        if weights is not None:
+            raise ValueError(f"{name} is a folder with weights of its own; leave weights={weights} out")
+        name, weights = None, name
+    name = None if name is None else str(name)
     if name is None and backbone is None and isinstance(weights, str | Path):
         found = identify(weights)
         name, backbone = found.get("name"), found.get("backbone")

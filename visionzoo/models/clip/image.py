@@ -41,6 +41,7 @@ class ImageTower(nn.Module):
         self.trunk = trunk
         self.patch_dropout = patch_dropout
         self.locked = False
+        self._still: list[nn.Module] = []  #: norms that keep their statistics
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if projection != "none":
             proj = layers["proj"] = nn.Linear(trunk.pooled_dim, embed_dim, bias=projection == "linear_bias")
@@ -73,15 +74,41 @@ class ImageTower(nn.Module):
         tokens = trunk.encode(trunk.embed(images, random_masking(draw_noise(images, h * w), visible).keep))
         return trunk.forward_head(torch.cat((tokens.prefix, tokens.x), dim=1), pre_logits=True)
 
-    def lock(self) -> None:
-        """Freeze the backbone and keep it in eval mode; the projection still learns."""
-        self.locked = True
-        self.trunk.requires_grad_(False).eval()
+    def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freeze the backbone, or all of it but its last groups of layers; the projection still learns.
+
+        A backbone that is wholly frozen stays in eval mode, and so do its statistics. The arguments are open_clip's.
+
+        Args:
+            unlocked_groups: how many groups of layers, as timm counts them for layer-wise decay, go on learning.
+            freeze_bn_stats: with some of them, whether BatchNorms of the frozen ones keep their statistics.
+
+        Raises:
+            ValueError: for more groups than there are, or fewer than none.
+        """
+        from timm.models import group_modules, group_parameters
+
+        matcher = self.trunk.group_matcher() if unlocked_groups else None
+        groups: dict[int, list[str]] = {} if matcher is None else group_parameters(self.trunk, matcher)
+        last = max(groups, default=0) - unlocked_groups
+        if unlocked_groups < 0 or (groups and last < -1):
+            raise ValueError(f"unlocked_groups={unlocked_groups} must be from 0 to {len(groups)}, all of this backbone")
+        self.locked, self._still = not unlocked_groups, []
+        self.trunk.requires_grad_(bool(unlocked_groups))
+        for place, names in groups.items():
+            for name in names if place <= last else ():
+                self.trunk.get_parameter(name).requires_grad_(False)
+        if freeze_bn_stats and matcher is not None:
+            places = group_modules(self.trunk, matcher, reverse=True)
+            found = (self.trunk.get_submodule(name) for name, place in places.items() if place <= last)
+            norms = nn.modules.batchnorm._BatchNorm
+            self._still = [norm for part in found for norm in part.modules() if isinstance(norm, norms)]
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> ImageTower:
         super().train(mode)
-        if self.locked:
-            self.trunk.eval()
+        for part in [self.trunk] if self.locked else self._still:
+            part.eval()
         return self
 
 

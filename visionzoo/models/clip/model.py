@@ -175,9 +175,16 @@ class Clip(nn.Module):
         if self.logit_bias is None:
             self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
 
-    def lock_image_tower(self) -> None:
-        """Freeze the image backbone and keep it in eval mode (LiT, arXiv 2111.07991); its projection still learns."""
-        self.visual.lock()
+    def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freeze the image backbone and keep it in eval mode (LiT, arXiv 2111.07991); its projection still learns.
+
+        The arguments are open_clip's, see :meth:`ImageTower.lock`.
+        """
+        self.visual.lock(unlocked_groups, freeze_bn_stats)
+
+    def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        """Freeze the text tower but for its last layers, as open_clip counts them; see :meth:`TextTower.lock`."""
+        self.text.lock(unlocked_layers, freeze_layer_norm)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass, to save memory."""

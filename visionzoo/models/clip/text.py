@@ -5,7 +5,7 @@ Legend: B batch, L context length, N tokens that are computed, D width, H heads,
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +146,33 @@ class TextTower(nn.Module):
     @property
     def blocks(self) -> list[TextBlock]:
         return cast(list[TextBlock], list(self.transformer.resblocks))
+
+    def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        """Freeze this tower but for its last layers, with open_clip's arguments and its order.
+
+        Args:
+            unlocked_layers: how many go on learning, from the end: the projection, the last block with the final norm,
+                each block before it, the embeddings.
+            freeze_layer_norm: must be true: norms are frozen with the layers that they are in.
+
+        Raises:
+            ValueError: for fewer layers than none, or norms that are to learn by themselves.
+        """
+        if unlocked_layers < 0 or not freeze_layer_norm:
+            raise ValueError(
+                f"unlocked_layers={unlocked_layers} must be at least 0, and freeze_layer_norm={freeze_layer_norm} true"
+            )
+        *blocks, last = self.blocks
+        layers: list[list[Any]] = [
+            [self.token_embedding, self.positional_embedding],
+            *[[block] for block in blocks],
+            [last, self.ln_final],
+            [self.text_projection],
+        ]
+        self.requires_grad_(False)
+        for layer in layers[max(0, len(layers) - unlocked_layers) :]:
+            for part in layer:
+                part.requires_grad_(True)
 
     def forward(self, ids: Tensor) -> Tensor:
         """

@@ -36,6 +36,8 @@ class Tokenizer:
     """
 
     vocab_size: int
+    sot_token_id: int | None  #: of the start token, under open_clip's name; None where there is none
+    eot_token_id: int | None  #: of the end token
 
     def __init__(self, context_length: int) -> None:
         self.context_length = context_length
@@ -73,6 +75,8 @@ class BytePairTokenizer(Tokenizer):
     """
 
     vocab_size = 49408
+    sot_token_id, eot_token_id = vocab_size - 2, vocab_size - 1
+    all_special_ids = (sot_token_id, eot_token_id)
 
     def __init__(self, context_length: int = 77) -> None:
         super().__init__(context_length)
@@ -96,6 +100,10 @@ class BytePairTokenizer(Tokenizer):
             return list(self._simple.encode(text))
         return [i for word in _WORDS.findall(text.lower()) for i in self._word(word)]
 
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of some ids, special tokens included, as open_clip's."""
+        return self._simple.decode([int(i) for i in ids])
+
     def _word(self, word: str) -> tuple[int, ...]:
         ids = self._words.get(word)
         if ids is None:
@@ -105,7 +113,7 @@ class BytePairTokenizer(Tokenizer):
         return ids
 
     def _encode(self, texts: list[str], length: int) -> Tensor:
-        start, end = self.vocab_size - 2, self.vocab_size - 1
+        start, end = self.sot_token_id, self.eot_token_id
         out = torch.zeros(len(texts), length, dtype=torch.long)
         for row, text in zip(out, texts, strict=True):
             ids = self.encode(text)
@@ -133,7 +141,9 @@ class FolderTokenizer(Tokenizer):
         try:
             from transformers import AutoTokenizer
         except ImportError as error:
-            raise ValueError(f"the tokenizer in {folder} needs transformers: pip install 'visionzoo[transformers]'") from error
+            raise ValueError(
+                f"the tokenizer in {folder} needs transformers: pip install 'visionzoo[transformers]'"
+            ) from error
         try:
             self._peer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError, ImportError) as error:
@@ -142,7 +152,20 @@ class FolderTokenizer(Tokenizer):
         if self._peer.pad_token_id is None:
             raise ValueError(f"the tokenizer in {folder} has no padding token; set its pad_token and save it again")
         self.vocab_size = len(self._peer)
+        first, last = self._peer.bos_token_id, self._peer.eos_token_id
+        self.sot_token_id = self._peer.cls_token_id if first is None else first
+        self.eot_token_id = self._peer.sep_token_id if last is None else last
+        self.all_special_ids = tuple(self._peer.all_special_ids)
         self.clean = clean
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of transformers, under open_clip's name."""
+        return self._peer
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of some ids, special tokens included."""
+        return self._peer.decode(ids)
 
     @property
     def fingerprint(self) -> str:

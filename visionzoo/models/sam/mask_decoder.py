@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from visionzoo.backbones.vitdet import LayerNorm2d
 from visionzoo.layers.fast_path import is_plain
 from visionzoo.layers.linear import linear
-from visionzoo.models.sam.transformer import Cells, TwoWayTransformer
+from visionzoo.models.sam.transformer import Cells, TwoWayTransformer, is_exported
 
 #: Cells that are upscaled at a time when nothing is learned: what becomes of them stays in a core's own cache.
 _CELLS_AT_ONCE = 512
@@ -100,8 +100,8 @@ class MaskDecoder(nn.Module):
             dense: (1, C, h, w) or (N, C, h, w), added to it.
         """
         dtype = self.iou_token.weight.dtype
-        source = embeddings.to(dtype).flatten(2).mT + dense.to(dtype).flatten(2).mT
-        return self.transformer.cells(source, positions.to(dtype).flatten(2).mT.contiguous())
+        source = embeddings.to(dtype).flatten(2).transpose(-2, -1) + dense.to(dtype).flatten(2).transpose(-2, -1)
+        return self.transformer.cells(source, positions.to(dtype).flatten(2).transpose(-2, -1).contiguous())
 
     def decode(self, cells: Cells, grid: tuple[int, int], sparse: Tensor, valid: Tensor | None = None) -> Decoded:
         """Run the Transformer.
@@ -129,9 +129,12 @@ class MaskDecoder(nn.Module):
         weights = torch.stack([self.output_hypernetworks_mlps[k](decoded.masks[:, k]) for k in chosen], dim=1)
         n, s, _ = decoded.keys.shape
         brushes = self._brushes()
-        if brushes is None:
-            image = self.output_upscaling(decoded.keys.mT.unflatten(2, decoded.grid))
-            return (weights @ image.flatten(2)).unflatten(2, image.shape[2:])
+        if brushes is None or is_exported():
+            height, width = decoded.grid
+            image = self.output_upscaling(
+                decoded.keys.transpose(-2, -1).reshape(n, self.transformer_dim, height, width)
+            )
+            return (weights @ image.flatten(2)).reshape(n, len(chosen), 4 * height, 4 * width)
         if torch.is_grad_enabled() and (decoded.keys.requires_grad or weights.requires_grad):
             values = _paint(decoded.keys, weights, brushes)
         else:
@@ -175,13 +178,26 @@ class MaskDecoder(nn.Module):
         Returns:
             (N, M, 4 h, 4 w) logits and (N, M) scores.
         """
-        dense = dense_prompt_embeddings
-        if dense.stride(0) == 0:  # no prompt has a mask: all see the same image
-            dense = dense[:1]
-        grid = (image_embeddings.shape[2], image_embeddings.shape[3])
-        cells = self.cells(image_embeddings, image_pe, dense)
-        decoded = self.decode(cells, grid, sparse_prompt_embeddings)
+        decoded = self._decode(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
         return self.masks(decoded, multimask_output), self.scores(decoded, multimask_output)
+
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Meta's method under :meth:`forward`, which their ONNX export calls: all K masks and their scores, that of a
+        clear prompt first."""
+        decoded = self._decode(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
+        return self.masks(decoded, None), self.scores(decoded, None)
+
+    def _decode(self, embeddings: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor) -> Decoded:
+        if not is_exported() and dense.stride(0) == 0:  # no prompt has a mask: all see the same image
+            dense = dense[:1]
+        grid = (embeddings.shape[2], embeddings.shape[3])
+        return self.decode(self.cells(embeddings, positions, dense), grid, sparse)
 
 
 def _as_matrix(weight: Tensor) -> Tensor:
@@ -199,4 +215,4 @@ def _paint(keys: Tensor, weights: Tensor, brushes: _Brushes) -> Tensor:
     x = F.linear(keys, brushes.first, brushes.first_bias).view(n, 4 * s, *norm.normalized_shape)
     x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
     x = linear(x, brushes.second, brushes.second_bias, gelu="none").view(n, 16 * s, weights.shape[2])
-    return (weights @ x.mT).view(n, weights.shape[1], s, 16)
+    return (weights @ x.transpose(-2, -1)).view(n, weights.shape[1], s, 16)

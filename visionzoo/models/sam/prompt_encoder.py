@@ -52,6 +52,10 @@ class RandomPositions(nn.Module):
             angles = 2 * math.pi * ((2 * places.float() - 1) @ self.positional_encoding_gaussian_matrix.float())
             return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
+    def _pe_encoding(self, places: Tensor) -> Tensor:
+        """Meta's name of :meth:`forward`, which their ONNX export calls."""
+        return self(places)
+
 
 class PromptEncoder(nn.Module):
     """Prompts in, tokens and a map out. Parameters are Meta's, and so is :meth:`forward`.
@@ -101,6 +105,11 @@ class PromptEncoder(nn.Module):
         # A text embedding has length one. Its token begins as large as those of points, or nobody would hear it.
         nn.init.normal_(self.text_projection.weight)
         nn.init.zeros_(self.text_projection.bias)
+
+    @property
+    def num_point_embeddings(self) -> int:
+        """Kinds of points: negative, positive, and the two corners of a box."""
+        return len(self.point_embeddings)
 
     def get_dense_pe(self) -> Tensor:
         """The positions of the grid's cells, as points there would have them: (1, C, h, w)."""

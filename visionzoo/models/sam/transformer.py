@@ -23,6 +23,11 @@ from torch.nn import functional as F
 from visionzoo.layers.fast_path import is_plain
 
 
+def is_exported() -> bool:
+    """Whether a graph is being written, for any number of prompts and points: choices by their number have no place."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
 class Cells(NamedTuple):
     """An image's cells, and what the first layer makes of them for all prompts. B is 1, or N: one for each prompt."""
 
@@ -67,7 +72,8 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(N, T, D) -> (N, H, T, d)."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        b, t, _ = x.shape  # ONNX's exporter knows no unflatten
+        return x.reshape(b, t, self.num_heads, self.head_dim).transpose(1, 2)
 
     def among_tokens(self, q: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
         """Tokens attend to tokens: (N, T, C) queries and keys, (N, T, C) values -> (N, T, C).
@@ -95,9 +101,9 @@ class Attention(nn.Module):
             out = F.scaled_dot_product_attention(query, k, v).transpose(1, 2).flatten(2)
         else:
             folded = query * self.head_dim**-0.5 @ self.k_proj.weight.unflatten(0, (self.num_heads, self.head_dim))
-            weights = (folded.flatten(1, 2) @ cells.placed.mT).softmax(dim=-1)
+            weights = (folded.flatten(1, 2) @ cells.placed.transpose(-2, -1)).softmax(dim=-1)
             means = (weights @ cells.keys).unflatten(1, (self.num_heads, t))
-            out = means @ self.v_proj.weight.unflatten(0, (self.num_heads, self.head_dim)).mT
+            out = means @ self.v_proj.weight.unflatten(0, (self.num_heads, self.head_dim)).transpose(-2, -1)
             out = out.transpose(1, 2).flatten(2) + self.v_proj.bias
             if torch.is_grad_enabled():  # the keys' bias has a gradient of zero, but distributed training wants one
                 out = out + 0 * self.k_proj.bias.sum()
@@ -113,28 +119,30 @@ class Attention(nn.Module):
         key, value = self.split(self.k_proj(k)) * self.head_dim**-0.5, self.split(self.v_proj(v))
         heads = (self.num_heads, self.head_dim)
         if cells.projected is not None:
-            logits = key @ cells.projected[2].mT
+            logits = key @ cells.projected[2].transpose(-2, -1)
         elif not self._folds(t):
-            logits = key @ self.split(self.q_proj(cells.placed)).mT
+            logits = key @ self.split(self.q_proj(cells.placed)).transpose(-2, -1)
         else:
             folded = (key @ self.q_proj.weight.unflatten(0, heads)).flatten(1, 2)
             bias = key @ self.q_proj.bias.view(*heads, 1)
-            logits = (folded @ cells.placed.mT).view(n, self.num_heads, t, -1) + bias
+            logits = (folded @ cells.placed.transpose(-2, -1)).view(n, self.num_heads, t, -1) + bias
         if valid is not None:
             logits = logits.masked_fill(~valid[:, None, :, None], -torch.inf)
         # (N, H, T, S): softmax runs over T, the cells lie side by side in memory.
         weights = logits.softmax(dim=2)
         if not self._folds(t):
-            found = (weights.mT @ value).transpose(1, 2).flatten(2)
+            found = (weights.transpose(-2, -1) @ value).transpose(1, 2).flatten(2)
             return cells.keys + self.out_proj(found)
         # Each head's weights sum to one, so that every head brings its share of the bias.
         share = self.out_proj.bias / self.num_heads
         answer = value @ self.out_proj.weight.unflatten(1, heads).permute(1, 2, 0) + share
         keys = cells.keys.expand(n, -1, -1)
-        return torch.baddbmm(keys, weights.flatten(1, 2).mT, answer.flatten(1, 2))
+        return torch.baddbmm(keys, weights.flatten(1, 2).transpose(-2, -1), answer.flatten(1, 2))
 
     def _folds(self, tokens: int) -> bool:
         layers = (self.q_proj, self.k_proj, self.v_proj, self.out_proj)
+        if is_exported():
+            return False
         return self.num_heads * tokens < self.inner_dim and all(is_plain(layer, nn.Linear) for layer in layers)
 
 
@@ -209,7 +217,7 @@ class TwoWayTransformer(nn.Module):
             source: (B, S, C), masks added.
             position: (1, S, C).
         """
-        if source.shape[0] == 1:
+        if not is_exported() and source.shape[0] == 1:
             first = self.layers[0]
             assert isinstance(first, TwoWayBlock)
             return first.project(source, position)
