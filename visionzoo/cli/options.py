@@ -12,9 +12,7 @@ from typing import Any, NoReturn
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 
-
-class UsageError(ValueError):
-    """The command line or a configuration file is wrong. The message is one line for the user."""
+from visionzoo.cli.suggest import UsageError
 
 
 #: Loggers of Lightning that a class name is enough for, and the package that each needs.
