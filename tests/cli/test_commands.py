@@ -81,7 +81,7 @@ def check_error(answer: Answer, *parts: str) -> None:
 
 
 def test_predict_gives_csv_away_from_a_terminal(cli: Callable[..., Answer], run_folder: Path, photos: Path) -> None:
-    status, out, _ = cli("predict", run_folder, photos, "--top-k", 2)
+    status, out, _ = cli("predict", run_folder, photos, "--top", 2)
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 0
     assert list(rows[0]) == ["image", "label", "probability", "label_2", "probability_2", "error"]
@@ -138,8 +138,22 @@ def test_predict_errors(cli: Callable[..., Answer], run_folder: Path, photos: Pa
     check_error(cli("predict", run_folder.with_name("pet"), photos), "there is no run folder", "did you mean", "pets?")
     check_error(cli("predict", photos, photos), "is not a run folder")
     check_error(cli("predict", run_folder, tmp_path / "gone.png"), "there is no image or folder", "gone.png")
-    check_error(cli("predict", run_folder, photos, "--top-k", 0), "top_k=0 must be at least 1")
+    check_error(cli("predict", run_folder, photos, "--top", 0), "--top: 0 must be at least 1")
     check_error(cli("predict", run_folder, photos, "--device", "tpu9"), "device='tpu9'")
+
+
+def test_predict_takes_the_run_in_any_place(cli: Callable[..., Answer], run_folder: Path, photos: Path) -> None:
+    one, two = photos / "a.png", photos / "c.png"
+    expected = cli("predict", run_folder, one, two, "--top", 2)
+    assert expected[0] == 0
+    assert cli("predict", one, two, "--model", run_folder, "--top", 2) == expected
+    assert cli("predict", "--model", run_folder, one, "--top", 2, two) == expected
+    assert cli("predict", run_folder, "--top", 2, one, two) == expected
+    for swapped in ((one, run_folder), (photos, run_folder), (one, "timm:resnet18")):
+        check_error(cli("predict", *swapped), f"the other way round: visionzoo predict {swapped[1]} {swapped[0]}")
+    check_error(cli("predict", run_folder), "visionzoo predict RUN IMAGE...")
+    check_error(cli("predict", "vit_small_patch16_224", one), "name of a backbone", "timm:vit_small_patch16_224", "run")
+    check_error(cli("predict", "timm/resnet18", one), "timm:resnet18")
 
 
 # embed

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import visionzoo
 from visionzoo.cli.commands import COMMANDS
+from visionzoo.cli.commands.arguments import CommandParser
 from visionzoo.cli.suggest import suggestion
 from visionzoo.cli.tasks import help_page, split_arguments
 
@@ -68,11 +69,11 @@ def _command(args: list[str]) -> int:
         hint = suggestion(name, known, otherwise=f"the commands are {', '.join(known)}")
         print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2
-    parsed = _parser(only=name).parse_args(args)
-    if parsed.command is None:
-        _parser(only=None).print_help()
-        return 0
     try:
+        parsed = _parser(only=name).parse_args(args)
+        if parsed.command is None:
+            _parser(only=None).print_help()
+            return 0
         return importlib.import_module(COMMANDS[parsed.command]).run(parsed)
     except BrokenPipeError:  # `visionzoo models | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is quiet as well
@@ -86,7 +87,7 @@ def _command(args: list[str]) -> int:
 
 def _parser(only: str | None) -> argparse.ArgumentParser:
     """The parser with the options of one command, or with the names of all."""
-    parser = argparse.ArgumentParser(prog="visionzoo", description="Vision Transformers: train, look, use.")
+    parser = CommandParser(prog="visionzoo", description="Vision Transformers: train, look, use.")
     parser.add_argument("--version", action="version", version=f"visionzoo {visionzoo.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     if only is None:

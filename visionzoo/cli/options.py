@@ -13,6 +13,7 @@ import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 
 from visionzoo.cli.suggest import UsageError
+from visionzoo.files import similar_names
 
 
 #: Loggers of Lightning that a class name is enough for, and the package that each needs.
@@ -110,7 +111,7 @@ def _is_number(text: str) -> bool:
 def _check_config(file: str, names: set[str]) -> None:
     path = Path(file)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        near = similar_names(path.name, [p.name for p in path.parent.glob("*.y*ml")])
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise FileNotFoundError(f"there is no configuration file {file}{hint}")
     try:

@@ -123,7 +123,7 @@ _COMMON = (
 
 
 def split_arguments(argv: Sequence[str], program: str) -> tuple[str, str, Sequence[str]]:
-    """Task, subcommand, and what follows them.
+    """Task, subcommand, and what follows them, with ``_`` for every ``-`` in the names of options.
 
     Raises:
         UsageError: for a task or subcommand that is missing or unknown.
@@ -134,4 +134,9 @@ def split_arguments(argv: Sequence[str], program: str) -> tuple[str, str, Sequen
             problem = f"unknown {what} {given!r}" if given else f"the {what} is missing"
             hint = suggestion(given or "", known, otherwise=f"give one of {', '.join(known)}")
             raise UsageError(f"{problem}; {hint} ({program} classify fit --config FILE)")
-    return argv[0], argv[1], argv[2:]
+    return argv[0], argv[1], [_with_underscores(arg) for arg in argv[2:]]
+
+
+def _with_underscores(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else arg

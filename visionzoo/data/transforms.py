@@ -31,7 +31,7 @@ RESAMPLING = {
     "hamming": Image.Resampling.HAMMING,
 }
 
-#: For ``decode="fast"``, where an edge grows; none of these is antialiased, so an edge that shrinks is averaged instead.
+#: For ``decode="fast"``, where an edge grows. None of these is antialiased: an edge that shrinks is averaged instead.
 _OPENCV_RESAMPLING = {
     "bilinear": cv2.INTER_LINEAR,
     "bicubic": cv2.INTER_CUBIC,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from visionzoo.files import similar_names
 from visionzoo.weights.reading import shard_names
 
 #: Names that weights have in folders and hub repositories, best first.
@@ -54,7 +55,7 @@ def _near(path: Path) -> str:
     while not folder.is_dir() and folder != folder.parent:
         path, folder = folder, folder.parent
     here = {p.name: p for p in folder.iterdir()}
-    near = difflib.get_close_matches(path.name, here, n=3, cutoff=0.5)
+    near = similar_names(path.name, here)
     if near:
         return f"did you mean {' or '.join(str(here[n]) for n in near)}?"
     shown = ", ".join(sorted(n for n in here if not n.startswith("."))[:6]) or "nothing"

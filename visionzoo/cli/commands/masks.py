@@ -7,6 +7,15 @@ import os
 import sys
 from pathlib import Path
 
+from visionzoo.cli.commands.arguments import (
+    add_device,
+    add_image_size,
+    add_json,
+    add_model,
+    add_out,
+    add_weights,
+    whole,
+)
 from visionzoo.cli.commands.output import check_target, emit_json
 
 #: What a picture can be written as; another ending would overwrite something that is none.
@@ -39,10 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "Pixels count from the upper left corner.",
     )
     parser.add_argument("image", metavar="IMAGE", help="image file")
-    parser.add_argument(
-        "--model", required=True, help="run folder, vit_b, vit_l, vit_h, or the name of a backbone (`visionzoo models`)"
-    )
-    parser.add_argument("--weights", help="for a name: file, folder, hf-hub:org/name or random")
+    add_model(parser, "run folder, vit_b, vit_l, vit_h, or the name of a backbone (`visionzoo models`)")
+    add_weights(parser)
     parser.add_argument(
         "--point",
         type=_point,
@@ -53,12 +60,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="box around the object")
     parser.add_argument("--all", action="store_true", help="segment everything, by a grid of clicks")
-    parser.add_argument("--out", default="overlay.png", metavar="FILE", help="the picture (default: overlay.png)")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="COCO JSON; without FILE to the terminal")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a name (default: its own)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    add_out(parser, "the picture to write", "overlay.png")
+    add_json(parser)
+    add_image_size(parser)
+    add_device(parser)
     group = parser.add_argument_group("with --all")
-    group.add_argument("--points-per-side", type=int, default=32, metavar="N", help="of the grid (default: 32)")
+    group.add_argument("--points-per-side", type=whole(1), default=32, metavar="N", help="of the grid (default: 32)")
     group.add_argument("--min-iou", type=float, default=0.88, help="least predicted IoU of a mask (default: 0.88)")
     group.add_argument("--min-stability", type=float, default=0.95, help="least stability of a mask (default: 0.95)")
     group.add_argument(
@@ -83,8 +90,6 @@ def run(args: argparse.Namespace) -> int:
         _check_pycocotools()
     points = [p[:2] for p in args.point]
     labels = [p[2] if len(p) == 3 else 1 for p in args.point]
-    if args.all and args.points_per_side < 1:
-        raise ValueError(f"--points-per-side {args.points_per_side} must be at least 1")
     model = load_sam(args.model, weights=args.weights, image_size=args.image_size, device=args.device)
     if args.all:
         result = segment_all(

@@ -7,7 +7,8 @@ import fnmatch
 import sys
 from typing import TYPE_CHECKING, Any
 
-from visionzoo.cli.commands.output import emit_json
+from visionzoo.cli.commands.arguments import add_json
+from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.cli.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -27,15 +28,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="List backbones: parameters and multiply-adds without a head, at the size shown.",
     )
     parser.add_argument(
-        "pattern", metavar="PATTERN", nargs="?", default="*",
+        "pattern",
+        metavar="PATTERN",
+        nargs="?",
+        default="*",
         help="part of a name, or a pattern: swin, 'vit_*', 'timm/resnet*'",
     )
     parser.add_argument("--capability", metavar="C", help="only backbones that declare it, for example pyramid")
     parser.add_argument("--timm", action="store_true", help="list timm's models, as if PATTERN began with timm/")
-    parser.add_argument("--json", action="store_true", help="print JSON, with paper and preprocessing")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    check_target("--json", args.json, ".json")
     from visionzoo.facts import backbone_facts
 
     pattern = f"timm/{args.pattern}" if args.timm and not args.pattern.startswith("timm/") else args.pattern
@@ -56,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
         infos = [facts[name] for name in _matching(pattern, list(facts))]
     infos = [i for i in infos if args.capability is None or args.capability in i.capabilities]
     if args.json:
-        emit_json([_record(info) for info in infos], "-")
-    else:
+        emit_json([_record(info) for info in infos], args.json)
+    if args.json != "-":
         _print_table(infos)
     for line in unusable:
         print(line, file=sys.stderr)
