@@ -44,8 +44,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "masks",
         help="segment what is clicked on, or everything",
-        description="Segment an object by clicks and a box, or everything in an image, with a promptable model (SAM). "
-        "Pixels count from the upper left corner.",
+        description="Segment an object by clicks and a box, by its name, or everything in an image, with a promptable "
+        "model (SAM). Pixels count from the upper left corner.",
     )
     parser.add_argument("image", metavar="IMAGE", help="image file")
     add_model(parser, "run folder, vit_b, vit_l, vit_h, or the name of a backbone (`visionzoo models`)")
@@ -58,6 +58,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="X,Y[,LABEL]",
         help="click on the object, or with label 0 beside it; may be given several times",
     )
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help='what to segment, such as "a cat", for a run with text prompts; may be given several times',
+    )
+    parser.add_argument("--text-model", metavar="CLIP", help="with --text: the CLIP of the run, where it has moved")
     parser.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="box around the object")
     parser.add_argument("--all", action="store_true", help="segment everything, by a grid of clicks")
     add_out(parser, "the picture to write", "overlay.png")
@@ -75,8 +83,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.all == bool(args.point or args.box):
-        raise ValueError("say what to segment: either --point and --box, or --all")
+    if [bool(args.point or args.box), args.all, bool(args.text)].count(True) != 1:
+        raise ValueError("say what to segment: either --point and --box, or --text, or --all")
     if not os.path.isfile(args.image):
         raise FileNotFoundError(f"there is no image {args.image}")
     if Path(args.out).suffix.lower() not in PICTURES:
@@ -84,12 +92,21 @@ def run(args: argparse.Namespace) -> int:
     if os.path.exists(args.out) and os.path.samefile(args.out, args.image):
         raise ValueError(f"--out {args.out} is the image itself; name another file")
     check_target("--json", args.json, ".json")
-    from visionzoo.inference.masks import coco_record, draw_segmented, load_sam, segment_all, segment_prompt
+    from visionzoo.inference.masks import (
+        coco_record,
+        draw_segmented,
+        load_sam,
+        load_text_prompts,
+        segment_all,
+        segment_prompt,
+        segment_text,
+    )
 
     if args.json:
         _check_pycocotools()
     points = [p[:2] for p in args.point]
     labels = [p[2] if len(p) == 3 else 1 for p in args.point]
+    prompts = load_text_prompts(args.model, args.text_model) if args.text else None
     model = load_sam(args.model, weights=args.weights, image_size=args.image_size, device=args.device)
     if args.all:
         result = segment_all(
@@ -102,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
             crop_n_layers=args.crop_layers,
             min_mask_region_area=args.min_area,
         )
+    elif prompts is not None:
+        result = segment_text(model, args.image, args.text, prompts)
     else:
         result = segment_prompt(model, args.image, points, labels, args.box)
     if args.json:
