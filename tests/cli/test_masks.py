@@ -140,7 +140,14 @@ def test_what_to_do_when_no_mask_is_good_enough(run_folder, photo, capsys):
     assert main(["masks", photo, "--model", run_folder, "--all", "--points-per-side", "2", "--min-iou", "99"]) == 0
     said = capsys.readouterr()
     assert said.out == "overlay.png: 0 masks\n"
-    assert "no mask has a predicted IoU of 99 and a stability of 0.95; try lower ones" in said.err
+    generator = vz.MaskGenerator(nano_sam(), 2, pred_iou_thresh=-9, stability_score_thresh=0, box_nms_thresh=1)
+    everything = generator.generate(photo)
+    highest = max(m["predicted_iou"] for m in everything)
+    assert f"no mask has a predicted IoU above 99: the highest of any is {highest:.3f}; give a lower" in said.err
+    found = ["--all", "--points-per-side", "2", "--min-iou", "0", "--min-stability", "1.5"]
+    assert main(["masks", photo, "--model", run_folder, *found]) == 0
+    highest = max(m["stability_score"] for m in everything)
+    assert f"has a stability of 1.5: the highest of any is {highest:.3f}; give a lower" in capsys.readouterr().err
 
 
 def test_everything(run_folder, photo, capsys):

@@ -15,7 +15,6 @@ from pytorch_lightning.cli import LightningArgumentParser
 from visionzoo.cli.suggest import UsageError
 from visionzoo.files import similar_names
 
-
 #: Loggers of Lightning that a class name is enough for, and the package that each needs.
 LOGGERS = {
     "CSVLogger": None,
@@ -67,7 +66,10 @@ class OneLineParser(LightningArgumentParser):
     """A parser whose errors are exceptions with one line, instead of a page of usage and an exit."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(in_plain_words(" ".join(message.split()))) from ex
+        text = " ".join(message.split())
+        if "required" in text and "data.path" in text:
+            text = "--data.path is required: a folder, a table, or a built-in set, such as --data.path digits"
+        raise UsageError(in_plain_words(text)) from ex
 
 
 def check_options(args: Sequence[str], known: Iterable[str]) -> None:
@@ -88,6 +90,7 @@ def check_options(args: Sequence[str], known: Iterable[str]) -> None:
             _check_config(value, names)
         else:
             _check_name(option, names, f"--{option}")
+            _check_group(option, value, names)
 
 
 def _options(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -150,6 +153,19 @@ def _check_name(name: str, names: set[str], shown: str) -> None:
         return
     dashed = "--" if shown.startswith("--") else ""
     raise UsageError(f"unknown option {shown}; {_hint(name, names - groups, dashed)}")
+
+
+#: What is meant by a value for a whole group.
+_MEANT = {"data": "data.path", "model": "model.backbone"}
+
+
+def _check_group(name: str, value: str | None, names: set[str]) -> None:
+    """A group takes a file of options, or a mapping; a plain value was meant for one of its options."""
+    if name not in _groups(names) or value is None or value.startswith(("-", "{")) or Path(value).is_file():
+        return
+    meant = _MEANT.get(name)
+    hint = f"did you mean --{meant} {value}?" if meant in names else f"its options are written --{name}.NAME VALUE"
+    raise UsageError(f"--{name} {value}: this is a group of options; {hint}")
 
 
 def _hint(name: str, names: set[str], dashed: str) -> str:

@@ -28,6 +28,8 @@ class Segmented(NamedTuple):
 
     masks: list[dict[str, Any]]  #: Meta's keys, ``segmentation`` (height, width) bool
     size: tuple[int, int]  #: (height, width)
+    highest_iou: float = math.nan  #: predicted, of any mask, those that were dropped included
+    highest_stability: float = math.nan  #: of any mask with a predicted IoU that was high enough; -inf for none
 
 
 def load_sam(
@@ -153,8 +155,10 @@ def _record(mask: np.ndarray, iou: float) -> dict[str, Any]:
 def segment_all(model: Sam, image: ImageInput, *, progress: bool = False, **options: Any) -> Segmented:
     """Masks of everything; ``options`` are those of :class:`MaskGenerator`."""
     pixels = np.asarray(open_image(image))
-    masks = MaskGenerator(model, **options).generate(pixels, progress=progress)
-    return Segmented(masks, (pixels.shape[0], pixels.shape[1]))
+    generator = MaskGenerator(model, **options)
+    masks = generator.generate(pixels, progress=progress)
+    size = (pixels.shape[0], pixels.shape[1])
+    return Segmented(masks, size, generator.highest_iou, generator.highest_stability)
 
 
 def draw_segmented(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from visionzoo.cli.commands.arguments import (
     add_device,
@@ -17,6 +19,9 @@ from visionzoo.cli.commands.arguments import (
     whole,
 )
 from visionzoo.cli.commands.output import check_target, emit_json
+
+if TYPE_CHECKING:
+    from visionzoo.inference.masks import Segmented
 
 #: What a picture can be written as; another ending would overwrite something that is none.
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -129,12 +134,25 @@ def run(args: argparse.Namespace) -> int:
     count = f"{len(result.masks)} mask{'s' if len(result.masks) != 1 else ''}"
     print(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
     if args.all and not result.masks:
-        print(
-            f"no mask has a predicted IoU of {args.min_iou:g} and a stability of {args.min_stability:g}; "
-            "try lower ones, such as --min-iou 0.5 --min-stability 0.6",
-            file=sys.stderr,
-        )
+        print(_why_none(result, args.min_iou, args.min_stability), file=sys.stderr)
     return 0
+
+
+def _why_none(result: Segmented, min_iou: float, min_stability: float) -> str:
+    """Which of the two limits no mask reached, and the highest that any has."""
+    if result.highest_iou <= min_iou > 0:
+        return (
+            f"no mask has a predicted IoU above {min_iou:g}: the highest of any is {result.highest_iou:.3f}; "
+            "give a lower --min-iou"
+        )
+    if not result.highest_stability >= min_stability:
+        highest = result.highest_stability
+        shown = f"the highest of any is {highest:.3f}" if highest > -math.inf else "all of them are empty"
+        return (
+            f"no mask with a predicted IoU above {min_iou:g} has a stability of {min_stability:g}: {shown}; "
+            "give a lower --min-stability"
+        )
+    return "the masks that were found lie at the edge of a crop, or are too small for --min-area"
 
 
 def _check_pycocotools() -> None:
