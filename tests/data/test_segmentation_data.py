@@ -121,6 +121,7 @@ def test_polygons_agree_with_pycocotools() -> None:
         ({"size": [4, 5], "counts": ""}, "they fill 0"),
         ({"counts": [20]}, "neither polygons nor run lengths"),
         ("text", "neither polygons nor run lengths"),
+        ([1, 2, 3, 4, 5, 6], "must be a list of flat lists"),
         ([[1, 2, 3, 4, 5]], "a polygon must be a flat list"),
         ([[1, 2, 3, 4, 5, float("nan")]], "a polygon must be a flat list"),
         ([["a", "b", "c", "d", "e", "f"]], "a polygon must be a flat list"),

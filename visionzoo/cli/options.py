@@ -66,10 +66,7 @@ class OneLineParser(LightningArgumentParser):
     """A parser whose errors are exceptions with one line, instead of a page of usage and an exit."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        text = " ".join(message.split())
-        if "required" in text and "data.path" in text:
-            text = "--data.path is required: a folder, a table, or a built-in set, such as --data.path digits"
-        raise UsageError(in_plain_words(text)) from ex
+        raise UsageError(in_plain_words(" ".join(message.split()))) from ex
 
 
 def check_options(args: Sequence[str], known: Iterable[str]) -> None:

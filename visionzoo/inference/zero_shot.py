@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visionzoo.data.sources.spoken import WNID, spoken_names
+from visionzoo.data.sources.templates import BARE, Templates, describe_templates, resolve_templates
 from visionzoo.inference.classifier import ImageLabeller, Images, Prediction, Report
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.load_clip import load_clip
-from visionzoo.inference.templates import BARE, Templates, describe_templates, resolve_templates
 from visionzoo.inference.text_cache import TextCache
 from visionzoo.models.clip import Clip
 
