@@ -28,8 +28,8 @@ class SegmentRow(NamedTuple):
     by_name: tuple[np.ndarray, float] | None = None  #: (H, W) bool and IoU, of a model that takes names as prompts
 
 
-#: Images smaller than this are enlarged before clicks are drawn, which would hide them otherwise.
-LEAST_EDGE = 160
+#: Edge of a picture on the sheet, in pixels. Smaller images are enlarged before clicks are drawn, or these hide them.
+TILE = 256
 
 
 def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: str = "") -> Path:
@@ -65,12 +65,12 @@ def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: st
             tiles.append(row.image)
             captions.append(("no name",))
     note = "green: click on the object, red: click on what is not part of it"
-    return contact_sheet(tiles, captions, out, title=title, note=note, columns=5 if by_name else 4)
+    return contact_sheet(tiles, captions, out, title=title, note=note, columns=5 if by_name else 4, tile=TILE)
 
 
 def _enlarged(row: SegmentRow) -> SegmentRow:
     """A small image and all that lies on it, each pixel a square."""
-    times = -(-LEAST_EDGE // max(row.image.shape[:2]))
+    times = max(1, TILE // max(row.image.shape[:2]))
     if times == 1:
         return row
 

@@ -21,7 +21,8 @@ class CommandParser(argparse.ArgumentParser):
     """A parser that takes ``-`` and ``_`` alike, options anywhere, and answers a mistake in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
         self._inside = False
 
     def error(self, message: str) -> NoReturn:
