@@ -144,7 +144,7 @@ def test_zeroshot_scores_a_folder_of_class_folders(
     status, out, err = cli("zeroshot", photos, "--model", bare, *labels, "--out", tmp_path / "m.png")
     assert status == 0
     assert len(list(csv.DictReader(io.StringIO(out)))) == 4
-    assert err == f"{score}written to {tmp_path / 'm.png'}\n"
+    assert err == f"templates: a photo of a {{}}.\n{score}written to {tmp_path / 'm.png'}\n"
     assert (tmp_path / "m.png").is_file()
     (photos / "loose.png").write_bytes((photos / "cat" / "a.png").read_bytes())  # no tree of classes any more
     check_error(cli("zeroshot", photos, "--model", bare), '--labels "cat,dog"')

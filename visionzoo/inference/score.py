@@ -135,13 +135,16 @@ def score(
     return LabelledScore(labels=labels, matrix=matrix, unreadable=tuple(unreadable), templates=templates)
 
 
-def score_report(report: Report, folders: Mapping[str, str], labels: Sequence[str]) -> LabelledScore:
+def score_report(
+    report: Report, folders: Mapping[str, str], labels: Sequence[str], templates: str | None = None
+) -> LabelledScore:
     """Count answers that were given already, for images in class folders; others are passed over.
 
     Args:
         report: what a classifier said.
         folders: label -> folder of the images that it is right for.
         labels: K, all that may be answered.
+        templates: what the labels were put into, for the record.
     """
     place = {label.casefold(): k for k, label in enumerate(labels)}
     named = {p[0][0] for p in report.predictions if p} - set(labels)  # an answer below the threshold of "unknown"
@@ -152,7 +155,7 @@ def score_report(report: Report, folders: Mapping[str, str], labels: Sequence[st
         true = next((k for folder, k in inside.items() if name.startswith(folder)), None)
         if prediction is not None and true is not None:
             matrix[true, every.index(prediction[0][0])] += 1
-    return LabelledScore(labels=every, matrix=matrix, unreadable=tuple(report.unreadable))
+    return LabelledScore(labels=every, matrix=matrix, unreadable=tuple(report.unreadable), templates=templates)
 
 
 def _places(classes: Sequence[str], labels: Sequence[str]) -> np.ndarray:

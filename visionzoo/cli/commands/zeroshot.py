@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         from visionzoo.inference.score import score_report
 
         rows_to_terminal = "-" in (args.csv, args.json) or not (args.csv or args.json or sys.stdout.isatty())
-        found = score_report(report, folders, classifier.labels)
+        found = score_report(report, folders, classifier.labels, classifier.templates_name)
         print(found.to_text(), file=sys.stderr if rows_to_terminal else sys.stdout)
         _draw(args, found, classifier.name, args.images[0])
     return status
