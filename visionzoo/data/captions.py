@@ -77,7 +77,7 @@ class CaptionData(VisionData):
             crop_scale: area of the random region, as a share of the image.
             crop_ratio: width / height of the random region.
             hflip: probability of a mirror image; captions may say left and right.
-            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, not antialiased, and
+            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, by areas, and
                 reads a JPEG at a half, a quarter or an eighth where that is still larger than the input.
             policy: ``randaugment``, ``three_augment`` or ``none``; captions may name colours.
             magnitude: strength of RandAugment, 0 to 10.
