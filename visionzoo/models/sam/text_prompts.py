@@ -8,16 +8,18 @@ Legend: N objects, (H, W) pixels, T width of a text embedding.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from visionzoo.models.bundle import load_bundle
+from visionzoo.models.bundle import CONFIG_FILE, load_bundle
 from visionzoo.models.clip import Clip, create_clip
 from visionzoo.models.sam.prompts import Prompts
-from visionzoo.tasks.handover import run_config
 from visionzoo.types import SegmentBatch
+from visionzoo.weights.preprocessing import read_json
 
 TEMPLATE = "a photo of a {}."
 
@@ -52,7 +54,7 @@ class TextPrompts:
         Raises:
             ValueError: for a model of another task, and as the class.
         """
-        if run_config(source) is not None:
+        if "schema_version" in read_json(Path(source) / CONFIG_FILE):
             model: nn.Module = load_bundle(source)[0]
         else:
             model = create_clip(weights=source)
