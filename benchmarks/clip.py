@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import visionzoo as vz
-from visionzoo.inference.templates import VARIED_TEMPLATES
+from visionzoo.data.sources.templates import VARIED_TEMPLATES
 from visionzoo.losses.contrastive import info_nce
 from visionzoo.models.clip import Clip
 from visionzoo.runs.memory import peak_bytes

@@ -10,6 +10,7 @@ import torch
 import visionzoo as vz
 from visionzoo import registry
 from visionzoo.backbones import BackboneSpec, register_backbone, register_resolver, require_capability
+from visionzoo.facts import backbone_facts, info_from_dict, info_to_dict
 from visionzoo.types import CAPABILITIES
 
 
@@ -148,6 +149,14 @@ def test_info_counts_without_allocating() -> None:
     assert info.gmacs == pytest.approx(4.09, rel=0.01)
     assert vz.backbone_info("timm/resnet50", image_size=448).gmacs == pytest.approx(4 * info.gmacs, rel=0.01)
     assert vz.backbone_info("vit_base_patch16_224").gmacs == pytest.approx(17.56, rel=0.01)
+
+
+def test_shipped_facts_are_those_of_the_registered_backbones() -> None:
+    """That each of them is right is for the contract sweep."""
+    assert list(backbone_facts()) == vz.list_backbones()
+    assert all(info_from_dict(info_to_dict(info)) == info for info in backbone_facts().values())
+    with pytest.raises(ValueError, match="image_size=0"):
+        vz.backbone_info("vit_nano_patch4_32", image_size=0)
 
 
 def test_info_of_a_model_follows_its_size() -> None:

@@ -7,6 +7,7 @@ goes to a temporary file in the same folder, is flushed to the disk, and takes t
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import os
 import re
@@ -18,6 +19,11 @@ from typing import Any
 
 #: The names that :func:`atomic_path` gives while it writes: a dot, the stem, 12 hex digits, the suffix.
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}(\.[^.]*)?", re.DOTALL)
+
+
+def similar_names(name: str, names: Iterable[str]) -> list[str]:
+    """Up to three of ``names`` that ``name`` may be a slip of, nearest first. What shares half its letters is none."""
+    return difflib.get_close_matches(name, list(names), n=3, cutoff=0.75)
 
 
 @contextmanager

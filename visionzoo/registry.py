@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from visionzoo.facts import backbone_facts
 from visionzoo.macs import count_macs
 from visionzoo.types import CAPABILITIES, BackboneInfo
 
@@ -82,7 +83,12 @@ def list_backbones(pattern: str = "*", *, capability: str | None = None) -> list
             names += list_names(pattern)
     if capability is None:
         return names
-    return [n for n in names if capability in _meta_copy(n, None, 3).capabilities]
+    return [n for n in names if capability in _capabilities(n)]
+
+
+def _capabilities(name: str) -> frozenset[str]:
+    known = backbone_facts().get(name)
+    return _meta_copy(name, None, 3).capabilities if known is None else known.capabilities
 
 
 def _spec(name: str) -> BackboneSpec:
@@ -142,10 +148,20 @@ def _describe(name: str, image_size: tuple[int, int] | None, in_chans: int) -> B
 
 
 def backbone_info(name: str, image_size: int | tuple[int, int] | None = None) -> BackboneInfo:
-    """Describe a backbone without allocating its weights.
+    """Describe a backbone without allocating its weights. What is registered here is looked up, anything else measured.
 
     Raises:
         ValueError: for an unknown name; the message suggests near ones.
+    """
+    known = backbone_facts().get(_spec(name).name) if image_size is None else None
+    return measure_backbone(name, image_size) if known is None else known
+
+
+def measure_backbone(name: str, image_size: int | tuple[int, int] | None = None) -> BackboneInfo:
+    """What :func:`backbone_info` says, read off a copy on the meta device.
+
+    Raises:
+        ValueError: as :func:`backbone_info`.
     """
     return _describe(name, _size(image_size), 3)
 

@@ -6,9 +6,10 @@ Legend: B batch, N patch tokens (or masks), T texts, P prefix tokens, D width, (
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:  # the commands that only look names up do without torch
+    from torch import Tensor
 
 #: Everything a backbone can declare. A job asks for what it needs by these names.
 CAPABILITIES: dict[str, str] = {

@@ -153,7 +153,7 @@ def parse(argv: Sequence[str]) -> Options:
     """Options of a command line; ``--config FILE`` reads a YAML file, and what follows it wins.
 
     Raises:
-        visionzoo.cli.options.UsageError: one line about what is wrong.
+        visionzoo.cli.suggest.UsageError: one line about what is wrong.
         FileNotFoundError: for a configuration file that is not there.
     """
     from jsonargparse import ActionConfigFile

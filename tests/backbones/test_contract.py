@@ -18,6 +18,7 @@ from backbone_checks import TIMM_FAMILIES, assert_close, build, images, timm_twi
 import visionzoo as vz
 from visionzoo.backbones import require_capability
 from visionzoo.backbones.base import Backbone
+from visionzoo.registry import measure_backbone
 from visionzoo.types import CAPABILITIES, BackboneInfo
 
 NATIVE = vz.list_backbones()
@@ -106,6 +107,7 @@ FAST = _smallest_of_each_flavour()
 def test_native_contract(name: str) -> None:
     model, info = _meta(name), vz.backbone_info(name)
     assert model.name == info.name == name
+    assert info == measure_backbone(name), "run `python -m visionzoo.backbones`"
     if timm.is_model(name):
         _check_keys(model, name)
     _check_info(model, info)

@@ -100,8 +100,8 @@ def test_a_run_is_measured_as_it_is(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["vit_nano_patch4"], "vit_nano_patch4_32"),
-        ([TINY, "--rounds", "0"], "--rounds 0 must be at least 1"),
-        ([TINY, "--batch-size", "-3"], "--batch-size -3 must be at least 1"),
+        ([TINY, "--rounds", "0"], "--rounds: 0 must be at least 1"),
+        ([TINY, "--batch-size", "-3"], "--batch-size: -3 must be at least 1"),
         ([TINY, "--device", "cuda:77"], "CUDA devices"),
         ([TINY, "--json", "photo.jpg"], "must end in .json"),
     ],

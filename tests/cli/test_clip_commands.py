@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,6 +126,38 @@ def test_zeroshot_scores_labelled_data(
     status, _, err = cli("zeroshot", "--data.path", photos, "--model", run_folder)
     assert status == 1
     assert f"cannot read {photos / 'cat' / 'bad.png'}: not an image" in err
+
+
+def test_zeroshot_scores_a_folder_of_class_folders(
+    cli: Callable[..., Answer], run_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Labels may come from the folders. Where the user's hold theirs, there is a row for each image as well."""
+    bare = tmp_path / "bare"
+    shutil.copytree(run_folder, bare)
+    config = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps({**config, "labels": []}))
+    expected = cli("zeroshot", "--data.path", photos, "--model", bare)[1]
+    assert expected.startswith("accuracy")
+    assert cli("zeroshot", photos, "--model", bare) == (0, expected, "")
+    labels = ("--labels", "cat,wild dog,horse")
+    _, score, _ = cli("zeroshot", "--data.path", photos, "--model", bare, *labels)
+    status, out, err = cli("zeroshot", photos, "--model", bare, *labels, "--out", tmp_path / "m.png")
+    assert status == 0
+    assert len(list(csv.DictReader(io.StringIO(out)))) == 4
+    assert err == f"templates: a photo of a {{}}.\n{score}written to {tmp_path / 'm.png'}\n"
+    assert (tmp_path / "m.png").is_file()
+    (photos / "loose.png").write_bytes((photos / "cat" / "a.png").read_bytes())  # no tree of classes any more
+    check_error(cli("zeroshot", photos, "--model", bare), '--labels "cat,dog"')
+    check_error(cli("zeroshot", photos / "loose.png", "--model", bare), '--labels "cat,dog"')
+
+
+def test_a_clip_needs_weights_and_takes_them_by_name(
+    cli: Callable[..., Answer], run_folder: Path, photos: Path
+) -> None:
+    for command in (("zeroshot", photos / "cat" / "a.png", "--labels", "a,b"), ("search", photos, "a cat")):
+        check_error(cli(*command, "--model", "ViT-B-32"), "--model ViT-B-32 --weights FILE", "hf-hub:")
+        check_error(cli(*command, "--model", "ViT-B-32", "--weights", "gone.bin"), "gone.bin")
+    check_error(cli("search", "a cat", photos, "--model", run_folder), "the other way round", f'{photos} "a cat"')
 
 
 def test_zeroshot_errors(cli: Callable[..., Answer], run_folder: Path, photos: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -11,11 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
+import visionzoo as vz
 from visionzoo.cli import train as cli
 from visionzoo.cli.main import main
 
@@ -137,6 +140,10 @@ def test_print_groups_prints_and_trains_nothing(folder: Path, capsys: Any) -> No
         (["classify", "fit", "--data.path", "digits"], "model.backbone is not given"),
         (["classify", "fit", "--data.path", "nowhere"], "nowhere"),
         (["classify", "fit", "--resume", "nowhere"], "there is no run folder nowhere"),
+        (["classify", "fit"], "--data.path is required: a folder"),
+        (["classify", "fit", "--data", "photos"], "did you mean --data.path photos?"),
+        (["clip", "fit", "--data.path", "shapes", "--model", "vit_b"], "did you mean --model.backbone vit_b?"),
+        (["classify", "fit", "--trainer", "gpu"], "written --trainer.NAME VALUE"),
         (["classify", "fits"], "unknown subcommand 'fits'; did you mean fit?"),
         (["clasify", "fit"], "unknown task 'clasify'; did you mean classify?"),
         (["classify"], "the subcommand is missing"),
@@ -156,6 +163,15 @@ def test_options_inside_values_are_not_ours_to_check() -> None:
 
     known = ["model", "model.lr", "trainer", "trainer.strategy"]
     check_options(["--trainer.strategy.init_args.x", "1", "--model.lr", "-3"], known)
+
+
+def test_one_channel_reads_images_as_grey(folder: Path) -> None:
+    options = ["--model.in_chans", "1", "--data.path", "shapes:128", "--run_dir", "grey", "--trainer.max_epochs", "1"]
+    assert fit(*options) == 0
+    spec = json.loads((folder / "grey" / "config.json").read_text())["preprocess"]
+    assert len(spec["mean"]) == len(spec["std"]) == 1
+    classifier = vz.ImageClassifier.load(folder / "grey")
+    assert len(classifier.predict(np.zeros((20, 30, 3), dtype=np.uint8))[0]) == 5
 
 
 # ---- the command visionzoo ----------------------------------------------------------------------------------------

@@ -231,7 +231,11 @@ def test_class_folders_through_templates(class_tree: Callable[..., Path]) -> Non
     assert labelled[0].labels.tolist() == [0, 1, 1]
     assert data.zero_shot_classes == ("cat", "golden retriever")
     assert len(open_data(root, zero_shot_path="none").val_dataloader()) == 1
-    with pytest.raises(ValueError, match=r"templates=\['a photo'\] need {}"):
+    named = open_data(root, templates="imagenet").templates
+    assert len(named) == 80
+    assert named[0] == "a bad photo of a {}."
+    assert open_data(root, templates="my {}").templates == ("my {}",)
+    with pytest.raises(ValueError, match=r"template 'a photo' must have one \{\}"):
         open_data(root, templates=["a photo"])
 
 

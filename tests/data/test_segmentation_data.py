@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from visionzoo.data.images import UnreadableImage, open_values
 from visionzoo.data.segmentation import SegmentationData
 from visionzoo.data.sources.runs import fill_mask, read_segmentation
 from visionzoo.data.transforms import EvalTransform
-from visionzoo.data.views import eval_grid
+from visionzoo.data.views import TrainView, ViewOptions, eval_grid
 from visionzoo.types import LEFT_OUT, Preprocess, SegmentBatch
 
 SPEC = Preprocess(image_size=(32, 32), resize_mode="longest", pad_anchor="top_left")
@@ -121,6 +123,7 @@ def test_polygons_agree_with_pycocotools() -> None:
         ({"size": [4, 5], "counts": ""}, "they fill 0"),
         ({"counts": [20]}, "neither polygons nor run lengths"),
         ("text", "neither polygons nor run lengths"),
+        ([1, 2, 3, 4, 5, 6], "must be a list of flat lists"),
         ([[1, 2, 3, 4, 5]], "a polygon must be a flat list"),
         ([[1, 2, 3, 4, 5, float("nan")]], "a polygon must be a flat list"),
         ([["a", "b", "c", "d", "e", "f"]], "a polygon must be a flat list"),
@@ -246,6 +249,19 @@ def test_small_objects_are_left_out_and_counted(tmp_path: Path) -> None:
         small = batch.left_out[0, LEFT_OUT.index("small")]
         assert small == (2 if limit else 1), "training counts what the data lack, evaluation what is not scored"
     assert len(validation(open_data(tmp_path, val_fraction=1.0, min_area=1))[0].masks) == 5
+
+
+def test_objects_too_small_for_the_input_say_which_size_would_do(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a", squares(1, size=(512, 512)))
+    source = open_data(tmp_path, val_fraction=0.0).train_source
+    image, objects = source.read(0), source.objects(0)
+    with pytest.raises(
+        UnreadableImage, match=r"too small: fewer than 4 pixels at 32 x 32; --model.image_size"
+    ) as caught:
+        TrainView(SPEC, ViewOptions())(image, objects, 0)
+    better = int(re.findall(r"image_size (\d+)", str(caught.value))[0])
+    assert better == 160
+    assert TrainView(replace(SPEC, image_size=(better, better)), ViewOptions())(image, objects, 0).names
 
 
 def test_training_skips_images_without_objects(tmp_path: Path) -> None:

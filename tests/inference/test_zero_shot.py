@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import visionzoo as vz
 from visionzoo.data.images import open_image
+from visionzoo.data.sources.templates import NAMED, VARIED_TEMPLATES, describe_templates, fill, resolve_templates
 from visionzoo.data.transforms import EvalTransform
-from visionzoo.inference.templates import NAMED, VARIED_TEMPLATES, describe_templates, fill, resolve_templates
 from visionzoo.models.bundle import ModelConfig, save_bundle
 from visionzoo.models.preprocess import Normalize
 

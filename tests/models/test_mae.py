@@ -413,6 +413,37 @@ def test_sizes_and_shapes_that_do_not_fit():
         nano(positions="rotary")
 
 
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        ("mae_vit_base_patch16", (512, 8, 16)),  # the published ones
+        ("mae_vit_large_patch16", (512, 8, 16)),
+        ("mae_vit_huge_patch14", (512, 8, 16)),
+        ("vit_base_patch16_224", (512, 8, 16)),
+        ("vit_large_patch16_dinov3", (512, 8, 16)),
+        ("vit_small_patch16_224", (256, 8, 8)),
+        ("vit_tiny_patch16_224", (128, 8, 4)),
+        (NANO, (32, 3, 1)),
+    ],
+)
+def test_the_decoder_follows_the_size_of_the_encoder(backbone, size):
+    with torch.device("meta"):
+        model = vz.create_mae(backbone)
+    found = model.architecture
+    assert (found["decoder_dim"], found["decoder_depth"], found["decoder_heads"]) == size
+    assert model.decoder.embed.out_features == size[0]
+    assert len(model.decoder.blocks) == size[1]
+    decoder, encoder = (sum(p.numel() for p in m.parameters()) for m in (model.decoder, model.encoder))
+    assert decoder < 0.35 * encoder
+
+
+def test_a_decoder_is_as_large_as_told():
+    with torch.device("meta"):
+        model = vz.create_mae(NANO, decoder_dim=96, decoder_depth=5)
+    assert (model.decoder.embed.out_features, len(model.decoder.blocks)) == (96, 5)
+    assert model.architecture["decoder_heads"] == 3
+
+
 @pytest.mark.parametrize("backbone", ["timm/resnet18", "swin_nano_patch2_window4_32"])
 def test_a_backbone_that_cannot_drop_tokens_names_those_that_can(backbone, monkeypatch):
     # Asking all of them takes seconds; the list itself is the registry's business.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from visionzoo.files import atomic_path, remove_leftovers, write_csv, write_json, write_text
+from visionzoo.files import atomic_path, remove_leftovers, similar_names, write_csv, write_json, write_text
 
 
 def test_failure_keeps_the_old_file_and_leaves_no_litter(tmp_path: Path) -> None:
@@ -69,3 +69,10 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_name_is_suggested_where_it_is_near_only() -> None:
+    there = ["notes.txt", "touch.py", "photos", "photos2", "chunks"]
+    assert similar_names("nosuch", there) == []
+    assert similar_names("photo", there)[0] == "photos"
+    assert similar_names("phtoos", there)[0] == "photos"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -489,7 +490,8 @@ def test_text_prompts_of_runs(clip_run: str, tmp_path: Path) -> None:
     width = spoken.model.architecture["text_dim"]
     assert width == spoken.text_prompts.width  # type: ignore[union-attr]
     save_bundle(*spoken.export_model(), tmp_path / "spoken")
-    model, _ = load_bundle(tmp_path / "spoken")
+    model, config = load_bundle(tmp_path / "spoken")
+    assert config.text_prompts == {"model": os.path.abspath(clip_run), "template": "a photo of a {}."}
     assert model.prompt_encoder.text_dim == width  # type: ignore[union-attr]
 
     silent = PromptSegment(weights=str(tmp_path / "spoken"), clicks=1, encoder="full").train()

@@ -144,6 +144,34 @@ def test_long_noisy_curves_are_smoothed_and_spikes_cut(tmp_path: Path, drawn: li
     assert axes.texts[0].get_text() == "highest value 501 not shown"
 
 
+def test_training_values_are_smoothed_from_a_few_points_on(tmp_path: Path, drawn: list[Figure]) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 30)
+    rows = [{"step": i, "train/loss": 1 + noise[i], "val/loss": 1 + noise[i]} for i in range(30)]
+    learning_curves(write(tmp_path / "m.csv", rows), "unused.png")
+    raw, smooth, held_out = (line.get_ydata() for line in drawn[0].axes[0].lines)
+    assert smooth.std() < 0.8 * raw.std()
+    assert held_out.tolist() == pytest.approx((1 + noise).tolist())
+
+
+def test_each_direction_of_retrieval_has_a_panel(tmp_path: Path, drawn: list[Figure]) -> None:
+    names = [f"val/{d}_r{k}" for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)] + ["val/recall_mean"]
+    rows = [{"step": i, **dict.fromkeys(names, 0.1 * i)} for i in range(3)]
+    learning_curves(write(tmp_path / "m.csv", rows), "unused.png")
+    lines = {a.get_title(loc="left"): len(a.lines) for a in drawn[0].axes if a.axison}
+    assert lines == {"Score": 1, "Recall, image to text": 3, "Recall, text to image": 3}
+
+
+def test_one_epoch_can_be_read(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows: list[dict[str, float]] = [{"step": 7, "train/loss": 1.5, "lr": 0.1}, {"step": 7, "val/loss": 1.25}]
+    learning_curves(write(tmp_path / "m.csv", rows), "unused.png")
+    loss, rate = (a for a in drawn[0].axes if a.axison)
+    assert [t.get_text() for t in loss.get_legend().get_texts()] == ["train/loss 1.5", "val/loss 1.25"]
+    assert all(line.get_markersize() >= 6 and line.get_marker() != "" for line in (*loss.lines, *rate.lines))
+    assert [tick for tick in loss.get_xticks() if 6 < tick < 8] == [7]
+    window, box = loss.get_window_extent(), loss.get_legend().get_window_extent()
+    assert not window.overlaps(box)
+
+
 def test_nothing_logged_yet_draws_nothing(tmp_path: Path) -> None:
     assert learning_curves(write(tmp_path / "m.csv", [{"epoch": 0, "step": 0}]), tmp_path / "c.png") is None
     (tmp_path / "empty.csv").write_text("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import huggingface_hub
@@ -118,6 +119,24 @@ def test_without_a_network_the_error_says_what_to_do(cache: Path, monkeypatch: p
         resolve_source("hf-hub:not a name")
 
 
+def test_without_a_network_the_error_comes_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client would try again for half a minute."""
+
+    def no_name(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("asked the client, which tries again and again")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("visionzoo.weights.sources.getproxies", dict)
+    monkeypatch.setattr(socket, "create_connection", no_name)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
+    for source in ("hf-hub:org/vit", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"):
+        with pytest.raises(FileNotFoundError, match=r"not in the local cache.*cannot be reached.*give its path"):
+            resolve_source(source)
+
+
 def test_what_is_not_cached_is_downloaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -127,6 +146,7 @@ def test_what_is_not_cached_is_downloaded(cache: Path, monkeypatch: pytest.Monke
             raise huggingface_hub.errors.EntryNotFoundError(f"404 {file}")
         return str(put(cache / "downloaded.bin"))
 
+    monkeypatch.setattr("visionzoo.weights.sources._hub_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert resolve_source("hf-hub:org/vit") == cache / "downloaded.bin"
     assert asked[0] == "model.safetensors"

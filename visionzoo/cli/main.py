@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
@@ -12,6 +11,9 @@ from collections.abc import Sequence
 
 import visionzoo
 from visionzoo.cli.commands import COMMANDS
+from visionzoo.cli.commands.arguments import CommandParser
+from visionzoo.cli.suggest import suggestion
+from visionzoo.cli.tasks import help_page, split_arguments
 
 # OpenMP's threads spin while they wait for each other. Where something else wants the cores too, a small model then
 # trains ten times slower or worse (measured: 8 to 70 images/s against 330 to 430, two threads on two busy cores).
@@ -30,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _plain_warnings()
     try:
         if args and args[0] == "train":
-            from visionzoo.cli.train import run
-
-            return run(args[1:], program="visionzoo train")
+            return _train(args[1:], program="visionzoo train")
         return _command(args)
     except KeyboardInterrupt:
         return 130
@@ -43,26 +43,37 @@ def train(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     _plain_warnings()
     try:
-        from visionzoo.cli.train import run
-
-        return run(args, program="python train.py")
+        return _train(args, program="python train.py")
     except KeyboardInterrupt:
         return 130
+
+
+def _train(args: list[str], program: str) -> int:
+    if (page := help_page(args, program)) is not None:
+        print(page)
+        return 0
+    try:
+        split_arguments(args, program)  # a mistake in the first words is said at once
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from visionzoo.cli.train import run  # takes seconds
+
+    return run(args, program)
 
 
 def _command(args: list[str]) -> int:
     name = next((a for a in args if not a.startswith("-")), None)
     known = ["train", *COMMANDS]
     if name is not None and name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(known)}"
+        hint = suggestion(name, known, otherwise=f"the commands are {', '.join(known)}")
         print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2
-    parsed = _parser(only=name).parse_args(args)
-    if parsed.command is None:
-        _parser(only=None).print_help()
-        return 0
     try:
+        parsed = _parser(only=name).parse_args(args)
+        if parsed.command is None:
+            _parser(only=None).print_help()
+            return 0
         return importlib.import_module(COMMANDS[parsed.command]).run(parsed)
     except BrokenPipeError:  # `visionzoo models | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is quiet as well
@@ -76,7 +87,7 @@ def _command(args: list[str]) -> int:
 
 def _parser(only: str | None) -> argparse.ArgumentParser:
     """The parser with the options of one command, or with the names of all."""
-    parser = argparse.ArgumentParser(prog="visionzoo", description="Vision Transformers: train, look, use.")
+    parser = CommandParser(prog="visionzoo", description="Vision Transformers: train, look, use.")
     parser.add_argument("--version", action="version", version=f"visionzoo {visionzoo.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     if only is None:

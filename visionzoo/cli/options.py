@@ -12,10 +12,8 @@ from typing import Any, NoReturn
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 
-
-class UsageError(ValueError):
-    """The command line or a configuration file is wrong. The message is one line for the user."""
-
+from visionzoo.cli.suggest import UsageError
+from visionzoo.files import similar_names
 
 #: Loggers of Lightning that a class name is enough for, and the package that each needs.
 LOGGERS = {
@@ -89,6 +87,7 @@ def check_options(args: Sequence[str], known: Iterable[str]) -> None:
             _check_config(value, names)
         else:
             _check_name(option, names, f"--{option}")
+            _check_group(option, value, names)
 
 
 def _options(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -112,7 +111,7 @@ def _is_number(text: str) -> bool:
 def _check_config(file: str, names: set[str]) -> None:
     path = Path(file)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        near = similar_names(path.name, [p.name for p in path.parent.glob("*.y*ml")])
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise FileNotFoundError(f"there is no configuration file {file}{hint}")
     try:
@@ -151,6 +150,19 @@ def _check_name(name: str, names: set[str], shown: str) -> None:
         return
     dashed = "--" if shown.startswith("--") else ""
     raise UsageError(f"unknown option {shown}; {_hint(name, names - groups, dashed)}")
+
+
+#: What is meant by a value for a whole group.
+_MEANT = {"data": "data.path", "model": "model.backbone"}
+
+
+def _check_group(name: str, value: str | None, names: set[str]) -> None:
+    """A group takes a file of options, or a mapping; a plain value was meant for one of its options."""
+    if name not in _groups(names) or value is None or value.startswith(("-", "{")) or Path(value).is_file():
+        return
+    meant = _MEANT.get(name)
+    hint = f"did you mean --{meant} {value}?" if meant in names else f"its options are written --{name}.NAME VALUE"
+    raise UsageError(f"--{name} {value}: this is a group of options; {hint}")
 
 
 def _hint(name: str, names: set[str], dashed: str) -> str:

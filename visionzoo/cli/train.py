@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import logging
 import os
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.cli.batch_size import find_batch_size
-from visionzoo.cli.options import OneLineParser, UsageError, check_loggers, check_options
+from visionzoo.cli.options import OneLineParser, check_loggers, check_options
+from visionzoo.cli.suggest import UsageError
+from visionzoo.cli.tasks import TASKS, split_arguments
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
@@ -45,55 +44,8 @@ from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.engine.stopping import Stopping
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
 NOT_IN_CONFIG = ("config", "run_dir", "ckpt_path", "print_groups")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskEntry:
-    """A task of the command line. Classes are named, not imported, so that choosing one task loads no other."""
-
-    task: str  #: ``module:class`` of a VisionTask
-    data: str  #: ``module:class`` of a LightningDataModule
-    #: attributes of the data -> options of the task, with a function on the way or None
-    links: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = field(default=())
-
-    def load(self) -> tuple[type[VisionTask], type[LightningDataModule]]:
-        return _import(self.task), _import(self.data)
-
-
-TASKS: dict[str, TaskEntry] = {
-    "classify": TaskEntry(
-        task="visionzoo.tasks.classify:Classify",
-        data="visionzoo.data.classification:ClassificationData",
-        links=(
-            ("num_classes", "num_classes", None),
-            ("classes", "classes", list),
-            ("multi_label", "multi_label", None),
-            ("class_counts", "class_counts", lambda counts: [int(c) for c in counts]),
-        ),
-    ),
-    "clip": TaskEntry(
-        task="visionzoo.tasks.contrast:Contrast",
-        data="visionzoo.data.captions:CaptionData",
-        links=(("zero_shot_classes", "zero_shot_classes", list), ("templates", "zero_shot_templates", list)),
-    ),
-    "segment": TaskEntry(
-        task="visionzoo.tasks.segment:PromptSegment",
-        data="visionzoo.data.segmentation:SegmentationData",
-        links=(("fixed_images", "fixed_images", None),),
-    ),
-    "mae": TaskEntry(
-        task="visionzoo.tasks.masked:MaskedPretrain",
-        data="visionzoo.data.unlabelled:UnlabelledData",
-    ),
-}
-
-
-def _import(name: str) -> Any:
-    module, attribute = name.split(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 class TrainCLI(LightningCLI):
@@ -414,33 +366,15 @@ def _take_option(args: Sequence[str], name: str) -> tuple[list[str], str | None]
     return rest, value
 
 
-def usage(program: str) -> str:
-    """The first page of help."""
-    return "\n".join(
-        [
-            f"usage: {program} {{{','.join(TASKS)}}} {{{','.join(SUBCOMMANDS)}}} [--config FILE] [--model.X v] ...",
-            "",
-            "  --config FILE   options from a YAML file; later options win",
-            "  --run_dir DIR   where results go (default: runs/<task>-<data>-<backbone>)",
-            "  --resume DIR    go on with the run in DIR",
-            "",
-            f"{program} classify fit --help lists every option.",
-        ]
-    )
-
-
 def run(argv: Sequence[str], program: str = "python train.py") -> int:
     """Run a training command. Returns the exit code: 0 well, 1 failed, 2 the user's error, 130 stopped by Ctrl-C,
     75 stopped by SIGTERM or SIGUSR1, to be started again with ``--resume``.
 
     Set VISIONZOO_TRACEBACK=1 to see where an error comes from.
     """
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage(program))
-        return 0
     quiet_lightning()
     try:
-        name, subcommand, args = _task_and_subcommand(argv, program)
+        name, subcommand, args = split_arguments(argv, program)
         TrainCLI(name, subcommand, resume_arguments(args), program)
     except RunInterruptedError as stopped:
         if _global_rank() == 0:
@@ -473,14 +407,3 @@ def quiet_lightning() -> None:
         ".*callbacks used to create the checkpoint need to be provided",  # an evaluation needs none of those of a fit
     ):
         warnings.filterwarnings("ignore", message=text)
-
-
-def _task_and_subcommand(argv: Sequence[str], program: str) -> tuple[str, str, Sequence[str]]:
-    for position, (what, known) in enumerate((("task", tuple(TASKS)), ("subcommand", SUBCOMMANDS))):
-        given = argv[position] if position < len(argv) else None
-        if given not in known:
-            near = difflib.get_close_matches(given or "", known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known)}"
-            problem = f"unknown {what} {given!r}" if given else f"the {what} is missing"
-            raise UsageError(f"{problem}; {hint} ({program} classify fit --config FILE)")
-    return argv[0], argv[1], argv[2:]

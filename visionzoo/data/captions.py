@@ -17,6 +17,7 @@ from visionzoo.data.sources.open import open_evaluation
 from visionzoo.data.sources.open_captions import open_captions
 from visionzoo.data.sources.split import limited
 from visionzoo.data.sources.spoken import spoken_names
+from visionzoo.data.sources.templates import fill, resolve_templates
 from visionzoo.data.transforms import EvalTransform, TrainTransform
 from visionzoo.types import CaptionBatch
 
@@ -38,7 +39,7 @@ class CaptionData(VisionData):
         train_limit: int | float | None = None,
         image_column: str | None = None,
         caption_column: str | None = None,
-        templates: list[str] | None = None,
+        templates: list[str] | str | None = None,
         holdout: str | None = None,
         crop: Crop = "random_resized",
         crop_scale: tuple[float, float] = (0.9, 1.0),
@@ -67,7 +68,8 @@ class CaptionData(VisionData):
             image_column: column of file names in manifests. None for the usual names.
             caption_column: column of captions in manifests, or key of the captions in shards' JSON. None for the usual
                 names, and the ``.txt`` of shards.
-            templates: captions of a class name, such as ``a photo of a {}.``; one is drawn each time.
+            templates: captions of a class name, such as ``a photo of a {}.``; one is drawn each time. Or the name of
+                a set of them, as :class:`visionzoo.ZeroShotClassifier` takes it: ``imagenet``.
             holdout: of ``shapes``: combinations of colour and kind that are never trained on and make up the
                 validation images: ``red circle, blue star``, or ``diagonal`` for one kind of each colour.
             crop: ``random_resized`` (a random region), ``pad`` (the whole image, shifted within padding) or ``resize``
@@ -75,7 +77,7 @@ class CaptionData(VisionData):
             crop_scale: area of the random region, as a share of the image.
             crop_ratio: width / height of the random region.
             hflip: probability of a mirror image; captions may say left and right.
-            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, not antialiased, and
+            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, by areas, and
                 reads a JPEG at a half, a quarter or an eighth where that is still larger than the input.
             policy: ``randaugment``, ``three_augment`` or ``none``; captions may name colours.
             magnitude: strength of RandAugment, 0 to 10.
@@ -98,12 +100,15 @@ class CaptionData(VisionData):
             num_ops=num_ops,
             color_jitter=color_jitter,
         )
+        #: Sentences that class names are put into.
+        given = resolve_templates(list(DEFAULT_TEMPLATES) if templates is None else templates)
+        self.templates = tuple(fill(template, "{}") for template in given)
         sets = open_captions(
             path,
             val_path=val_path,
             val_fraction=val_fraction,
             seed=self.seed,
-            templates=DEFAULT_TEMPLATES if templates is None else templates,
+            templates=self.templates,
             image_column=image_column,
             caption_column=caption_column,
             holdout=holdout,
@@ -114,8 +119,6 @@ class CaptionData(VisionData):
         self.train_source: CaptionSource | None = train
         self.val_source: CaptionSource | None = sets.named.get("val")
         self.test_source = sets.named.get("test")
-        #: Sentences that class names are put into.
-        self.templates = tuple(DEFAULT_TEMPLATES if templates is None else templates)
         #: Captions in which nothing was written; they were dropped.
         self.empty_captions = sets.empty_captions
         #: (file, what is wrong with it) of files that were passed over when the data were opened, such as shards.

@@ -70,7 +70,7 @@ class ClassificationData(VisionData):
             crop_pad: pixels of padding on each side for ``crop=pad``; None for an eighth of the input size.
             hflip: probability of a mirror image.
             vflip: probability of an upside-down image.
-            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, not antialiased, and
+            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, by areas, and
                 reads a JPEG at a half, a quarter or an eighth where that is still larger than the input.
             policy: ``randaugment``, ``three_augment`` (grey, solarize or blur, as in DeiT III) or ``none``.
             magnitude: strength of RandAugment, 0 to 10.

@@ -31,9 +31,8 @@ RESAMPLING = {
     "hamming": Image.Resampling.HAMMING,
 }
 
-#: For ``decode="fast"``; not antialiased, but a region is never twice as large as the input there.
+#: For ``decode="fast"``, where an edge grows. None of these is antialiased: an edge that shrinks is averaged instead.
 _OPENCV_RESAMPLING = {
-    "nearest": cv2.INTER_NEAREST,
     "bilinear": cv2.INTER_LINEAR,
     "bicubic": cv2.INTER_CUBIC,
     "lanczos": cv2.INTER_LANCZOS4,
@@ -80,6 +79,18 @@ def _three_channels(image: Image.Image | np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 of its own."""
     pixels = np.array(image)
     return pixels if pixels.shape[2] == 3 else np.ascontiguousarray(pixels[:, :, :3])
+
+
+def _fast_resize(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """(h, w, C) uint8 -> ``size`` (width, height), by OpenCV; never aliased, whatever the ratio of each edge."""
+    if interpolation == "nearest":
+        return cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST)
+    height, width = pixels.shape[:2]
+    # OpenCV averages areas only where no edge grows
+    smaller = min(width, size[0]), min(height, size[1])
+    if smaller != (width, height):
+        pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
+    return pixels if smaller == size else cv2.resize(pixels, size, interpolation=_OPENCV_RESAMPLING[interpolation])
 
 
 def _channels(preprocess: Preprocess) -> int:
@@ -234,6 +245,6 @@ class TrainTransform:
         height, width = self.preprocess.image_size
         if self.options.decode == "fast":
             region = open_region(image, choose, (width, height))
-            return cv2.resize(region, (width, height), interpolation=_OPENCV_RESAMPLING[self.preprocess.interpolation])
+            return _fast_resize(region, (width, height), self.preprocess.interpolation)
         # Cropped first, as torchvision does: resizing with a box would blend in pixels from outside it.
         return open_crop(image, choose).resize((width, height), self.resample)

@@ -55,7 +55,7 @@ class UnlabelledData(VisionData):
             crop_pad: pixels of padding on each side for ``crop=pad``; None for an eighth of the input size.
             hflip: probability of a mirror image.
             vflip: probability of an upside-down image.
-            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, not antialiased, and
+            decode: ``exact`` gives PIL's pixels; ``fast`` resizes random regions with OpenCV, by areas, and
                 reads a JPEG at a half, a quarter or an eighth where that is still larger than the input.
             image_column: column of images or file names in tables. None for the usual names.
             root: folder of torchvision's sets. None for the user's cache.

@@ -9,6 +9,7 @@ Legend: M objects of one image, n of them in a view, (H, W) the model's input.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -182,7 +183,11 @@ class TrainView:
             chosen = self._visible(objects, order, grid)
             if not chosen:
                 height, width = self.preprocess.image_size
-                raise UnreadableImage(f"no objects of at least {least} pixels at {height} x {width}")
+                better = self._size_that_shows(objects, image.height, image.width)
+                raise UnreadableImage(
+                    f"its objects are too small: fewer than {least} pixels at {height} x {width}; "
+                    f"--model.image_size {better} would show the largest"
+                )
         masks = [seen for _, seen in chosen]
         if self._augment is not None:
             self._augment.set_random_state(numbers, choices)
@@ -199,6 +204,13 @@ class TrainView:
             size=objects.size,
             left_out=_left_out(objects, least),
         )
+
+    def _size_that_shows(self, objects: Objects, height: int, width: int) -> int:
+        """The input size, a multiple of 32 pixels, at which the largest object has enough of them."""
+        now = self.transform.resized_size(height, width)
+        area = float(objects.areas.max()) * (now[0] / height) * (now[1] / width)  # in the view, on average
+        edge = max(self.preprocess.image_size) * max(1.0, math.sqrt(self.options.min_area / area))
+        return 32 * (math.floor(edge / 32) + 1)
 
     def _visible(self, objects: Objects, order: np.ndarray, grid: Grid) -> list[tuple[int, np.ndarray]]:
         """(object, mask) of the first objects in ``order`` that can be seen."""

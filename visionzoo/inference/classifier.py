@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.folder import list_images
+from visionzoo.facts import backbone_facts
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.stream import Output, Stream, Unreadable
 from visionzoo.models.bundle import load_bundle
@@ -222,6 +223,8 @@ class ImageClassifier(ImageLabeller):
 
             pretrained, names = load_timm(source)
             return cls.from_model(pretrained, names, device=device, name=source)
+        if not os.path.exists(source):
+            _refuse_name(str(source))
         folder = RunFolder.open(source)
         model, config = load_bundle(folder.path, device=device)
         if config.task != "classify":
@@ -263,6 +266,16 @@ class ImageClassifier(ImageLabeller):
 def pixels_of(image_size: tuple[int, int]) -> str:
     """An input size in words."""
     return f"{image_size[0]}x{image_size[1]} pixels"
+
+
+def _refuse_name(source: str) -> None:
+    """A backbone's name is no classifier, though it looks like one."""
+    name = source.removeprefix("timm/")
+    if name != source or name in backbone_facts():
+        raise ValueError(
+            f"{source} is the name of a backbone, which has no classes; give a run folder, or timm:{name} for the "
+            "classifier that timm publishes"
+        )
 
 
 def expand(images: Images) -> list[ImageInput]:

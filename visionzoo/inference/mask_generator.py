@@ -5,6 +5,7 @@ Legend: P points, N masks of one chunk, (h, w) low-resolution masks, (height, wi
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +125,9 @@ class MaskGenerator:
         self.crop_overlap_ratio = crop_overlap_ratio
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
+        #: Of all masks of the last image, before any was dropped; of those whose predicted IoU was high enough.
+        self.highest_iou = self.highest_stability = -math.inf
+        self._stabilities: list[float] = []
 
     @classmethod
     def load(cls, source: str | Path, device: str | torch.device | None = None, **options: Any) -> MaskGenerator:
@@ -152,12 +156,14 @@ class MaskGenerator:
         """
         pixels = np.asarray(open_image(image))
         size = (pixels.shape[0], pixels.shape[1])
+        self.highest_iou, self._stabilities = -math.inf, []
         crops = crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
         steps = sum(-(-len(self.point_grids[layer]) // self._step()) for layer, _ in crops)
         chunks = iter(track(self._search(pixels, crops), steps, "clicks") if progress else self._search(pixels, crops))
         by_crop: dict[tuple[int, ...], list[Found]] = {tuple(crop): [] for _, crop in crops}
         for crop, found in chunks:
             by_crop[tuple(crop)] += found
+        self.highest_stability = max((s for s in self._stabilities if not math.isnan(s)), default=-math.inf)
         masks = [
             m for found in by_crop.values() for m in _distinct(found, [m.score for m in found], self.box_nms_thresh)
         ]
@@ -204,6 +210,7 @@ class MaskGenerator:
         prompts = Prompts.of(coords, torch.ones(coords.shape[:2], dtype=torch.int64)).to(predictor.device)
         several = predictor.model.ambiguous
         decoded, scores = predictor.model.ask_scores(image.context, prompts, several)
+        self.highest_iou = max(self.highest_iou, float(scores.max()))
         good = scores > self.pred_iou_thresh if self.pred_iou_thresh > 0 else torch.ones_like(scores, dtype=torch.bool)
         rows = good.any(dim=1).nonzero()[:, 0]
         low = decoder.masks(decoded.select(rows), several)[good[rows]].float().cpu().numpy()
@@ -233,6 +240,7 @@ class MaskGenerator:
         outer = int(np.count_nonzero(logits > threshold - offset))
         inner = int(np.count_nonzero(logits > threshold + offset))
         stability = inner / outer if outer else float("nan")
+        self._stabilities.append(stability)
         if self.stability_score_thresh > 0 and not stability >= self.stability_score_thresh:
             return None
         columns = logits > threshold

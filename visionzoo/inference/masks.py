@@ -17,7 +17,9 @@ from visionzoo.inference.mask_generator import MaskGenerator, need_pycocotools
 from visionzoo.inference.named import weights_of
 from visionzoo.inference.regions import Runs
 from visionzoo.inference.sam_predictor import SamPredictor, check_box, check_points
+from visionzoo.models.bundle import read_config
 from visionzoo.models.sam import Sam, create_sam
+from visionzoo.models.sam.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.viz.overlay import mask_overlay
 
 
@@ -26,6 +28,8 @@ class Segmented(NamedTuple):
 
     masks: list[dict[str, Any]]  #: Meta's keys, ``segmentation`` (height, width) bool
     size: tuple[int, int]  #: (height, width)
+    highest_iou: float = math.nan  #: predicted, of any mask, those that were dropped included
+    highest_stability: float = math.nan  #: of any mask with a predicted IoU that was high enough; -inf for none
 
 
 def load_sam(
@@ -93,23 +97,68 @@ def segment_prompt(
         multimask_output=predictor.model.ambiguous and len(points) == 1 and box is None,
     )
     best = int(scores.argmax())
-    runs = Runs.of(np.ascontiguousarray(masks[best].T))
+    record = _record(masks[best], float(scores[best]))
+    return Segmented([{**record, "point_coords": [list(map(float, p)) for p in points]}], size)
+
+
+def load_text_prompts(run: str | Path, text_model: str | None = None) -> TextPrompts:
+    """What turns names into prompts for the model of a run.
+
+    Args:
+        run: folder of a run that was trained with ``--model.text_model``.
+        text_model: the CLIP, where it is no longer where the run found it.
+
+    Raises:
+        ValueError: for a model that takes no names.
+        FileNotFoundError: if the CLIP is not there.
+    """
+    config = read_config(run) if os.path.isdir(run) else None
+    if config is None or config.architecture.get("text_dim") is None:
+        raise ValueError(f"{run} takes no names as prompts; train one with train.py segment --model.text_model CLIP")
+    origin = config.text_prompts or {}
+    source = text_model or origin.get("model")
+    if source is None:
+        raise ValueError(f"{run} does not say which CLIP it was trained with; name it with --text-model")
+    beside = Path(run).parent / Path(source).name  # runs that were moved together
+    if text_model is None and not os.path.exists(source) and beside.is_dir():
+        source = str(beside)
+    if not source.startswith("hf-hub:") and not os.path.exists(source):
+        raise FileNotFoundError(f"the CLIP that {run} was trained with is not at {source}; name it with --text-model")
+    return TextPrompts.load(source, origin.get("template", TEMPLATE))
+
+
+def segment_text(model: Sam, image: ImageInput, names: Sequence[str], prompts: TextPrompts) -> Segmented:
+    """A mask for each name: all that is so called, the best of three.
+
+    Raises:
+        ValueError: for an unreadable image, no name, or text of another width than the model takes.
+    """
+    if not names or not all(name.strip() for name in names):
+        raise ValueError("say what to segment: a name such as 'a cat' is missing or empty")
+    pixels = np.asarray(open_image(image))
+    predictor = SamPredictor(model)
+    predictor.set_image(pixels)
+    records = []
+    for name, text in zip(names, prompts.embed(names), strict=True):
+        masks, scores, _ = predictor.predict(text=text)
+        best = int(scores.argmax())
+        records.append({**_record(masks[best], float(scores[best])), "name": name})
+    return Segmented(records, (pixels.shape[0], pixels.shape[1]))
+
+
+def _record(mask: np.ndarray, iou: float) -> dict[str, Any]:
+    runs = Runs.of(np.ascontiguousarray(mask.T))
     x0, y0, x1, y1 = runs.box
-    record = {
-        "segmentation": masks[best],
-        "area": runs.area,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "predicted_iou": float(scores[best]),
-        "point_coords": [list(map(float, p)) for p in points],
-    }
-    return Segmented([record], size)
+    return {"segmentation": mask, "area": runs.area, "bbox": [x0, y0, x1 - x0, y1 - y0], "predicted_iou": iou}
 
 
 def segment_all(model: Sam, image: ImageInput, *, progress: bool = False, **options: Any) -> Segmented:
     """Masks of everything; ``options`` are those of :class:`MaskGenerator`."""
     pixels = np.asarray(open_image(image))
-    masks = MaskGenerator(model, **options).generate(pixels, progress=progress)
-    return Segmented(masks, (pixels.shape[0], pixels.shape[1]))
+    generator = MaskGenerator(model, **options)
+    masks = generator.generate(pixels, progress=progress)
+    size = (pixels.shape[0], pixels.shape[1])
+    return Segmented(masks, size, generator.highest_iou, generator.highest_stability)
 
 
 def draw_segmented(
@@ -124,28 +173,31 @@ def draw_segmented(
     """Write the picture with its masks and prompts."""
     masks = [m["segmentation"] for m in result.masks]
     boxes = () if box is None else (box,)
-    return mask_overlay(np.asarray(open_image(image)), masks, out, points=points, labels=labels, boxes=boxes)
+    pixels, names = np.asarray(open_image(image)), [m.get("name", "") for m in result.masks]
+    return mask_overlay(pixels, masks, out, points=points, labels=labels, boxes=boxes, names=names)
 
 
 def coco_record(result: Segmented, name: str) -> dict[str, Any]:
-    """COCO's instance JSON with one image and one category, masks as run lengths.
+    """COCO's instance JSON with one image and a category for each name, masks as run lengths.
 
     Raises:
         ImportError: without pycocotools.
     """
     need_pycocotools("COCO's JSON")
     height, width = result.size
+    names = list(dict.fromkeys(mask.get("name", "object") for mask in result.masks)) or ["object"]
     annotations = []
     for i, mask in enumerate(result.masks, 1):
-        more = {k: v for k, v in mask.items() if k != "segmentation"}
+        more = {k: v for k, v in mask.items() if k not in ("segmentation", "name")}
         # JSON has no NaN: the stability of an empty mask.
         more = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in more.items()}
         runs = Runs.of(np.ascontiguousarray(mask["segmentation"].T))
+        category = 1 + names.index(mask.get("name", "object"))
         annotations.append(
-            {"id": i, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": runs.coco(), **more}
+            {"id": i, "image_id": 1, "category_id": category, "iscrowd": 0, "segmentation": runs.coco(), **more}
         )
     return {
         "images": [{"id": 1, "file_name": name, "width": width, "height": height}],
-        "categories": [{"id": 1, "name": "object"}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
         "annotations": annotations,
     }

@@ -5,16 +5,17 @@ Legend: N images, K labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from visionzoo.data.sources.base import Source
+from visionzoo.data.sources.base import Source, printable
 from visionzoo.data.sources.open import open_evaluation
 from visionzoo.data.sources.spoken import spoken_names
-from visionzoo.inference.classifier import ImageLabeller
+from visionzoo.inference.classifier import ImageLabeller, Report
 from visionzoo.inference.stream import Stream, Unreadable
 
 #: Labels up to which a table of all counts fits a terminal.
@@ -132,6 +133,29 @@ def score(
         raise ValueError(f"none of the {len(labelled)} labelled images can be read")
     templates = getattr(classifier, "templates_name", None)
     return LabelledScore(labels=labels, matrix=matrix, unreadable=tuple(unreadable), templates=templates)
+
+
+def score_report(
+    report: Report, folders: Mapping[str, str], labels: Sequence[str], templates: str | None = None
+) -> LabelledScore:
+    """Count answers that were given already, for images in class folders; others are passed over.
+
+    Args:
+        report: what a classifier said.
+        folders: label -> folder of the images that it is right for.
+        labels: K, all that may be answered.
+        templates: what the labels were put into, for the record.
+    """
+    place = {label.casefold(): k for k, label in enumerate(labels)}
+    named = {p[0][0] for p in report.predictions if p} - set(labels)  # an answer below the threshold of "unknown"
+    every = (*labels, *sorted(named))
+    matrix = np.zeros((len(every), len(every)), dtype=np.int64)
+    inside = {printable(os.path.join(folder, "")): place[label.casefold()] for label, folder in folders.items()}
+    for name, prediction in zip(report.names, report.predictions, strict=True):
+        true = next((k for folder, k in inside.items() if name.startswith(folder)), None)
+        if prediction is not None and true is not None:
+            matrix[true, every.index(prediction[0][0])] += 1
+    return LabelledScore(labels=every, matrix=matrix, unreadable=tuple(report.unreadable), templates=templates)
 
 
 def _places(classes: Sequence[str], labels: Sequence[str]) -> np.ndarray:

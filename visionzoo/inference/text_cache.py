@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from visionzoo.data.sources.templates import Template, fill
 from visionzoo.inference.progress import track
-from visionzoo.inference.templates import Template, fill
 from visionzoo.models.clip.model import Clip
 from visionzoo.weights import write_safetensors
 from visionzoo.weights.fingerprint import model_fingerprint

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visionzoo.data.sources.spoken import WNID, spoken_names
+from visionzoo.data.sources.templates import BARE, Templates, describe_templates, resolve_templates
 from visionzoo.inference.classifier import ImageLabeller, Images, Prediction, Report
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.load_clip import load_clip
-from visionzoo.inference.templates import BARE, Templates, describe_templates, resolve_templates
 from visionzoo.inference.text_cache import TextCache
 from visionzoo.models.clip import Clip
 
@@ -97,14 +97,16 @@ class ZeroShotClassifier(ImageLabeller):
         unknown: float | None = None,
         cache_dir: str | Path | None = None,
         device: str | torch.device | None = None,
+        weights: str | Path | None = None,
     ) -> ZeroShotClassifier:
         """A classifier from a run folder or released weights.
 
         Args:
             source: a run folder of a CLIP, a folder with weights of open_clip or transformers and their configuration,
-                or ``hf-hub:org/name``.
+                or ``hf-hub:org/name``; or a name such as ``ViT-B-32``, with ``weights``.
             labels: None for those that were saved with a run, where there are any.
             device: None for a GPU where there is one, otherwise the CPU.
+            weights: of a name.
 
         The other arguments are those of the class.
 
@@ -112,7 +114,7 @@ class ZeroShotClassifier(ImageLabeller):
             FileNotFoundError: if there is no such folder, or no model in it.
             ValueError: for a model of another task, one whose configuration is unknown, or no labels.
         """
-        model, saved = load_clip(source, device)
+        model, saved = load_clip(source, device, weights=weights)
         if labels is None and not saved:
             raise ValueError(f"{source} has no labels of its own; give labels=['cat', 'dog', ...]")
         return cls(

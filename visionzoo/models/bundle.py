@@ -38,6 +38,8 @@ class ModelConfig:
     preprocess: Preprocess
     labels: tuple[str, ...] = ()  #: class names in the order of the logits
     multi_label: bool = False
+    #: for a model that takes names as prompts: ``model`` whose text tower read them in training, and ``template``
+    text_prompts: dict[str, str] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

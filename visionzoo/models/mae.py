@@ -288,6 +288,28 @@ def _init_weights(model: MAE) -> None:
             nn.init.normal_(token, std=0.02)
 
 
+def _decoder_size(encoder: Backbone, dim: int | None, depth: int | None, heads: int | None) -> tuple[int, int, int]:
+    """Width, depth and heads of the decoder: as told, else light beside this encoder (section 4.1, "Decoder design").
+
+    Raises:
+        ValueError: for sizes that make no decoder.
+    """
+    if dim is None:
+        unit = 32 if heads is None else 4 * heads
+        dim = min(512, max(1, round(2 / 3 * encoder.num_features / unit)) * unit)
+    if depth is None:
+        blocks = getattr(encoder, "blocks", None)
+        depth = 8 if blocks is None else min(8, max(1, round(2 / 3 * len(blocks))))
+    if heads is None:
+        heads = max(1, dim // 32)
+    if depth < 1 or dim < 1 or heads < 1 or dim % (4 * heads):
+        raise ValueError(
+            f"decoder_dim={dim}, decoder_heads={heads}, decoder_depth={depth} must be positive, and the width a "
+            "multiple of 4 * decoder_heads; the paper uses 512, 16 and 8"
+        )
+    return dim, depth, heads
+
+
 def create_mae(
     backbone: str = "mae_vit_base_patch16",
     *,
@@ -296,9 +318,9 @@ def create_mae(
     in_chans: int = 3,
     mask_ratio: float = 0.75,
     norm_pix_loss: bool = True,
-    decoder_dim: int = 512,
-    decoder_depth: int = 8,
-    decoder_heads: int = 16,
+    decoder_dim: int | None = None,
+    decoder_depth: int | None = None,
+    decoder_heads: int | None = None,
     drop_path: float = 0.0,
     positions: str = "sincos",
     in_chans_policy: str | None = None,
@@ -314,9 +336,10 @@ def create_mae(
         in_chans: C.
         mask_ratio: share of the patches that are masked.
         norm_pix_loss: predict normalised patches (section 4.1: better features), or plain pixels (nicer pictures).
-        decoder_dim: E.
-        decoder_depth: number of the decoder's blocks.
-        decoder_heads: of each.
+        decoder_dim: E; None for two thirds of the encoder's width, at most 512: the paper's width for its encoders,
+            the smallest of which is 768 wide.
+        decoder_depth: number of the decoder's blocks; None for two thirds of the encoder's, at most the paper's 8.
+        decoder_heads: of each; None for one to 32 channels, as in the paper.
         drop_path: stochastic-depth rate of the encoder's last block.
         positions: ``sincos`` gives the encoder fixed sine-cosine positions, as in the paper; ``learned`` leaves it
             its own. A backbone without a position table (rotary, relative) keeps what it has.
@@ -330,11 +353,6 @@ def create_mae(
     if positions not in POSITIONS:
         raise ValueError(f"positions={positions!r} must be one of {', '.join(POSITIONS)}")
     check_ratio(mask_ratio, "0.75")
-    if decoder_depth < 1 or decoder_dim < 1 or decoder_heads < 1 or decoder_dim % (4 * decoder_heads):
-        raise ValueError(
-            f"decoder_dim={decoder_dim}, decoder_heads={decoder_heads}, decoder_depth={decoder_depth} must be "
-            "positive, and the width a multiple of 4 * decoder_heads; the paper uses 512, 16 and 8"
-        )
     known = MAE_BACKBONES.get(backbone)
     encoder = create_backbone(known or backbone, image_size=image_size, in_chans=in_chans, drop_path=drop_path)
     require_capability(encoder, "tokens", "MAE")
@@ -344,14 +362,15 @@ def create_mae(
         _fix_positions(encoder)
     freeze_pool(encoder)
     size, p = encoder.image_size, encoder.stride
+    dim, depth, heads = _decoder_size(encoder, decoder_dim, decoder_depth, decoder_heads)
     decoder = MAEDecoder(
         encoder.num_features,
         (size[0] // p, size[1] // p),
         p * p * in_chans,
         prefix_tokens=encoder.num_prefix_tokens,
-        dim=decoder_dim,
-        depth=decoder_depth,
-        num_heads=decoder_heads,
+        dim=dim,
+        depth=depth,
+        num_heads=heads,
     )
     model = MAE(encoder, decoder, mask_ratio=mask_ratio, norm_pix_loss=norm_pix_loss)
     _init_weights(model)
@@ -363,9 +382,9 @@ def create_mae(
         "in_chans": in_chans,
         "mask_ratio": mask_ratio,
         "norm_pix_loss": norm_pix_loss,
-        "decoder_dim": decoder_dim,
-        "decoder_depth": decoder_depth,
-        "decoder_heads": decoder_heads,
+        "decoder_dim": dim,
+        "decoder_depth": depth,
+        "decoder_heads": heads,
         "drop_path": drop_path,
         "positions": positions,
     }

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from visionzoo.types import Preprocess
+
+
+def as_grey(preprocess: Preprocess) -> Preprocess:
+    """The same for grey images: the means over the channels. With a mean of one value, data are read as grey."""
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    pad = preprocess.pad_value
+    return replace(
+        preprocess,
+        mean=(mean(preprocess.mean),),
+        std=(mean(preprocess.std),),
+        pad_value=pad if isinstance(pad, int) else round(mean(pad)),
+    )
 
 
 class Normalize(nn.Module):

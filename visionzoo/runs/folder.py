@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
+
+from visionzoo.files import similar_names
 
 
 class RunFolder:
@@ -98,5 +99,5 @@ def _near(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
     names = [p.name for p in path.parent.iterdir() if p.is_dir()]
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    near = similar_names(path.name, names)
     return f"; did you mean {' or '.join(str(path.parent / n) for n in near)}?" if near else ""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from visionzoo.models.bundle import load_bundle
-from visionzoo.models.preprocess import Normalize
+from visionzoo.models.preprocess import Normalize, as_grey
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.tasks.accumulation import Window, rescale_gradients
@@ -193,6 +193,8 @@ class VisionTask(LightningModule):
         """Make ``model`` the network of this task."""
         if self.grad_checkpointing:
             model.set_grad_checkpointing(True)  # type: ignore[operator]
+        if in_chans == 1 and len(preprocess.mean) > 1:
+            preprocess = as_grey(preprocess)
         self.model = model
         self.preprocess = preprocess
         self.in_chans = in_chans

@@ -28,9 +28,9 @@ Method = Literal["auto", "mae", "simmim"]
 MAE_USUAL: dict[str, Any] = {
     "mask_ratio": 0.75,
     "norm_pix_loss": True,
-    "decoder_dim": 512,
-    "decoder_depth": 8,
-    "decoder_heads": 16,
+    "decoder_dim": None,
+    "decoder_depth": None,
+    "decoder_heads": None,
     "positions": "sincos",
 }
 SIMMIM_USUAL: dict[str, Any] = {"mask_ratio": 0.6, "mask_patch_size": 32}
@@ -61,9 +61,9 @@ class MaskedPretrain(VisionTask):
         mask_ratio: share of each image that is hidden; none for the run's in weights, else 0.75 (mae) or 0.6 (simmim).
         norm_pix_loss: predict each patch relative to its own mean and deviation (mae; better features); none for the
             run's, else true.
-        decoder_dim: width of MAE's decoder; none for the run's, else 512.
-        decoder_depth: number of its blocks; none for the run's, else 8.
-        decoder_heads: attention heads of each; none for the run's, else 16.
+        decoder_dim: width of MAE's decoder; none for the run's, else two thirds of the encoder's, at most 512.
+        decoder_depth: number of its blocks; none for the run's, else two thirds of the encoder's, at most 8.
+        decoder_heads: attention heads of each; none for the run's, else decoder_dim / 32.
         positions: sincos gives the encoder fixed positions, as in the paper; learned leaves it its own (mae); none for
             the run's, else sincos.
         mask_patch_size: side in pixels of what is hidden at once (simmim); none for the run's, else 32.

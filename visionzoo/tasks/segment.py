@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +19,7 @@ from visionzoo.metrics.segmentation import clicks_to_iou, mask_iou
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.sam import Sam
 from visionzoo.models.sam.prompts import Prompts
+from visionzoo.models.sam.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.runs import RunFolder
 from visionzoo.runs.cache import cache_folder
 from visionzoo.tasks.base import TrainStep, VisionTask
@@ -27,7 +29,6 @@ from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
 from visionzoo.tasks.segment_batch import Part, each_image
 from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
-from visionzoo.tasks.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.types import Preprocess, SegmentBatch
 from visionzoo.weights.fingerprint import model_fingerprint
 
@@ -348,7 +349,7 @@ class PromptSegment(VisionTask):
 
     @torch.no_grad()
     def draw_sheet(self, batch: SegmentBatch, out: Path, title: str = "") -> Path:
-        """Draw the largest object of each image: the truth, after one and three clicks, and from a box."""
+        """Draw the largest object of each image: the truth, after one and three clicks, from a box, and by its name."""
         from visionzoo.viz.segmentation import SegmentRow, segmentation_sheet
 
         device = self.device
@@ -361,8 +362,10 @@ class PromptSegment(VisionTask):
         rows = []
         for _, own in each_image(batch):
             largest = own.masks.flatten(1).sum(1).argmax()[None]
-            own = own._replace(masks=own.masks[largest], image_index=own.image_index[largest])
-            answers = self._ask(own, self.embed(own.images), keep_masks=True)
+            named, name = own, own.names[int(largest)]
+            own = own._replace(masks=own.masks[largest], image_index=own.image_index[largest], names=(name,))
+            embedding = self.embed(own.images)
+            answers = self._ask(own, embedding, keep_masks=True)
             assert answers.click_masks is not None
             rows.append(
                 SegmentRow(
@@ -375,9 +378,24 @@ class PromptSegment(VisionTask):
                     box=answers.boxes[0].tolist(),
                     by_box=answers.box_masks[0].cpu().numpy(),
                     box_iou=float(answers.box_iou[0]),
+                    name=name,
+                    by_name=self._named_mask(named, embedding, name),
                 )
             )
         return segmentation_sheet(rows, out, title=title)
+
+    def _named_mask(self, batch: SegmentBatch, embedding: Tensor, name: str) -> tuple[np.ndarray, float] | None:
+        """(H, W) bool of what one image's objects of this name are taken for, and the IoU with them."""
+        if self.text_prompts is None or not name:
+            return None
+        same = torch.tensor([other == name for other in batch.names], device=batch.masks.device)
+        prompts, truth = self.text_prompts.of_batch(
+            batch._replace(
+                masks=batch.masks[same], image_index=batch.image_index[same], names=(name,) * int(same.sum())
+            )
+        )
+        mask = self._by_text(embedding, prompts, batch.valid)
+        return mask[0].cpu().numpy(), float(mask_iou(mask, truth)[0])
 
     def draw_results(self, folder: RunFolder) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -386,7 +404,11 @@ class PromptSegment(VisionTask):
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
         model = merged_copy(self.model) if self.encoder == "lora" else self.model
         assert isinstance(model, Sam)
-        return model, ModelConfig(task=self.task_name, architecture=model.architecture, preprocess=self.preprocess)
+        spoken = None if self.text_prompts is None else self.text_prompts.origin()
+        config = ModelConfig(
+            task=self.task_name, architecture=model.architecture, preprocess=self.preprocess, text_prompts=spoken
+        )
+        return model, config
 
     def use_exported(self, folder: RunFolder) -> None:
         super().use_exported(folder)

@@ -22,6 +22,10 @@ _LOSS = re.compile(r"(^|[/_-])loss([/_-]|$)")
 _SCORE = re.compile(r"(^|[/_-])(acc|accuracy|top_?[0-9]+|f1|recall|precision|m?ap|m?iou|auroc)([/_@-]|$)")
 _ACCURACY = re.compile(r"(^|[/_-])(acc|accuracy|top_?[0-9]+)([/_-]|$)")
 _AXIS = ("epoch", "step")
+#: Retrieval has a panel for each direction: six curves and their mean in one cannot be told apart.
+_DIRECTIONS = {"image_to_text": "Recall, image to text", "text_to_image": "Recall, text to image"}
+#: A training value is of one batch. Curves of so many points are smoothed.
+_NOISY_FROM = 8
 
 
 @dataclass
@@ -85,7 +89,8 @@ def learning_curves(metrics_csv: str | Path, out: str | Path, title: str = "") -
         return None
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    figure = new_figure(5.0 * columns, 3.6 * rows + (0.4 if title else 0))
+    legend = 0.2 * max(len(p.series) for p in panels if p.title != "Learning rate" or len(panels) == 1)
+    figure = new_figure(5.0 * columns, (3.4 + legend) * rows + (0.4 if title else 0))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, ax in zip(panels, axes, strict=False):
         _draw(panel, ax)
@@ -107,7 +112,7 @@ def _number(cell: str | None) -> float | None:
 
 
 def _panels(series: list[Series]) -> list[Panel]:
-    """Loss first, then scores, learning rate last; any other value gets a panel of its own."""
+    """Loss first, then scores, learning rate last; a direction of retrieval and any other value have their own."""
     loss, score, rate = Panel("Loss"), Panel("Score"), Panel("Learning rate")
     others: dict[str, Panel] = {}
     names = {s.name for s in series}
@@ -118,6 +123,8 @@ def _panels(series: list[Series]) -> list[Panel]:
             rate.series.append(one)
         elif _LOSS.search(one.name):
             loss.series.append(one)
+        elif direction := next((d for d in _DIRECTIONS if d in one.name), None):
+            others.setdefault(direction, Panel(_DIRECTIONS[direction])).series.append(one)
         elif _SCORE.search(one.name):
             score.series.append(one)
         else:
@@ -132,17 +139,26 @@ def _draw(panel: Panel, axes: Axes) -> None:
     quiet_axes(axes)
     axes.set_title(plain(panel.title), fontsize=11, loc="left", fontweight="bold")
     axes.set_xlabel("step")
+    from matplotlib.ticker import MaxNLocator
+
     if panel.title == "Learning rate":
         _draw_rates(panel, axes)
     else:
         _draw_values(panel, axes)
-    axes.margins(x=0.02)
+    steps = np.concatenate([one.steps for one in panel.series])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    if steps.min() == steps.max():
+        axes.set_xlim(steps[0] - 1, steps[0] + 1)
+    else:
+        axes.margins(x=0.05 if len(steps) < 40 else 0.02)
 
 
 def _draw_rates(panel: Panel, axes: Axes) -> None:
     """Layer-wise decay logs dozens of groups: they share a colour, and the legend counts them."""
     for one in panel.series:
-        axes.plot(one.steps, one.values, color=GREEN, linewidth=1.2, alpha=1 if len(panel.series) == 1 else 0.5)
+        marker = "o" if len(one.steps) == 1 else ""  # a line of one point is nothing
+        alpha = 1 if len(panel.series) == 1 else 0.5
+        axes.plot(one.steps, one.values, color=GREEN, linewidth=1.2, alpha=alpha, marker=marker)
     if len(panel.series) > 1:
         axes.plot([], [], color=GREEN, label=f"{len(panel.series)} parameter groups")
         axes.legend(frameon=False, fontsize=9)
@@ -158,24 +174,30 @@ def _draw_values(panel: Panel, axes: Axes) -> None:
         colour = _COLOURS[one.stage]
         label = plain(one.name.removesuffix("_epoch"))
         marker = "o" if len(one.steps) <= 40 else ""
-        smooth = _smooth(one.values)
+        smooth = _smooth(one.values) if one.stage == "train" else one.values
         if smooth is not one.values:
             axes.plot(one.steps, one.values, color=colour, alpha=0.25, linewidth=0.8)
+            marker = ""
         if one.stage == "val":
             best = int(np.argmin(one.values) if panel.title == "Loss" else np.argmax(one.values))
-            if panel.title in ("Loss", "Score", "Accuracy"):
+            if panel.title in ("Loss", "Score", "Accuracy", *_DIRECTIONS.values()):
                 label += f" (best {one.values[best]:.4g} at step {one.steps[best]:g})"
+        if len(one.steps) == 1:  # one epoch: what is a point and no curve is large, has a shape and says its value
+            shape, label = "osD^"[(seen[one.stage] - 1) % 4], f"{plain(one.name)} {one.values[0]:.4g}"
+            axes.plot(one.steps, one.values, color=colour, label=label, marker=shape, markersize=8, linestyle="")
+            continue
         axes.plot(one.steps, smooth, style, color=colour, label=label, marker=marker, markersize=3, linewidth=1.6)
-    axes.legend(frameon=False, fontsize=9)
+    # below the axes: a place inside that no curve crosses is not always there
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     if panel.title == "Loss":
         _cut_spike(panel, axes)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred running mean over a fiftieth of the curve, for long noisy curves; short ones as they are."""
-    if len(values) < 200:
+    """A centred running mean over a fifteenth of the curve, three values at least; a few points as they are."""
+    if len(values) < _NOISY_FROM:
         return values
-    width = max(3, len(values) // 50) | 1
+    width = max(3, len(values) // 15) | 1
     counts = np.convolve(np.ones(len(values)), np.ones(width), mode="same")
     return np.convolve(values, np.ones(width), mode="same") / counts
 

@@ -13,11 +13,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from visionzoo.files import atomic_path
+from visionzoo.viz.sheets import text_font
 
 #: Share of a mask's colour in what it covers.
 OPACITY = 0.5
 #: Steps of this share of the colour circle keep neighbours apart, however many there are.
 _GOLDEN = 0.61803398875
+#: The longest edge of a picture with names, at least, in pixels.
+LEAST_EDGE = 480
 FOREGROUND, BACKGROUND, BOX = (60, 180, 75), (230, 50, 60), (255, 225, 25)
 
 
@@ -89,12 +92,35 @@ def mask_overlay(
     points: Sequence[Sequence[float]] = (),
     labels: Sequence[int] = (),
     boxes: Sequence[Sequence[float]] = (),
+    names: Sequence[str] = (),
 ) -> Path:
-    """Write :func:`paint_masks` with :func:`draw_prompts` on top to ``out``, whose suffix chooses the format."""
-    picture = Image.fromarray(draw_prompts(paint_masks(image, masks), points, labels, boxes))
+    """Write :func:`paint_masks` with :func:`draw_prompts` on top to ``out``, whose suffix chooses the format.
+
+    With ``names``, one for each mask, a small picture is enlarged by a whole factor, so that they can be read.
+    """
+    painted = draw_prompts(paint_masks(image, masks), points, labels, boxes)
+    picture = _with_names(painted, masks, names) if any(names) else Image.fromarray(painted)
     with atomic_path(out) as temporary:
         picture.save(temporary)
     return Path(out)
+
+
+def _with_names(image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]) -> Image.Image:
+    """Each name on its mask's colour, at the top of the mask."""
+    times = max(1, -(-LEAST_EDGE // max(image.shape[:2])))
+    picture = Image.fromarray(image.repeat(times, axis=0).repeat(times, axis=1))
+    pen, font = ImageDraw.Draw(picture), text_font(max(13, round(max(picture.size) / 45)))
+    for i, (mask, name) in enumerate(zip(masks, names, strict=True)):
+        rows, cols = np.nonzero(mask)
+        x, y = (int(cols.mean()) * times, int(rows.min()) * times) if len(rows) else (0, 0)
+        text = name if len(rows) else f"{name}: nothing found"
+        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        width, height = right - left + 6, bottom - top + 6
+        x = max(0, min(x - width // 2, picture.width - width))
+        y = max(0, min(y if len(rows) else i * height, picture.height - height))
+        pen.rectangle((x, y, x + width, y + height), fill=mask_colour(i))
+        pen.text((x + 3 - left, y + 3 - top), text, fill="black", font=font)
+    return picture
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ def reconstruction_sheet(
         raise ValueError("there is no image to draw")
     tiles = [_colours(column[i]) for i in range(count) for column in pictures]
     captions = [(name,) for _ in range(count) for name in COLUMNS]
-    return contact_sheet(tiles, captions, out, title=title, note=note, columns=len(COLUMNS))
+    return contact_sheet(tiles, captions, out, title=title, note=note, columns=len(COLUMNS), tile=224)
 
 
 def _colours(image: np.ndarray) -> np.ndarray:

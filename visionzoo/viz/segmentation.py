@@ -24,14 +24,18 @@ class SegmentRow(NamedTuple):
     box: Sequence[float]  #: x0, y0, x1, y1
     by_box: np.ndarray  #: (H, W) bool
     box_iou: float
+    name: str = ""  #: what the object is called
+    by_name: tuple[np.ndarray, float] | None = None  #: (H, W) bool and IoU, of a model that takes names as prompts
 
 
-#: Images smaller than this are enlarged before clicks are drawn, which would hide them otherwise.
-LEAST_EDGE = 160
+#: Edge of a picture on the sheet, in pixels. Smaller images are enlarged before clicks are drawn, or these hide them.
+TILE = 256
 
 
 def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: str = "") -> Path:
-    """Draw a row for each object: the truth, the masks after one and three clicks, and the mask from a box.
+    """Draw a row for each object: the truth with its name, the masks after one and three clicks, from a box, by name.
+
+    The last column is there if a row has such a mask.
 
     Raises:
         ValueError: for fewer than three clicks.
@@ -41,10 +45,11 @@ def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: st
         return contact_sheet([empty], [("these images have no objects",)], out, title=title, columns=1)
     if len(rows[0].clicks) < 3:
         raise ValueError(f"a sheet of masks needs at least three clicks, not {len(rows[0].clicks)}")
+    by_name = any(row.by_name is not None for row in rows)
     tiles, captions = [], []
     for row in map(_enlarged, rows):
         tiles.append(paint_masks(row.image, [row.truth]))
-        captions.append(("truth",))
+        captions.append((row.name or "truth",))
         for k in (1, 3):
             made = [(p, label) for p, label in zip(row.points[:k], row.labels[:k], strict=True) if label >= 0]
             picture = paint_masks(row.image, [row.clicks[k - 1]])
@@ -52,13 +57,20 @@ def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: st
             captions.append((f"{k} click{'s' if k > 1 else ''}: IoU {row.ious[k - 1]:.2f}",))
         tiles.append(draw_prompts(paint_masks(row.image, [row.by_box]), boxes=[row.box]))
         captions.append((f"box: IoU {row.box_iou:.2f}",))
+        if row.by_name is not None:
+            mask, iou = row.by_name
+            tiles.append(paint_masks(row.image, [mask]))
+            captions.append((f"by name: IoU {iou:.2f}",))
+        elif by_name:
+            tiles.append(row.image)
+            captions.append(("no name",))
     note = "green: click on the object, red: click on what is not part of it"
-    return contact_sheet(tiles, captions, out, title=title, note=note, columns=4)
+    return contact_sheet(tiles, captions, out, title=title, note=note, columns=5 if by_name else 4, tile=TILE)
 
 
 def _enlarged(row: SegmentRow) -> SegmentRow:
     """A small image and all that lies on it, each pixel a square."""
-    times = -(-LEAST_EDGE // max(row.image.shape[:2]))
+    times = max(1, TILE // max(row.image.shape[:2]))
     if times == 1:
         return row
 
@@ -75,4 +87,5 @@ def _enlarged(row: SegmentRow) -> SegmentRow:
         points=[move(point) for point in row.points],
         box=move(row.box),
         by_box=grow(row.by_box),
+        by_name=None if row.by_name is None else (grow(row.by_name[0]), row.by_name[1]),
     )

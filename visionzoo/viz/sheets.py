@@ -67,14 +67,14 @@ def contact_sheet(
     lines = max((len(c) for c in captions), default=0)
     top = _GAP + (34 if title else 0) + (_LINE + 4 if note else 0)
     cell = tile + 6 + lines * _LINE + _GAP
-    header = max(_font(18).getlength(title), _font(_TEXT).getlength(note))
+    header = max(text_font(18).getlength(title), text_font(_TEXT).getlength(note))
     width = max(_GAP + columns * (tile + _GAP), int(header) + 2 * _GAP)
     sheet = Image.new("RGB", (width, top + rows * cell + _GAP // 2), "white")
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((_GAP, _GAP), title, fill=_INK, font=_font(18))
+        draw.text((_GAP, _GAP), title, fill=_INK, font=text_font(18))
     if note:
-        draw.text((_GAP, top - _LINE - 8), note, fill=_GREY, font=_font(_TEXT))
+        draw.text((_GAP, top - _LINE - 8), note, fill=_GREY, font=text_font(_TEXT))
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = _GAP + i % columns * (tile + _GAP), top + i // columns * cell
         fitted = _fit(_as_pil(image), tile)
@@ -82,7 +82,7 @@ def contact_sheet(
         sheet.paste(fitted, (x + (tile - fitted.width) // 2, y + (tile - fitted.height) // 2))
         for n, line in enumerate(caption):
             text, colour = (line.text, line.colour) if isinstance(line, Line) else (line, _INK)
-            draw.text((x, y + tile + 4 + n * _LINE), _cut(text, tile), fill=colour, font=_font(_TEXT))
+            draw.text((x, y + tile + 4 + n * _LINE), _cut(text, tile), fill=colour, font=text_font(_TEXT))
     with atomic_path(out) as temporary:
         sheet.save(temporary)
     return Path(out)
@@ -134,7 +134,7 @@ def _one_line(text: str) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    font = _font(_TEXT)
+    font = text_font(_TEXT)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -143,7 +143,7 @@ def _cut(text: str, width: int) -> str:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def text_font(size: int) -> ImageFont.FreeTypeFont:
     # matplotlib brings DejaVu, which has Latin, Greek and Cyrillic; the font inside PIL has little beyond ASCII
     from matplotlib import get_data_path
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+from visionzoo.files import similar_names
 from visionzoo.weights.reading import shard_names
 
 #: Names that weights have in folders and hub repositories, best first.
@@ -54,7 +58,7 @@ def _near(path: Path) -> str:
     while not folder.is_dir() and folder != folder.parent:
         path, folder = folder, folder.parent
     here = {p.name: p for p in folder.iterdir()}
-    near = difflib.get_close_matches(path.name, here, n=3, cutoff=0.5)
+    near = similar_names(path.name, here)
     if near:
         return f"did you mean {' or '.join(str(here[n]) for n in near)}?"
     shown = ", ".join(sorted(n for n in here if not n.startswith("."))[:6]) or "nothing"
@@ -123,12 +127,19 @@ def _from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
 
     repository, _, revision = name.partition("@")
     cache = Path(constants.HF_HUB_CACHE)
+    offline = (
+        f"the weights of hf-hub:{name} are not in the local cache {cache} and the hub cannot be reached; "
+        f"connect once, or download {WEIGHT_FILES[0]} from https://huggingface.co/{repository} elsewhere "
+        "and give its path"
+    )
     files = tuple(dict.fromkeys((*first, *WEIGHT_FILES)))
     try:
         for file in files:
             found = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision or None)
             if isinstance(found, str):
                 return _with_shards(Path(found), repository, revision, cache)
+        if not _hub_answers():
+            raise FileNotFoundError(offline)
         for file in files:
             try:
                 path = hf_hub_download(repository, file, cache_dir=cache, revision=revision or None)
@@ -141,11 +152,7 @@ def _from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
     except HFValidationError as error:
         raise ValueError(f"{name!r} is not a hub name; write hf-hub:org/name or hf-hub:org/name@revision") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"the weights of hf-hub:{name} are not in the local cache {cache} and the hub cannot be reached; "
-            f"connect once, or download {WEIGHT_FILES[0]} from https://huggingface.co/{repository} elsewhere "
-            "and give its path"
-        ) from error
+        raise FileNotFoundError(offline) from error
     except GatedRepoError as error:
         raise FileNotFoundError(
             f"hf-hub:{name} is gated; accept its licence at https://huggingface.co/{repository} and run `hf auth login`"
@@ -155,6 +162,20 @@ def _from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
             f"the hub has no {name!r} that you may read; check the name at https://huggingface.co/{repository}"
         ) from error
     raise FileNotFoundError(f"hf-hub:{name} has no weights file; expected one of {', '.join(WEIGHT_FILES)}")
+
+
+def _hub_answers() -> bool:
+    """Whether a connection can be made. The hub's own client tries for half a minute before it says that it cannot."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or getproxies():  # the client refuses at once, or a proxy decides
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _fetch_configs(repository: str, revision: str, cache: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from visionzoo.cli.commands.arguments import add_device, add_image_size, add_model, add_out, add_weights
 from visionzoo.cli.commands.output import PICTURES, check_picture
 
 
@@ -15,11 +16,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "over the part of the image that the model sees.",
     )
     parser.add_argument("image", metavar="IMAGE", help="image file")
-    parser.add_argument("--model", required=True, help="run folder, or the name of a backbone (`visionzoo models`)")
-    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name, timm:tag or random")
-    parser.add_argument("--out", default="heat.png", metavar="FILE", help="the picture to write (default: heat.png)")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a backbone (default: its own)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    add_model(parser)
+    add_weights(parser)
+    add_out(parser, "the picture to write", "heat.png")
+    add_image_size(parser)
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from visionzoo.cli.commands.arguments import add_device, add_image_size, add_json, add_model, the_model, whole
 from visionzoo.cli.commands.output import check_target, emit_json
 
 if TYPE_CHECKING:
@@ -21,28 +22,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Throughput, latency of one image, peak memory and the largest batch that fits, for inference and "
         "for a training step. Every measurement runs in a process of its own.",
     )
-    parser.add_argument("model", metavar="MODEL", help="name of a backbone, or run folder of train.py classify")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", help="run folder of train.py classify, or the name of a backbone"
+    )
+    add_model(parser, "RUN, said in another place", required=False)
     parser.add_argument(
         "--jobs", nargs="+", choices=("inference", "training"), default=["inference", "training"], metavar="JOB",
         help="inference, training (default: both)",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=None, metavar="N", help="default: 8, on a GPU 64")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="of a backbone (default: its own)")
+    parser.add_argument("--batch-size", type=whole(1), metavar="N", help="default: 8, on a GPU 64")
+    add_image_size(parser)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
-    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="timed batches (default: 10)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--rounds", type=whole(1), default=10, metavar="N", help="timed batches (default: 10)")
+    parser.add_argument("--threads", type=whole(1), metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument(
-        "--max-batch", type=int, default=1024, metavar="N",
+        "--max-batch", type=whole(0), default=1024, metavar="N",
         help="where the search for the largest batch ends (default: 1024; 0: no search)",
     )  # fmt: skip
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON (default: to stdout)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    add_json(parser)
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     check_target("--json", args.json, ".json")
-    _check_numbers(args)
+    args.model = the_model(args.run, args.model)
     from visionzoo.inference.device import resolve_device
     from visionzoo.inference.speed import HEADROOM, Case, OutOfMemory, measure
 
@@ -93,18 +97,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         emit_json(value, args.json)
     return 1 if failed else 0
-
-
-def _check_numbers(args: argparse.Namespace) -> None:
-    for name, value, least in (
-        ("--batch-size", args.batch_size, 1),
-        ("--rounds", args.rounds, 1),
-        ("--threads", args.threads, 1),
-        ("--max-batch", args.max_batch, 0),
-        ("--image-size", args.image_size, 1),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"{name} {value} must be at least {least}")
 
 
 def largest_batch(case: Case, most: int) -> int:

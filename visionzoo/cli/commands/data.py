@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from visionzoo.cli.commands.output import emit_json
+from visionzoo.cli.commands.arguments import add_json
+from visionzoo.cli.commands.output import check_target, emit_json
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,15 +19,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "duplicates across splits.",
     )
     check.add_argument("path", metavar="PATH", help="anything that --data.path takes")
-    check.add_argument("--json", action="store_true", help="print JSON")
+    add_json(check)
 
 
 def run(args: argparse.Namespace) -> int:
+    check_target("--json", args.json, ".json")
     from visionzoo.data.check import check_data
 
     report = check_data(args.path, progress=sys.stderr.isatty())
     if args.json:
-        emit_json(report.to_dict(), "-")
-    else:
+        emit_json(report.to_dict(), args.json)
+    if args.json != "-":
         print(report.to_text())
     return 0

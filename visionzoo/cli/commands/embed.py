@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from visionzoo.cli.commands.arguments import add_batch_size, add_device, add_image_size, add_model, add_out, add_weights
 from visionzoo.cli.commands.output import check_target
 
 
@@ -16,15 +17,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "embedding. Images that cannot be read are listed, and the exit status is then 1.",
     )
     parser.add_argument("path", metavar="PATH", help="folder of images, or anything that --data.path takes")
-    parser.add_argument("--model", required=True, help="run folder, or the name of a backbone (`visionzoo models`)")
-    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name, timm:tag or random")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the parquet file to write")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a backbone (default: its own)")
+    add_model(parser)
+    add_weights(parser)
+    add_out(parser, "the parquet file to write", required=True)
+    add_image_size(parser)
     parser.add_argument(
         "--no-labels", action="store_true", help="subfolders are no classes: take all images below PATH"
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    add_batch_size(parser, 32)
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from visionzoo.cli.commands.arguments import (
+    add_device,
+    add_image_size,
+    add_json,
+    add_model,
+    add_out,
+    add_weights,
+    whole,
+)
 from visionzoo.cli.commands.output import check_target, emit_json
+
+if TYPE_CHECKING:
+    from visionzoo.inference.masks import Segmented
 
 #: What a picture can be written as; another ending would overwrite something that is none.
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -35,14 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "masks",
         help="segment what is clicked on, or everything",
-        description="Segment an object by clicks and a box, or everything in an image, with a promptable model (SAM). "
-        "Pixels count from the upper left corner.",
+        description="Segment an object by clicks and a box, by its name, or everything in an image, with a promptable "
+        "model (SAM). Pixels count from the upper left corner.",
     )
     parser.add_argument("image", metavar="IMAGE", help="image file")
-    parser.add_argument(
-        "--model", required=True, help="run folder, vit_b, vit_l, vit_h, or the name of a backbone (`visionzoo models`)"
-    )
-    parser.add_argument("--weights", help="for a name: file, folder, hf-hub:org/name or random")
+    add_model(parser, "run folder, vit_b, vit_l, vit_h, or the name of a backbone (`visionzoo models`)")
+    add_weights(parser)
     parser.add_argument(
         "--point",
         type=_point,
@@ -51,14 +63,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="X,Y[,LABEL]",
         help="click on the object, or with label 0 beside it; may be given several times",
     )
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help='what to segment, such as "a cat", for a run with text prompts; may be given several times',
+    )
+    parser.add_argument("--text-model", metavar="CLIP", help="with --text: the CLIP of the run, where it has moved")
     parser.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="box around the object")
     parser.add_argument("--all", action="store_true", help="segment everything, by a grid of clicks")
-    parser.add_argument("--out", default="overlay.png", metavar="FILE", help="the picture (default: overlay.png)")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="COCO JSON; without FILE to the terminal")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a name (default: its own)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    add_out(parser, "the picture to write", "overlay.png")
+    add_json(parser)
+    add_image_size(parser)
+    add_device(parser)
     group = parser.add_argument_group("with --all")
-    group.add_argument("--points-per-side", type=int, default=32, metavar="N", help="of the grid (default: 32)")
+    group.add_argument("--points-per-side", type=whole(1), default=32, metavar="N", help="of the grid (default: 32)")
     group.add_argument("--min-iou", type=float, default=0.88, help="least predicted IoU of a mask (default: 0.88)")
     group.add_argument("--min-stability", type=float, default=0.95, help="least stability of a mask (default: 0.95)")
     group.add_argument(
@@ -68,8 +88,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.all == bool(args.point or args.box):
-        raise ValueError("say what to segment: either --point and --box, or --all")
+    if [bool(args.point or args.box), args.all, bool(args.text)].count(True) != 1:
+        raise ValueError("say what to segment: either --point and --box, or --text, or --all")
     if not os.path.isfile(args.image):
         raise FileNotFoundError(f"there is no image {args.image}")
     if Path(args.out).suffix.lower() not in PICTURES:
@@ -77,14 +97,21 @@ def run(args: argparse.Namespace) -> int:
     if os.path.exists(args.out) and os.path.samefile(args.out, args.image):
         raise ValueError(f"--out {args.out} is the image itself; name another file")
     check_target("--json", args.json, ".json")
-    from visionzoo.inference.masks import coco_record, draw_segmented, load_sam, segment_all, segment_prompt
+    from visionzoo.inference.masks import (
+        coco_record,
+        draw_segmented,
+        load_sam,
+        load_text_prompts,
+        segment_all,
+        segment_prompt,
+        segment_text,
+    )
 
     if args.json:
         _check_pycocotools()
     points = [p[:2] for p in args.point]
     labels = [p[2] if len(p) == 3 else 1 for p in args.point]
-    if args.all and args.points_per_side < 1:
-        raise ValueError(f"--points-per-side {args.points_per_side} must be at least 1")
+    prompts = load_text_prompts(args.model, args.text_model) if args.text else None
     model = load_sam(args.model, weights=args.weights, image_size=args.image_size, device=args.device)
     if args.all:
         result = segment_all(
@@ -97,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
             crop_n_layers=args.crop_layers,
             min_mask_region_area=args.min_area,
         )
+    elif prompts is not None:
+        result = segment_text(model, args.image, args.text, prompts)
     else:
         result = segment_prompt(model, args.image, points, labels, args.box)
     if args.json:
@@ -105,12 +134,25 @@ def run(args: argparse.Namespace) -> int:
     count = f"{len(result.masks)} mask{'s' if len(result.masks) != 1 else ''}"
     print(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
     if args.all and not result.masks:
-        print(
-            f"no mask has a predicted IoU of {args.min_iou:g} and a stability of {args.min_stability:g}; "
-            "try lower ones, such as --min-iou 0.5 --min-stability 0.6",
-            file=sys.stderr,
-        )
+        print(_why_none(result, args.min_iou, args.min_stability), file=sys.stderr)
     return 0
+
+
+def _why_none(result: Segmented, min_iou: float, min_stability: float) -> str:
+    """Which of the two limits no mask reached, and the highest that any has."""
+    if result.highest_iou <= min_iou > 0:
+        return (
+            f"no mask has a predicted IoU above {min_iou:g}: the highest of any is {result.highest_iou:.3f}; "
+            "give a lower --min-iou"
+        )
+    if not result.highest_stability >= min_stability:
+        highest = result.highest_stability
+        shown = f"the highest of any is {highest:.3f}" if highest > -math.inf else "all of them are empty"
+        return (
+            f"no mask with a predicted IoU above {min_iou:g} has a stability of {min_stability:g}: {shown}; "
+            "give a lower --min-stability"
+        )
+    return "the masks that were found lie at the edge of a crop, or are too small for --min-area"
 
 
 def _check_pycocotools() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import sys
 from typing import TYPE_CHECKING, Any
 
-from visionzoo.cli.commands.output import emit_json
+from visionzoo.cli.commands.arguments import add_json
+from visionzoo.cli.commands.output import check_target, emit_json
+from visionzoo.cli.suggest import suggestion
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,48 +28,86 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="List backbones: parameters and multiply-adds without a head, at the size shown.",
     )
     parser.add_argument(
-        "pattern", metavar="PATTERN", nargs="?", default="*", help="for example 'vit_*' or 'timm/resnet*'"
+        "pattern",
+        metavar="PATTERN",
+        nargs="?",
+        default="*",
+        help="part of a name, or a pattern: swin, 'vit_*', 'timm/resnet*'",
     )
     parser.add_argument("--capability", metavar="C", help="only backbones that declare it, for example pyramid")
     parser.add_argument("--timm", action="store_true", help="list timm's models, as if PATTERN began with timm/")
-    parser.add_argument("--json", action="store_true", help="print JSON, with paper and preprocessing")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from visionzoo.backbones import backbone_info, list_backbones
-    from visionzoo.inference.progress import track
-    from visionzoo.types import CAPABILITIES
+    check_target("--json", args.json, ".json")
+    from visionzoo.facts import backbone_facts
 
-    if args.capability is not None and args.capability not in CAPABILITIES:
-        raise ValueError(f"unknown capability {args.capability!r}; known are {', '.join(CAPABILITIES)}")
-    pattern = args.pattern
-    if args.timm and not pattern.startswith("timm/"):
-        pattern = f"timm/{pattern}"
-    names = list_backbones(pattern)
-    if not names:
-        backbone_info(pattern)  # a name without wildcards that is nearly right gets its suggestion from here
-        raise ValueError(f"no backbone matches {pattern!r}; `visionzoo models` lists all, --timm lists timm's")
-    if pattern.startswith("timm/") and len(names) > DESCRIBE_UP_TO and not args.json and args.capability is None:
-        print("\n".join(names))
-        print(f"{len(names)} models; a pattern with at most {DESCRIBE_UP_TO} shows more of each", file=sys.stderr)
-        return 0
-    infos: list[BackboneInfo] = []
+    pattern = f"timm/{args.pattern}" if args.timm and not args.pattern.startswith("timm/") else args.pattern
+    if args.capability is not None:
+        _check_capability(args.capability)
     unusable: list[str] = []
-    for name in track(names, len(names), "backbones"):
-        try:
-            info = backbone_info(name)
-        except ValueError as error:  # some timm models have no pooled features; the message says so
-            unusable.append(str(error))
-            continue
-        if args.capability is None or args.capability in info.capabilities:
-            infos.append(info)
-    if args.json:
-        emit_json([_record(info) for info in infos], "-")
+    if pattern.startswith("timm/"):
+        from visionzoo.backbones import list_backbones
+
+        names = _matching(pattern, list_backbones("timm/*"))
+        if len(names) > DESCRIBE_UP_TO and not args.json and args.capability is None:
+            print("\n".join(names))
+            print(f"{len(names)} models; a pattern with at most {DESCRIBE_UP_TO} shows more of each", file=sys.stderr)
+            return 0
+        infos, unusable = _describe(names)
     else:
+        facts = backbone_facts()
+        infos = [facts[name] for name in _matching(pattern, list(facts))]
+    infos = [i for i in infos if args.capability is None or args.capability in i.capabilities]
+    if args.json:
+        emit_json([_record(info) for info in infos], args.json)
+    if args.json != "-":
         _print_table(infos)
     for line in unusable:
         print(line, file=sys.stderr)
     return 0
+
+
+def _check_capability(name: str) -> None:
+    from visionzoo.types import CAPABILITIES
+
+    if name not in CAPABILITIES:
+        hint = suggestion(name, CAPABILITIES, otherwise=f"known are {', '.join(CAPABILITIES)}")
+        raise ValueError(f"unknown capability {name!r}; {hint}")
+
+
+def _matching(pattern: str, names: list[str]) -> list[str]:
+    """The name itself, or what fits a pattern with wildcards, or else what contains the word.
+
+    Raises:
+        ValueError: if there is none, with near names.
+    """
+    if pattern in names:
+        return [pattern]
+    word = pattern.removeprefix("timm/")
+    found = fnmatch.filter(names, pattern) if any(c in pattern for c in "*?[") else [n for n in names if word in n]
+    if not found:
+        words = {part for name in names for part in name.split("_")}
+        otherwise = "`visionzoo models` lists all, --timm lists timm's"
+        hint = suggestion(pattern, [*names, *sorted(words)], count=3, otherwise=otherwise)
+        raise ValueError(f"no backbone matches {pattern!r}; {hint}")
+    return found
+
+
+def _describe(names: list[str]) -> tuple[list[BackboneInfo], list[str]]:
+    """What is known of timm models, and one line for each that has no pooled features."""
+    from visionzoo.backbones import backbone_info
+    from visionzoo.inference.progress import track
+
+    infos: list[BackboneInfo] = []
+    unusable: list[str] = []
+    for name in track(names, len(names), "backbones"):
+        try:
+            infos.append(backbone_info(name))
+        except ValueError as error:
+            unusable.append(str(error))
+    return infos, unusable
 
 
 def _record(info: BackboneInfo) -> dict[str, Any]:

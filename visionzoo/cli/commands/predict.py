@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 
 from visionzoo.cli.commands.answers import emit_report
+from visionzoo.cli.commands.arguments import add_batch_size, add_csv, add_device, add_json, add_model, add_top
 from visionzoo.cli.commands.output import check_target
+from visionzoo.cli.suggest import UsageError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,24 +18,38 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "elsewhere CSV. Images that cannot be read are listed, and the exit status is then 1.",
     )
     parser.add_argument(
-        "run", metavar="RUN", help="run folder, folder with model.safetensors + config.json, or timm:NAME"
-    )
+        "run", metavar="RUN", nargs="?",
+        help="run folder, folder with model.safetensors + config.json, or timm:NAME",
+    )  # fmt: skip
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="image files, or folders of them (searched at any depth)"
+        "images", metavar="IMAGE", nargs="*", help="image files, or folders of them (searched at any depth)"
     )
-    parser.add_argument("--top-k", type=int, default=5, metavar="N", help="answers for each image (default: 5)")
+    add_model(parser, "RUN, said in another place", required=False)
+    add_top(parser, "answers for each image", 5)
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="write CSV, one row for each image")
-    target.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON; without FILE to the terminal")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    add_csv(target)
+    add_json(target)
+    add_batch_size(parser, 32)
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     check_target("--csv", args.csv, ".csv")
     check_target("--json", args.json, ".json")
+    given = [args.run, *args.images] if args.run is not None else []
+    model, images = (args.model, given) if args.model is not None else (args.run, args.images)
+    if model is None or not images:
+        raise UsageError("give a run and images: visionzoo predict RUN IMAGE...")
+    if not _is_model(model) and any(map(_is_model, images)):
+        raise UsageError(f"the arguments are the other way round: visionzoo predict {images[-1]} {model}")
     from visionzoo.inference.classifier import ImageClassifier
 
-    classifier = ImageClassifier.load(args.run, device=args.device)
-    report = classifier.report(args.images, top_k=args.top_k, batch_size=args.batch_size)
+    classifier = ImageClassifier.load(model, device=args.device)
+    report = classifier.report(images, top_k=args.top, batch_size=args.batch_size)
     return emit_report(report, csv=args.csv, json=args.json)
+
+
+def _is_model(name: str) -> bool:
+    from visionzoo.runs.folder import RunFolder
+
+    return name.startswith("timm:") or RunFolder(name).is_run()

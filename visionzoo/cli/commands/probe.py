@@ -5,6 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
+from visionzoo.cli.commands.arguments import (
+    add_batch_size,
+    add_device,
+    add_image_size,
+    add_json,
+    add_model,
+    add_weights,
+    the_model,
+    whole,
+)
 from visionzoo.cli.commands.output import check_target, emit_json
 
 
@@ -16,7 +26,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "accuracy of a k-NN and of a linear classifier on them. Images that cannot be read are listed, and the exit "
         "status is then 1.",
     )
-    parser.add_argument("model", metavar="RUN", help="run folder of any task, or the name of a backbone")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="run folder of any task, or the name of a backbone")
+    add_model(parser, "RUN, said in another place", required=False)
     parser.add_argument(
         "--data.path", dest="path", required=True, metavar="PATH", help="labelled data, as for train.py"
     )
@@ -24,17 +35,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--data.val_fraction", dest="val_fraction", type=float, help="share to hold out")
     parser.add_argument("--data.train_limit", dest="train_limit", type=_limit, help="label budget: a number or a share")
     parser.add_argument("--data.seed", dest="seed", type=int, default=0, help="of the hold-out and the budget")
-    parser.add_argument("--weights", help="for a backbone: file, folder, hf-hub:org/name, timm:tag or random")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="for a backbone (default: its own)")
+    add_weights(parser)
+    add_image_size(parser)
     parser.add_argument(
         "--features", default="auto", choices=("auto", "pooled", "mean"),
         help="what a classifier reads, or the mean over the grid (default: mean after masked pretraining, else pooled)",
     )  # fmt: skip
-    parser.add_argument("--k", type=int, default=20, help="neighbours (default: 20)")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
+    parser.add_argument("--k", type=whole(1), default=20, help="neighbours (default: 20)")
+    add_batch_size(parser, 64)
     parser.add_argument("--cache", metavar="FOLDER", help="where features are kept (default: the user's cache)")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON (default: to stdout)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    add_json(parser)
+    add_device(parser)
 
 
 def _limit(text: str) -> int | float:
@@ -43,6 +54,7 @@ def _limit(text: str) -> int | float:
 
 def run(args: argparse.Namespace) -> int:
     check_target("--json", args.json, ".json")
+    args.model = the_model(args.run, args.model)
     from visionzoo.inference.probe import probe
 
     report = probe(

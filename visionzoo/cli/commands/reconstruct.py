@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from visionzoo.cli.commands.arguments import add_device, add_model, add_out
 from visionzoo.cli.commands.output import check_picture
 
 
@@ -15,11 +16,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "masked image, reconstruction, and reconstruction with the visible patches pasted.",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--model", required=True, metavar="RUN", help="run folder of `train.py mae`")
+    add_model(parser, "run folder of `train.py mae`")
     parser.add_argument("--mask-ratio", type=float, metavar="SHARE", help="share that is hidden (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="chooses what is hidden (default: 0)")
-    parser.add_argument("--out", default="sheet.png", metavar="FILE", help="the picture to write (default: sheet.png)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    add_out(parser, "the picture to write", "sheet.png")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
+from visionzoo.cli.commands.arguments import (
+    CLIP,
+    add_batch_size,
+    add_device,
+    add_json,
+    add_model,
+    add_out,
+    add_top,
+    add_weights,
+)
 from visionzoo.cli.commands.output import check_picture, check_target, emit_json
+from visionzoo.cli.suggest import UsageError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,29 +31,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("folder", metavar="FOLDER", help="folder of images, searched at any depth")
     parser.add_argument("queries", metavar="QUERY", nargs="*", help='what to look for, such as "a red car"')
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="find images like this one")
-    parser.add_argument(
-        "--model", required=True, metavar="M",
-        help="run folder of a CLIP, folder with weights of open_clip or transformers, or hf-hub:org/name",
-    )  # fmt: skip
-    parser.add_argument("--top", type=int, default=12, metavar="K", help="images for each query (default: 12)")
-    parser.add_argument("--out", metavar="PNG", help="draw what was found as a contact sheet")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON; without FILE to the terminal")
+    add_model(parser, CLIP)
+    add_weights(parser)
+    add_top(parser, "images for each query", 12)
+    add_out(parser, "draw what was found as a contact sheet")
+    add_json(parser)
     parser.add_argument("--cache", metavar="FOLDER", help="where embeddings are kept (default: the user's cache)")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    add_batch_size(parser, 32)
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     check_target("--json", args.json, ".json")
     if args.out:
         check_picture("--out", args.out, args.image)
+    if not os.path.exists(args.folder) and any(map(os.path.isdir, args.queries)):
+        raise UsageError(f'the arguments are the other way round: visionzoo search {args.queries[-1]} "{args.folder}"')
     if not args.queries and not args.image:
         raise ValueError('say what to look for: a description such as "a red car", or --image FILE')
     from visionzoo.data.sources.base import printable
     from visionzoo.inference.load_clip import load_clip
     from visionzoo.inference.search import ImageSearch, search_sheet
 
-    model, _ = load_clip(args.model, args.device)
+    model, _ = load_clip(args.model, args.device, weights=args.weights)
     search = ImageSearch(model, cache_dir=args.cache, batch_size=args.batch_size).index(args.folder)
     done = search.report
     notes = [f"{done.images:,} images", f"{done.encoded:,} of them new or changed"]

@@ -10,9 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionzoo.cli.commands.answers import emit_report
+from visionzoo.cli.commands.arguments import (
+    CLIP,
+    add_batch_size,
+    add_csv,
+    add_device,
+    add_json,
+    add_model,
+    add_out,
+    add_top,
+    add_weights,
+)
 from visionzoo.cli.commands.output import check_picture, check_target, emit_json
 
 if TYPE_CHECKING:
+    from visionzoo.inference.score import LabelledScore
     from visionzoo.inference.zero_shot import ZeroShotClassifier
 
 #: A CLIP learned from captions, and knows things better in one.
@@ -24,14 +36,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "zeroshot",
         help="name what is in images with labels of your own",
         description="Name what is in images with labels that you type, by a CLIP or SigLIP. On labelled data "
-        "(--data.path) it prints the accuracy and the confusion matrix instead. Images that cannot be read are listed, "
-        "and the exit status is then 1.",
+        "(a folder of class folders, or --data.path) it prints the accuracy and the confusion matrix instead. Images "
+        "that cannot be read are listed, and the exit status is then 1.",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image files, or folders of them (at any depth)")
-    parser.add_argument(
-        "--model", required=True, metavar="M",
-        help="run folder of a CLIP, folder with weights of open_clip or transformers, or hf-hub:org/name",
-    )  # fmt: skip
+    add_model(parser, CLIP)
+    add_weights(parser)
     parser.add_argument(
         "--labels", metavar="A,B,...",
         help="labels with commas between them, or a text file with one on each line (default: those saved with the "
@@ -45,69 +55,113 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     parser.add_argument("--multi-label", action="store_true", help="score each label by itself")
     parser.add_argument("--unknown", type=float, metavar="P", help="below this probability an image is called unknown")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="answers for each image (default: 5)")
+    add_top(parser, "answers for each image", 5)
     parser.add_argument(
         "--data.path", dest="path", metavar="PATH", help="labelled data to score, of any kind that train.py takes"
     )
-    parser.add_argument("--out", metavar="PNG", help="with --data.path: where the confusion matrix is drawn")
+    add_out(parser, "for labelled data: where the confusion matrix is drawn")
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="write CSV, one row for each image")
-    target.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON; without FILE to the terminal")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    add_csv(target)
+    add_json(target)
+    add_batch_size(parser, 32)
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     check_target("--csv", args.csv, ".csv")
     check_target("--json", args.json, ".json")
-    if bool(args.images) == bool(args.path):
-        raise ValueError("give images to name, or labelled data to score by --data.path")
-    if args.path:
-        return _score(args)
-    if args.out:
-        raise ValueError("--out draws the confusion matrix of labelled data; it needs --data.path")
-    classifier = _classifier(args, None)
-    print(f"templates: {classifier.templates_name}", file=sys.stderr)
-    report = classifier.report(args.images, top_k=args.top, batch_size=args.batch_size)
-    return emit_report(report, csv=args.csv, json=args.json, more={"templates": classifier.templates_name})
-
-
-def _score(args: argparse.Namespace) -> int:
-    if args.csv or args.multi_label:
-        raise ValueError("with --data.path use --json; --csv and --multi-label are for images without labels")
     if args.out:
         check_picture("--out", args.out, [], (".png",))
+    if bool(args.images) == bool(args.path):
+        raise ValueError("give images to name, or labelled data to score by --data.path")
+    given = None if args.labels is None else _labels(args.labels)
+    if args.path:
+        if args.csv or args.multi_label:
+            raise ValueError("with --data.path use --json; --csv and --multi-label are for images without labels")
+        return _score(args, args.path, given)
+    labels = given or _saved_labels(args.model) or None
+    folders = _class_folders(args.images, labels)
+    if folders and given is None and not (args.csv or args.multi_label):
+        return _score(args, args.images[0], labels)
+    if args.out and not folders:
+        raise ValueError("--out draws the confusion matrix of labelled data; it needs --data.path, or class folders")
+    if not labels and not folders:
+        raise ValueError('say what may be in the images: --labels "cat,dog", or a file with one label on each line')
+    classifier = _classifier(args, labels or list(folders))
+    print(f"templates: {classifier.templates_name}", file=sys.stderr)
+    report = classifier.report(args.images, top_k=args.top, batch_size=args.batch_size)
+    status = emit_report(report, csv=args.csv, json=args.json, more={"templates": classifier.templates_name})
+    if folders:
+        from visionzoo.inference.score import score_report
+
+        rows_to_terminal = "-" in (args.csv, args.json) or not (args.csv or args.json or sys.stdout.isatty())
+        found = score_report(report, folders, classifier.labels, classifier.templates_name)
+        print(found.to_text(), file=sys.stderr if rows_to_terminal else sys.stdout)
+        _draw(args, found, classifier.name, args.images[0])
+    return status
+
+
+def _class_folders(images: list[str], labels: Sequence[str] | None) -> dict[str, str]:
+    """Label -> folder of a folder of class folders; empty for anything else, or where they are not among the labels."""
+    if len(images) != 1 or not os.path.isdir(images[0]):
+        return {}
+    from visionzoo.data.sources.open import class_folders
+    from visionzoo.data.sources.spoken import spoken_names
+
+    found = class_folders(images[0])
+    folders = dict(zip(spoken_names(tuple(found)), found.values(), strict=True))
+    if not labels:
+        return folders
+    given = {label.strip().casefold() for label in labels}
+    return folders if {name.casefold() for name in folders} <= given else {}
+
+
+def _saved_labels(model: str) -> list[str] | None:
+    """Those of a run, before the model is loaded, which takes a while."""
+    from visionzoo.models.bundle import CONFIG_FILE
+    from visionzoo.weights.preprocessing import read_json
+
+    config = read_json(Path(model) / CONFIG_FILE)
+    return config.get("labels") if config.get("task") == "clip" else None
+
+
+def _score(args: argparse.Namespace, path: str, given: Sequence[str] | None) -> int:
     from visionzoo.inference.score import class_labels, open_labelled, score
 
-    source = open_labelled(args.path)
-    classifier = _classifier(args, class_labels(source))
+    source = open_labelled(path)
+    classifier = _classifier(args, class_labels(source) if given is None else given)
     found = score(classifier, source, batch_size=args.batch_size, unknown=args.unknown)
     if args.json != "-":
         print(found.to_text())
     if args.json:
         emit_json(found.to_dict(), args.json)
-    if args.out:
-        from visionzoo.viz import confusion_matrix
-
-        confusion_matrix(found.matrix, found.labels, args.out, title=f"{classifier.name} on {args.path}")
-        print(f"written to {args.out}", file=sys.stderr)
+    _draw(args, found, classifier.name, path)
     for image in found.unreadable:
         print(f"cannot read {image.name}: {image.reason}", file=sys.stderr)
     return 1 if found.unreadable else 0
 
 
-def _classifier(args: argparse.Namespace, default: Sequence[str] | None) -> ZeroShotClassifier:
+def _draw(args: argparse.Namespace, found: LabelledScore, name: str, path: str) -> None:
+    if args.out:
+        from visionzoo.viz import confusion_matrix
+
+        confusion_matrix(found.matrix, found.labels, args.out, title=f"{name} on {path}")
+        print(f"written to {args.out}", file=sys.stderr)
+
+
+def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroShotClassifier:
     from visionzoo.inference.zero_shot import ZeroShotClassifier
     from visionzoo.runs.cache import cache_folder
 
     return ZeroShotClassifier.load(
         args.model,
-        default if args.labels is None else _labels(args.labels),
+        labels,
         _templates(args.templates),
         multi_label=args.multi_label,
         unknown=args.unknown,
         cache_dir=cache_folder("texts"),
         device=args.device,
+        weights=args.weights,
     )
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from visionzoo.data.images import image_extensions
 from visionzoo.data.sources.base import (
     FilesSource,
     Source,
@@ -17,7 +18,7 @@ from visionzoo.data.sources.base import (
     with_classes,
 )
 from visionzoo.data.sources.folder import list_images, read_folder, subfolders
-from visionzoo.data.sources.paths import SPLIT_NAMES, by_split, must_exist, split_of
+from visionzoo.data.sources.paths import SPLIT_NAMES, by_split, must_exist, split_folders, split_of
 from visionzoo.data.sources.shapes import VAL_LENGTH, ShapesSource, shapes_length
 from visionzoo.data.sources.split import random_split, stratified_split
 
@@ -139,6 +140,22 @@ def open_evaluation(path: str | os.PathLike[str], *, seed: int = 0) -> Source:
     if not _has_labels(source):
         raise ValueError(f"{path} has no labels")
     return source
+
+
+def class_folders(path: str) -> dict[str, str]:
+    """Name of each class -> its folder, in what :func:`open_evaluation` reads in a folder of images.
+
+    Empty where its subfolders do not look like classes: fewer than two, images beside them, or one without images.
+    """
+    splits = split_folders(path)
+    parts = [splits[split] for split in ("val", "test", "train") if split in splits and subfolders(splits[split])]
+    below = parts[0] if parts else path
+    names = subfolders(below)
+    with os.scandir(below) as entries:
+        loose = any(e.is_file() and os.path.splitext(e.name)[1].lower() in image_extensions() for e in entries)
+    if len(names) < 2 or loose or not all(list_images(os.path.join(below, name))[0] for name in names):
+        return {}
+    return {name: os.path.join(below, name) for name in names}
 
 
 def open_unlabelled(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> FilesSource:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
+
+from visionzoo.files import similar_names
 
 #: Names people give to a split. A file belongs to a split if its name starts with one of them.
 SPLIT_NAMES = {
@@ -20,7 +21,7 @@ def must_exist(path: str) -> None:
     parent, name = os.path.split(os.path.abspath(path))
     while not os.path.isdir(parent):
         parent, name = os.path.split(parent)
-    near = difflib.get_close_matches(name, os.listdir(parent), n=3, cutoff=0.5)
+    near = similar_names(name, os.listdir(parent))
     hint = (
         f"did you mean {' or '.join(os.path.join(parent, n) for n in near)}?" if near else f"{parent} has no {name!r}"
     )

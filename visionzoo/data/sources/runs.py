@@ -87,6 +87,10 @@ def _whole_numbers(counts: Any) -> np.ndarray:
 
 def _polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
     corners: list[list[float]] = []
+    if polygons and all(isinstance(x, int | float) for x in polygons):
+        raise UnreadableImage(
+            "its segmentation is one flat list, and must be a list of flat lists: [[x1, y1, x2, y2, ...], ...]"
+        )
     for polygon in polygons:
         try:
             points = np.asarray(polygon, dtype=np.float64)

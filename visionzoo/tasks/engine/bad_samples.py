@@ -100,9 +100,12 @@ class BadSamples(Callback):
         bad = sum(split == "train" for split, _ in self.seen.values())
         total = _training_images(trainer)
         if total and bad > self.max_share * total:
+            name, reason = next(
+                (name, reason) for name, (split, reason) in sorted(self.seen.items()) if split == "train"
+            )
             raise ValueError(
                 f"{bad} of {total} training images could not be read, more than max_bad_share={self.max_share:g} "
-                f"allows; {path} lists them with the reasons"
+                f"allows; {path} lists them with the reasons, such as {name}: {reason}"
             )
 
 

@@ -8,16 +8,18 @@ Legend: N objects, (H, W) pixels, T width of a text embedding.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from visionzoo.models.bundle import load_bundle
+from visionzoo.models.bundle import CONFIG_FILE, load_bundle
 from visionzoo.models.clip import Clip, create_clip
 from visionzoo.models.sam.prompts import Prompts
-from visionzoo.tasks.handover import run_config
 from visionzoo.types import SegmentBatch
+from visionzoo.weights.preprocessing import read_json
 
 TEMPLATE = "a photo of a {}."
 
@@ -29,17 +31,18 @@ class TextPrompts:
         clip: the model; its image tower is not used.
         template: the text of a name, with ``{}`` in its place. It should read like the captions that the CLIP was
             trained on: other words may blur what tells the names apart.
+        source: where the CLIP is, to be found again.
 
     Raises:
         ValueError: for a template without a place for the name.
     """
 
-    def __init__(self, clip: Clip, template: str = TEMPLATE) -> None:
+    def __init__(self, clip: Clip, template: str = TEMPLATE, source: str = "") -> None:
         if template.count("{}") != 1:
             raise ValueError(
                 f"text_template={template!r} must hold {{}} once, where the name goes; such as {TEMPLATE!r}"
             )
-        self.template = template
+        self.template, self.source = template, source
         self.clip = clip.requires_grad_(False).eval()
         self.width = clip.embed_dim
         self._known: dict[str, Tensor] = {}
@@ -51,13 +54,18 @@ class TextPrompts:
         Raises:
             ValueError: for a model of another task, and as the class.
         """
-        if run_config(source) is not None:
+        if "schema_version" in read_json(Path(source) / CONFIG_FILE):
             model: nn.Module = load_bundle(source)[0]
         else:
             model = create_clip(weights=source)
         if not isinstance(model, Clip):
             raise ValueError(f"{source} holds no CLIP; text prompts need its text tower")
-        return cls(model, template)
+        return cls(model, template, source)
+
+    def origin(self) -> dict[str, str]:
+        """What :meth:`load` needs to make it again, for the configuration of a run."""
+        folder = os.path.isdir(self.source)
+        return {"model": os.path.abspath(self.source) if folder else self.source, "template": self.template}
 
     @torch.no_grad()
     def embed(self, names: Sequence[str]) -> Tensor:

@@ -1,0 +1,110 @@
+"""How the small commands spell their options. An option that several have is defined here, once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from visionzoo.cli.suggest import UsageError, spelled
+
+#: What builds a parser for a command.
+Subparsers = Any
+CLIP = (
+    "run folder of a CLIP, folder with weights of open_clip or transformers, hf-hub:org/name, or a name with --weights"
+)
+BACKBONE = "run folder, or the name of a backbone (`visionzoo models`)"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that takes ``-`` and ``_`` alike, options anywhere, and answers a mistake in one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+        self._inside = False
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')} ({self.prog} --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given: Sequence[str] = sys.argv[1:] if args is None else args
+        if self._inside or self._subparsers is not None:
+            return super().parse_known_args(given, namespace)
+        options = [option for action in self._actions for option in action.option_strings]
+        # intermixed: `predict RUN --top 2 IMAGE` would lose its image, since RUN alone is enough for the positionals
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(spelled(given, options), namespace)
+        finally:
+            self._inside = False
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number, at least ``least``."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} must be at least {least}")
+        return value
+
+    return number
+
+
+def add_model(parser: argparse.ArgumentParser, what: str = BACKBONE, *, required: bool = True) -> None:
+    parser.add_argument("--model", required=required, metavar="MODEL", help=what)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", metavar="W",
+        help="for a name: file, folder, hf-hub:org/name, timm:tag or random",
+    )  # fmt: skip
+
+
+def add_image_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image-size", type=whole(1), metavar="PIXELS", help="for a name (default: its own)")
+
+
+def add_out(parser: argparse.ArgumentParser, what: str, default: str | None = None, *, required: bool = False) -> None:
+    shown = f"{what} (default: {default})" if default else what
+    parser.add_argument("--out", default=default, required=required, metavar="FILE", help=shown)
+
+
+def add_top(parser: argparse.ArgumentParser, what: str, default: int) -> None:
+    parser.add_argument("--top", type=whole(1), default=default, metavar="K", help=f"{what} (default: {default})")
+
+
+def add_json(parser: Any) -> None:
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON; without FILE to the terminal")
+
+
+def add_csv(parser: Any) -> None:
+    parser.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="write CSV, one row for each image")
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument(
+        "--batch-size", type=whole(1), default=default, metavar="N", help=f"images at a time (default: {default})"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+
+
+def the_model(positional: str | None, option: str | None) -> str:
+    """What a command works on: its first argument, or ``--model``.
+
+    Raises:
+        UsageError: if both say it, or neither does.
+    """
+    if (positional is None) == (option is None):
+        problem = "is given twice: first, and by --model" if option else "is missing: give it first, or by --model"
+        raise UsageError(f"the model {problem}")
+    return positional or option or ""

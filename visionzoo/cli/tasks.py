@@ -1,0 +1,142 @@
+"""The tasks of ``train.py``, its first pages of help, and what its first two words choose. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from visionzoo.cli.suggest import UsageError, suggestion
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningDataModule
+
+    from visionzoo.tasks.base import VisionTask
+
+#: What can be asked of a task, with what each does.
+SUBCOMMANDS: dict[str, str] = {
+    "fit": "train, and evaluate what was exported",
+    "validate": "score a run on held-out images",
+    "test": "score a run on the test images",
+    "predict": "write a run's answers to a table",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEntry:
+    """A task of the command line. Classes are named, not imported, so that choosing one task loads no other."""
+
+    summary: str  #: one line of help
+    task: str  #: ``module:class`` of a VisionTask
+    data: str  #: ``module:class`` of a LightningDataModule
+    #: attributes of the data -> options of the task, with a function on the way or None
+    links: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = field(default=())
+
+    def load(self) -> tuple[type[VisionTask], type[LightningDataModule]]:
+        return _import(self.task), _import(self.data)
+
+
+TASKS: dict[str, TaskEntry] = {
+    "classify": TaskEntry(
+        summary="fine-tune or train a classifier",
+        task="visionzoo.tasks.classify:Classify",
+        data="visionzoo.data.classification:ClassificationData",
+        links=(
+            ("num_classes", "num_classes", None),
+            ("classes", "classes", list),
+            ("multi_label", "multi_label", None),
+            ("class_counts", "class_counts", lambda counts: [int(c) for c in counts]),
+        ),
+    ),
+    "clip": TaskEntry(
+        summary="match images with text",
+        task="visionzoo.tasks.contrast:Contrast",
+        data="visionzoo.data.captions:CaptionData",
+        links=(("zero_shot_classes", "zero_shot_classes", list), ("templates", "zero_shot_templates", list)),
+    ),
+    "segment": TaskEntry(
+        summary="segment what a prompt points at",
+        task="visionzoo.tasks.segment:PromptSegment",
+        data="visionzoo.data.segmentation:SegmentationData",
+        links=(("fixed_images", "fixed_images", None),),
+    ),
+    "mae": TaskEntry(
+        summary="pretrain on images without labels",
+        task="visionzoo.tasks.masked:MaskedPretrain",
+        data="visionzoo.data.unlabelled:UnlabelledData",
+    ),
+}
+
+
+def _import(name: str) -> Any:
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def help_page(argv: Sequence[str], program: str) -> str | None:
+    """The page of help that ``argv`` asks for; None where it asks for none, or for a subcommand's list of options."""
+    if not argv or argv[0] in ("-h", "--help"):
+        return _usage(program)
+    asks = len(argv) == 1 or argv[1] in ("-h", "--help")
+    return _task_usage(argv[0], program) if argv[0] in TASKS and asks else None
+
+
+def _usage(program: str) -> str:
+    return "\n".join(
+        [
+            f"usage: {program} {{{','.join(TASKS)}}} {{{','.join(SUBCOMMANDS)}}} [--config FILE] [--model.X v] ...",
+            "",
+            *(f"  {name:<13}{entry.summary}" for name, entry in TASKS.items()),
+            "",
+            *_COMMON,
+            "",
+            f"{program} classify --help says what can be asked of a task; "
+            f"{program} classify fit --help lists every option.",
+        ]
+    )
+
+
+def _task_usage(name: str, program: str) -> str:
+    return "\n".join(
+        [
+            f"usage: {program} {name} {{{','.join(SUBCOMMANDS)}}} [--config FILE] [--model.X v] [--data.X v] ...",
+            "",
+            f"{name}: {TASKS[name].summary}",
+            "",
+            *(f"  {subcommand:<13}{what}" for subcommand, what in SUBCOMMANDS.items()),
+            "",
+            *_COMMON,
+            "",
+            f"{program} {name} fit --help lists every option.",
+        ]
+    )
+
+
+_COMMON = (
+    "  --data.path PATH      what to read: a folder, a table, or a built-in set (digits, shapes)",
+    "  --model.backbone B    a name from `visionzoo models`",
+    "  --config FILE         options from a YAML file; later options win",
+    "  --run_dir DIR         where results go (default: runs/<task>-<data>-<backbone>)",
+    "  --resume DIR          go on with the run in DIR",
+)
+
+
+def split_arguments(argv: Sequence[str], program: str) -> tuple[str, str, Sequence[str]]:
+    """Task, subcommand, and what follows them, with ``_`` for every ``-`` in the names of options.
+
+    Raises:
+        UsageError: for a task or subcommand that is missing or unknown.
+    """
+    for position, (what, known) in enumerate((("task", tuple(TASKS)), ("subcommand", tuple(SUBCOMMANDS)))):
+        given = argv[position] if position < len(argv) else None
+        if given not in known:
+            problem = f"unknown {what} {given!r}" if given else f"the {what} is missing"
+            hint = suggestion(given or "", known, otherwise=f"give one of {', '.join(known)}")
+            raise UsageError(f"{problem}; {hint} ({program} classify fit --config FILE)")
+    return argv[0], argv[1], [_with_underscores(arg) for arg in argv[2:]]
+
+
+def _with_underscores(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else arg
