@@ -11,6 +11,7 @@ import pytest
 import torch
 from backbone_checks import perturb
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import visionzoo as vz
@@ -79,6 +80,17 @@ def test_torch_func_maps_over_images(name: str) -> None:
     with torch.no_grad():
         mapped = torch.func.vmap(lambda x: model(x[None])[0])(images)
         torch.testing.assert_close(mapped, model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_mode_derivatives_are_those_of_the_backward_pass(name: str) -> None:
+    model, images = _model(name).double(), _images().double()
+    way = torch.randn(images.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with sdpa_kernel(SDPBackend.MATH):  # torch's fused kernel for CPUs has none
+        _, slope = torch.func.jvp(model, (images,), (way,))
+        images.requires_grad_()
+        (grad,) = torch.autograd.grad(model(images).sum(), images)
+    torch.testing.assert_close(slope.sum(), (grad * way).sum(), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)

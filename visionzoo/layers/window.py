@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionzoo.layers.fast_path import is_recorded
+
 #: Added to the logit of a pair from two sides of the image's border, as in every published Swin; not quite a ban in v2.
 BORDER = -100.0
 #: A forward pass of four stages uses eight layouts; a handful of image sizes stay at hand.
@@ -109,11 +111,6 @@ class _Reorder(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         del output
         ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
-        return tangent.index_select(1, ctx.saved_tensors[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
@@ -123,7 +120,8 @@ class _Reorder(torch.autograd.Function):
 
 def _reorder(x: Tensor, order: Tensor, inverse: Tensor | None) -> Tensor:
     """``x`` (B, N, C) with its tokens in another order."""
-    if torch.jit.is_tracing():  # a traced graph that is saved holds no Python
+    # a traced graph that is saved holds no Python, and forward-mode AD knows no rule; the compiler does
+    if is_recorded() and not torch.compiler.is_compiling():
         return x.index_select(1, order)
     return _Reorder.apply(x, order, inverse)
 

@@ -160,8 +160,8 @@ class _Pairs(NamedTuple):
             slope -= self._weights(slope, chunk, mean)
 
     def _places(self, like: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
-        rows = torch.arange(like.shape[0], device=like.device)
-        return rows, rows + self.first + chunk.start
+        first, count = self.first + chunk.start, like.shape[0]
+        return torch.arange(count, device=like.device), torch.arange(first, first + count, device=like.device)
 
     def _weights(self, like: Tensor, chunk: slice, mean: bool) -> Tensor:
         assert self.own is not None
