@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -294,3 +295,10 @@ def test_what_needs_no_network_loads_nothing_heavy(command: list[str], said: str
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
+
+
+@pytest.mark.parametrize("args", ["models", "train --help", "train classify --help", "--help"])
+def test_a_reader_that_has_seen_enough_is_no_error(args: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m visionzoo.cli.main {args} | {{ exec <&-; sleep 2; }}"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import visionzoo
 from visionzoo.cli.commands import COMMANDS
@@ -29,23 +29,29 @@ def _plain_warnings() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``visionzoo COMMAND ...``. Exit code: 0 well, 1 failed, 2 the user's error, 130 Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
-    _plain_warnings()
-    try:
-        if args and args[0] == "train":
-            return _train(args[1:], program="visionzoo train")
-        return _command(args)
-    except KeyboardInterrupt:
-        return 130
+    if args and args[0] == "train":
+        return _as_a_command(lambda: _train(args[1:], program="visionzoo train"))
+    return _as_a_command(lambda: _command(args))
 
 
 def train(argv: Sequence[str] | None = None) -> int:
     """``python train.py ...``, the same as ``visionzoo train ...``."""
     args = list(sys.argv[1:] if argv is None else argv)
+    return _as_a_command(lambda: _train(args, program="python train.py"))
+
+
+def _as_a_command(run: Callable[[], int]) -> int:
+    """``run()``, with what the terminal and the next program in a pipe do to it."""
     _plain_warnings()
     try:
-        return _train(args, program="python train.py")
+        code = run()
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `visionzoo models | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is quiet as well
+        return 0
 
 
 def _train(args: list[str], program: str) -> int:
@@ -75,9 +81,8 @@ def _command(args: list[str]) -> int:
             _parser(only=None).print_help()
             return 0
         return importlib.import_module(COMMANDS[parsed.command]).run(parsed)
-    except BrokenPipeError:  # `visionzoo models | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is quiet as well
-        return 0
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         if os.environ.get("VISIONZOO_TRACEBACK"):
             raise
