@@ -61,9 +61,9 @@ _PARTS = (
 
 
 def _shape(value: Any) -> str:
-    return (
-        f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" if isinstance(value, Tensor) else repr(value)
-    )
+    if not hasattr(value, "shape"):
+        return repr(value)
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
 class Tokens(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from comparison.models import use_channels_last
 from comparison.recipes import Loss, Optimizer
 from visionzoo.losses.classification import binary_cross_entropy
-from visionzoo.tasks import optim
 from visionzoo.tasks.classify import Classify
 from visionzoo.tasks.mixing import soft_targets
 from visionzoo.types import Preprocess
@@ -58,19 +56,13 @@ class RecipeClassify(Classify):
         present = (soft_targets(targets, self.num_classes) > PRESENT).float()
         return binary_cross_entropy(logits, present, label_smoothing=smoothing)
 
-    def configure_optimizers(self) -> Any:
+    def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         if self.optimizer_name == "adamw":
-            return super().configure_optimizers()
+            return super().make_optimizer(groups, lr)
         # the names are for our own table of groups; torch would store every one
-        groups = [{k: v for k, v in g.items() if k != "param_names"} for g in self.param_groups(self.lr)]
-        made: torch.optim.Optimizer
+        groups = [{k: v for k, v in g.items() if k != "param_names"} for g in groups]
         if self.optimizer_name == "sgd":
-            made = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
-        else:
-            from timm.optim import Lamb
+            return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+        from timm.optim import Lamb
 
-            made = Lamb(groups, lr=self.lr)
-        total = self._total_steps()
-        factor = functools.partial(optim.warmup_cosine, warmup_steps=self._warmup(total), total_steps=total)
-        schedule = optim.make_schedule(made, factor)
-        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return Lamb(groups, lr=lr)

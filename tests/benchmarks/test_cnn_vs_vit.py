@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 MODULES = ("harness", "report", "comparison", "cnn_vs_vit")
@@ -249,6 +250,7 @@ def test_other_optimizers_follow_the_schedule_and_mixed_labels_count(load: Any, 
         backbone="vit_nano_patch4_32", image_size=16, num_classes=3, optimizer=optimizer, loss="bce", lr=0.1,
         warmup_steps=2, weight_decay=0.3,
     )  # fmt: skip
+    task.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     task._total_steps = lambda: 10
     made = task.configure_optimizers()
     assert {g["weight_decay"] for g in made["optimizer"].param_groups} == {0.0, 0.3}

@@ -71,6 +71,7 @@ class VisionTask(LightningModule):
     settled: ClassVar[frozenset[str]] = frozenset()  #: options that a run which goes on cannot change
     built: Mapping[str, Any] = {}  #: options that rebuild this task from a checkpoint, without what it started from
     lr_factor: float = 1.0  #: on the learning rate, after going back from numbers that were not finite
+    _group_options: list[dict[str, Any]] | None = None  #: what :meth:`configure_optimizers` gave each group
     halve_on_oom: bool = True  #: repeat a step that runs out of memory in parts of half the size
 
     model: nn.Module
@@ -291,10 +292,11 @@ class VisionTask(LightningModule):
             self.log(f"{stage}/{name}", value, prog_bar=name != "loss", batch_size=1, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
+        """AdamW and a warm-up into a cosine. A subclass with another optimizer overrides :meth:`make_optimizer`."""
         lr = self.peak_lr(self.trainer)
         groups = self.param_groups(lr)
         self._group_options = [{k: g[k] for k in ("lr", "lr_scale", "weight_decay", "name")} for g in groups]
-        optimizer = optim.make_adamw(groups, lr=lr, betas=self.betas, fused=self._fused_allowed())
+        optimizer = self.make_optimizer(groups, lr)
         total = self._total_steps()
         factor = partial(
             optim.warmup_cosine,
@@ -305,8 +307,17 @@ class VisionTask(LightningModule):
         scheduler = optim.make_schedule(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> Optimizer:
+        """The optimizer over :meth:`param_groups`; AdamW."""
+        return optim.make_adamw(groups, lr=lr, betas=self.betas, fused=self._fused_allowed())
+
     def apply_optimizer_options(self) -> None:
-        """Learning rates, decay and momenta as the options say: a checkpoint brings those that it was saved with."""
+        """Learning rates, decay and momenta as the options say: a checkpoint brings those that it was saved with.
+
+        A task with a :meth:`configure_optimizers` of its own keeps what the checkpoint says.
+        """
+        if self._group_options is None:
+            return
         for optimizer, config in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
             schedule: Any = config.scheduler
             schedule.base_lrs = [options["lr"] * self.lr_factor for options in self._group_options]
@@ -317,7 +328,9 @@ class VisionTask(LightningModule):
             for group, options, peak, lr in zip(
                 optimizer.param_groups, self._group_options, schedule.base_lrs, now, strict=True
             ):
-                group.update(options, betas=self.betas, initial_lr=peak, lr=lr)
+                group.update(options, initial_lr=peak, lr=lr)
+                if "betas" in group:
+                    group["betas"] = self.betas
             schedule._last_lr = now
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
