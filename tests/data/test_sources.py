@@ -292,7 +292,7 @@ def test_multi_label_manifests(class_tree, kind: str) -> None:
         ("m.csv", "image,kind\na.png,1\n", "no column 'label'; it has"),
         ("m.csv", "", "has no rows"),
         ("m.jsonl", '{"image": "a.png", "label": 1}\n{"image"', "line 2 is not JSON"),
-        ("m.jsonl", "[1, 2]", "line 1 is list"),
+        ("m.jsonl", "[1, 2]", "item 1 is int"),
         ("m.jsonl", '{"image": "a.png", "label": 1.5}', "line 1: label 1.5 is not"),
         ("m.jsonl", '{"image": "a.png", "label": {"a": 1}}', "line 1: label .* is not"),
         ("m.jsonl", '{"image": "a.png", "label": -3}', "line 1: label -3 is out of range"),

@@ -8,6 +8,7 @@ import numpy as np
 
 from visionzoo.data.images import image_extensions
 from visionzoo.data.sources.base import FilesSource
+from visionzoo.text import nfc
 
 
 def list_images(folder: str) -> tuple[list[bytes], int]:
@@ -87,12 +88,15 @@ def read_folder(folder: str) -> FilesSource:
     files: list[bytes] = []
     targets: list[int] = []
     empty: list[str] = []
-    for k, name in enumerate(names):
+    # Two folders may have one name, in two spellings of Unicode.
+    spelled = [nfc(os.fsencode(name).decode("utf-8", "backslashreplace")) for name in names]
+    classes = tuple(dict.fromkeys(spelled))
+    for name, label in zip(names, spelled, strict=True):
         found, ignored = list_images(os.path.join(folder, name))
         if not found:
             empty.append(f"{name!r}" + (f" ({ignored} files that are not images)" if ignored else ""))
         files += [os.path.join(os.fsencode(name), file) for file in found]
-        targets += [k] * len(found)
+        targets += [classes.index(label)] * len(found)
     if empty:
         if len(empty) == len(names):
             raise ValueError(
@@ -101,5 +105,4 @@ def read_folder(folder: str) -> FilesSource:
         raise ValueError(
             f"{folder} has {len(empty)} class folders without images: {', '.join(empty[:10])}; remove or fill them"
         )
-    classes = tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
     return FilesSource(folder, files, np.array(targets, dtype=np.int64), classes)

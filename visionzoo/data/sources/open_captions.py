@@ -16,9 +16,9 @@ from visionzoo.data.sources.caption_files import (
     read_text_files,
 )
 from visionzoo.data.sources.captions import CaptionSets, CaptionSource, ClassTexts, captions_from_classes
-from visionzoo.data.sources.manifest import ENDINGS
 from visionzoo.data.sources.open import open_evaluation, open_splits
 from visionzoo.data.sources.paths import by_split, must_exist, split_folders, split_of
+from visionzoo.data.sources.rows import ENDINGS, is_table
 from visionzoo.data.sources.shapes import (
     COLOURS,
     COMBINATIONS,
@@ -162,7 +162,7 @@ def _open_any(path: str, columns: tuple[str | None, str | None]) -> CaptionSets 
 def _open_file(path: str, columns: tuple[str | None, str | None]) -> CaptionSets | None:
     if path.lower().endswith(".tar"):
         return read_shards([path], caption_column=columns[1])
-    if path.lower().endswith(ENDINGS) and (columns[1] is not None or has_caption_column(path)):
+    if is_table(path) and (columns[1] is not None or has_caption_column(path)):
         return read_caption_manifest(path, image_column=columns[0], caption_column=columns[1])
     return None
 

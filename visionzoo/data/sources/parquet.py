@@ -5,7 +5,6 @@ Class names come from the schema's ``huggingface`` metadata when they are there.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from bisect import bisect_right
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from visionzoo.data.images import ImageInput, UnreadableImage
 from visionzoo.data.sources.base import NO_LABEL, Source, printable
 from visionzoo.data.sources.labels import encode_labels
-from visionzoo.data.sources.manifest import pick_column
+from visionzoo.data.sources.rows import pick_column
+from visionzoo.text import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -177,7 +177,7 @@ def _one_line(error: Exception) -> str:
 def _features(schema: pa.Schema) -> dict[str, Any]:
     """The hub's description of the columns, or nothing."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"], "the schema")["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
     return features if isinstance(features, dict) else {}

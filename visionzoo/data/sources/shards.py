@@ -18,7 +18,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -27,9 +27,10 @@ from visionzoo.data.sources.base import NO_LABEL, PackedPaths, Source, printable
 from visionzoo.data.sources.captions import CaptionSets, CaptionSource, PackedTexts, clean_captions
 from visionzoo.data.sources.paths import cache_folder, must_exist
 from visionzoo.files import write_text
+from visionzoo.text import decode_text, parse_json
 
 #: Part of the name of a cached index: counts up when what is indexed changes.
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 _BLOCK = tarfile.BLOCKSIZE
 _JSON_CAPTIONS = ("caption", "captions", "text")
 
@@ -188,7 +189,11 @@ def _index(path: str, caption_column: str | None) -> ShardIndex:
             if "image" not in found:
                 index.problems.append((key, "no image beside " + ", ".join(sorted(found))))
                 continue
-            captions, dropped = _captions(file, found, caption_column, f"{path}:{key}")
+            try:
+                captions, dropped = _captions(file, found, caption_column, "its caption")
+            except ValueError as error:
+                captions, dropped = (), 0
+                index.problems.append((key, str(error)))
             index.keys.append(key)
             index.offsets.append(found["image"][0])
             index.sizes.append(found["image"][1])
@@ -233,16 +238,14 @@ def _has_data(file: BinaryIO, start: int, stop: int) -> bool:
 def _captions(
     file: BinaryIO, found: dict[str, tuple[int, int]], caption_column: str | None, where: str
 ) -> tuple[tuple[str, ...], int]:
+    """The captions of a sample, and how many were empty. Raises ValueError for text or JSON that cannot be read."""
     if ".txt" in found and caption_column is None:
         data = _member(file, *found[".txt"]) or b""
-        return clean_captions(data.decode("utf-8-sig", "replace"), lambda: where)
+        return clean_captions(decode_text(data, where)[0], where)
     if ".json" not in found:
         return (), 0
-    try:
-        record: Any = json.loads(_member(file, *found[".json"]) or b"{}")
-    except ValueError:  # not JSON, or not UTF-8: an image without a caption
-        return (), 0
+    record = parse_json(_member(file, *found[".json"]) or b"{}", where)
     record = record if isinstance(record, dict) else {}
     columns = _JSON_CAPTIONS if caption_column is None else (caption_column,)
     value = next((record[c] for c in columns if c in record), None)
-    return clean_captions(value if isinstance(value, str | list) else None, lambda: where)
+    return clean_captions(value if isinstance(value, str | list) else None, where)
