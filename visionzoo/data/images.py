@@ -54,6 +54,8 @@ _DECODER_ERRORS = (
 )
 
 _EXIF_ORIENTATION = 0x0112
+#: From this orientation on, width and height are exchanged.
+SIDEWAYS = 5
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,6 +66,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+#: Formats in which a value comes back as another.
+_LOSSY = {"JPEG", "MPO"}
 #: Registered with PIL, but without a decoder: they can be named and not read.
 _NO_DECODER = {"BUFR", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
@@ -195,13 +199,39 @@ def open_values(source: ImageInput) -> np.ndarray:
     """The numbers of a label map as they are stored, (H, W) int32; of a palette image its indices.
 
     Raises:
-        UnreadableImage: as :func:`open_image`, and for an image of several channels or of fractions.
+        UnreadableImage: as :func:`open_image`; for a format that changes values, for colours, and for fractions.
     """
     with _decoded(source) as image:
+        if image.format in _LOSSY:
+            raise UnreadableImage(
+                f"{image.format} changes the values around every edge, which makes objects of them; save label maps as "
+                "PNG, from what drew them"
+            )
         image.load()
-        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        values = np.asarray(image)
+        if image.mode in ("RGB", "RGBA", "LA"):
+            greys = values[..., : len(image.mode) - ("A" in image.mode)]
+            if (greys != greys[..., :1]).any() or ("A" in image.mode and (values[..., -1] != 255).any()):
+                raise UnreadableImage(f"mode {image.mode} with colours; a label map has one channel of whole numbers")
+            values = greys[..., 0]
+        elif image.mode not in ("1", "L", "P", "F") and not image.mode.startswith("I"):
             raise UnreadableImage(f"mode {image.mode}; a label map has one channel of whole numbers")
-        return np.asarray(image).astype(np.int32)
+        numbers: np.ndarray = values.astype(np.int32)
+        if image.mode == "F" and (numbers != values).any():
+            raise UnreadableImage("mode F with fractions; a label map has whole numbers")
+        return numbers
+
+
+def orientation_of(source: ImageInput) -> int:
+    """How an image is stored, by EXIF: 1, upright, to 8. Takes and raises what :func:`open_image` does."""
+    with _decoded(source) as image:
+        return _orientation(image)
+
+
+def turn_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
+    """A mask (H, W) of the pixels as they are stored, turned as :func:`open_image` turns the picture."""
+    method = _UPRIGHT.get(orientation)
+    return mask if method is None else np.asarray(Image.fromarray(mask).transpose(method))
 
 
 def image_facts(source: ImageInput) -> ImageFacts:

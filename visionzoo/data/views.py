@@ -55,8 +55,8 @@ class View(NamedTuple):
     image: Tensor  #: (C, H, W) uint8
     masks: Tensor  #: (n, H, W) bool, none with fewer pixels than asked for
     names: tuple[str, ...]  #: n
-    valid: Tensor  #: (H, W) bool, where there is image and not padding
-    size: tuple[int, int]  #: (height, width) of the image as it is stored
+    valid: Tensor  #: (H, W) bool, where there is image: not padding, and not pixels that nobody labelled (void)
+    size: tuple[int, int]  #: (height, width) of the upright image
     left_out: tuple[int, int, int]  #: objects left out, see :data:`visionzoo.types.LEFT_OUT`
 
 
@@ -139,7 +139,7 @@ class EvalView:
             image=self.transform(image),
             masks=_stack([seen for _, seen in chosen], grid.valid().shape),
             names=tuple(objects.names[k] for k, _ in chosen),
-            valid=torch.from_numpy(grid.valid()),
+            valid=torch.from_numpy(_valid(objects, grid)),
             size=objects.size,
             left_out=(small_here + small, empty, crowds),
         )
@@ -189,18 +189,21 @@ class TrainView:
                     f"--model.image_size {better} would show the largest"
                 )
         masks = [seen for _, seen in chosen]
+        valid = _valid(objects, grid)
         if self._augment is not None:
             self._augment.set_random_state(numbers, choices)
             # Only where there is image: padding keeps its place and its colour.
             inside = _inside(grid.rows), _inside(grid.columns)
-            result = self._augment(image=pixels[inside], masks=[seen[inside].astype(np.uint8) for seen in masks])
-            for layer, changed in zip((pixels, *masks), (result["image"], *result["masks"]), strict=True):
+            result = self._augment(
+                image=pixels[inside], masks=[layer[inside].astype(np.uint8) for layer in (valid, *masks)]
+            )
+            for layer, changed in zip((pixels, valid, *masks), (result["image"], *result["masks"]), strict=True):
                 layer[inside] = changed
         return View(
             image=to_tensor(pixels, self.transform.channels),
             masks=_stack(masks, grid.valid().shape),
             names=tuple(objects.names[k] for k, _ in chosen),
-            valid=torch.from_numpy(grid.valid()),
+            valid=torch.from_numpy(valid),
             size=objects.size,
             left_out=_left_out(objects, least),
         )
@@ -308,6 +311,12 @@ def _inside(axis: np.ndarray) -> slice:
     """The part of an axis of a :class:`Grid` that shows the image."""
     shown = np.flatnonzero(axis >= 0)
     return slice(int(shown[0]), int(shown[-1]) + 1)
+
+
+def _valid(objects: Objects, grid: Grid) -> np.ndarray:
+    """(H, W) bool, where there is image that somebody labelled."""
+    valid, void = grid.valid(), objects.void()
+    return valid if void is None else valid & ~grid.take(void)
 
 
 def _check_size(image: Image.Image, objects: Objects) -> None:
