@@ -89,7 +89,8 @@ def open_objects(
         having = np.flatnonzero(train.object_counts)
         left_out = len(train) - len(having)
         if not len(having):
-            raise ValueError(f"{path}: none of the {len(train)} training images has an object")
+            listed = "".join(f"; {reason}" for _, reason in problems[:3])
+            raise ValueError(f"{path}: none of the {len(train)} training images has an object{listed}")
         named = {**named, "train": train.take(having)} if left_out else named
     return ObjectSets(named=named, problems=tuple(problems), without_objects=left_out)
 
@@ -162,8 +163,7 @@ def _instance_files(path: str) -> list[str]:
 
 def _coco(path: str, image_root: str | None, problems: list[tuple[str, str]]) -> ObjectSource:
     source = read_coco(path, image_root)
-    if source.orphans:
-        problems.append((path, f"{source.orphans} annotations are of images that it does not list"))
+    problems += [(path, text) for text in source.problems]
     return source
 
 
