@@ -237,6 +237,22 @@ def test_parquet_columns_and_broken_files(tmp_path: Path, encode) -> None:
         open_splits(tmp_path / "t.parquet")
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        [[{"bytes": b"x", "path": None}]] * 2,
+        [[1, 2, 3]] * 2,
+        [7, 8],
+        [{"width": 3}] * 2,
+        [{"bytes": [1, 2]}] * 2,
+    ],
+)
+def test_parquet_columns_that_hold_no_files_say_so_at_the_start(tmp_path: Path, column: list[Any]) -> None:
+    pq.write_table(pa.table({"image": column, "label": [0, 1]}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"the column 'image' holds .*; an image is bytes of a file"):
+        open_splits(tmp_path / "t.parquet")
+
+
 # Manifests
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
 import zlib
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -67,7 +69,9 @@ _UPRIGHT = {
 }
 
 #: Formats in which a value comes back as another.
-_LOSSY = {"JPEG", "MPO"}
+_LOSSY = {"JPEG", "MPO", "HEIF", "AVIF"}
+#: What to do about images of Apple's phones.
+HEIC_HINT = "pip install 'visionzoo[heic]' reads them"
 #: Registered with PIL, but without a decoder: they can be named and not read.
 _NO_DECODER = {"BUFR", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
@@ -94,8 +98,18 @@ class ImageFacts:
 
 
 @cache
+def _load_heif() -> None:
+    """Let PIL read HEIC, which phones write, where the extra for it is installed."""
+    if find_spec("pillow_heif") is not None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+@cache
 def image_extensions() -> frozenset[str]:
     """File endings that PIL can read, in lower case with the dot."""
+    _load_heif()
     Image.init()
     registered = Image.registered_extensions().items()
     return frozenset(ext for ext, name in registered if name in Image.OPEN and name not in _NO_DECODER)
@@ -263,15 +277,29 @@ def _decoded(source: ImageInput) -> Iterator[Image.Image]:
             yield _from_array(source)
         elif isinstance(source, str | os.PathLike):
             with _open_regular(source) as file:
-                yield Image.open(file)
+                yield _open_known(file)
         elif isinstance(source, bytes | bytearray | memoryview):
             if len(source) == 0:
                 raise UnreadableImage("empty: zero bytes")
-            yield Image.open(io.BytesIO(source))
+            yield _open_known(io.BytesIO(source))
         elif hasattr(source, "read"):
-            yield Image.open(source)
+            yield _open_known(source)
         else:
             raise UnreadableImage(f"{type(source).__name__} is not a path, bytes, a file, an array or a PIL image")
+
+
+def _open_known(file: Any) -> Image.Image:
+    """``Image.open`` with HEIC, or what to install for it."""
+    _load_heif()
+    try:
+        return Image.open(file)
+    except Image.UnidentifiedImageError:
+        file.seek(0)
+        if re.match(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", file.read(12), re.DOTALL):
+            if find_spec("pillow_heif") is None:
+                raise UnreadableImage(f"HEIC, which PIL cannot read; {HEIC_HINT}") from None
+            raise UnreadableImage("a damaged HEIC file") from None
+        raise
 
 
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from visionzoo.data.augment import AugmentOptions, build_augment
 from visionzoo.data.images import UnreadableImage
-from visionzoo.data.sources.objects import Objects
+from visionzoo.data.sources.objects import Objects, check_size
 from visionzoo.data.transforms import RESAMPLING, EvalTransform, to_tensor
 from visionzoo.types import Preprocess
 
@@ -118,7 +118,7 @@ class EvalView:
         Raises:
             UnreadableImage: if the masks have another size than the image.
         """
-        _check_size(image, objects)
+        check_size(image, objects)
         grid = eval_grid(self.transform, image.height, image.width)
         order = _large_enough(objects, self.min_area)
         chosen: list[tuple[int, np.ndarray]] = []
@@ -165,7 +165,7 @@ class TrainView:
         Raises:
             UnreadableImage: if the masks have another size than the image, or there is no object large enough.
         """
-        _check_size(image, objects)
+        check_size(image, objects)
         least = self.options.min_area
         large = _large_enough(objects, least)
         if not len(large):
@@ -317,12 +317,6 @@ def _valid(objects: Objects, grid: Grid) -> np.ndarray:
     """(H, W) bool, where there is image that somebody labelled."""
     valid, void = grid.valid(), objects.void()
     return valid if void is None else valid & ~grid.take(void)
-
-
-def _check_size(image: Image.Image, objects: Objects) -> None:
-    if objects.size != (image.height, image.width):
-        height, width = objects.size
-        raise UnreadableImage(f"its mask is {width}x{height} pixels, the image {image.width}x{image.height}")
 
 
 def _large_enough(objects: Objects, least: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 
 from visionzoo.data.sources.base import FilesSource, printable
 from visionzoo.data.sources.captions import CaptionSets, CaptionSource, PackedTexts, clean_captions
-from visionzoo.data.sources.folder import list_images
+from visionzoo.data.sources.folder import list_images, warn_not_read
 from visionzoo.data.sources.manifest import ManifestSource
 from visionzoo.data.sources.paths import SPLIT_NAMES, found_name, split_of
 from visionzoo.data.sources.rows import IMAGE_COLUMNS, find_column, pick_column, read_rows
@@ -78,7 +78,8 @@ def read_text_files(folder: str) -> CaptionSets:
 
     A text that cannot be read is a problem of that image, which then has no caption.
     """
-    found, _ = list_images(folder)
+    found, ignored = list_images(folder)
+    warn_not_read(folder, len(found), ignored)
     root = os.fsencode(folder)
     texts: list[tuple[str, ...]] = []
     problems: list[tuple[str, str]] = []

@@ -75,3 +75,9 @@ def _several(label: Any) -> Any:
     if isinstance(label, str) and "|" in label:
         return [part for part in label.split("|") if part.strip()]
     return label
+
+
+def has_label_column(path: str) -> bool:
+    """Whether the first row of a manifest has one of the usual columns of labels."""
+    first = next(iter(read_rows(path)), None)
+    return first is not None and find_column(list(first[1]), LABEL_COLUMNS) is not None

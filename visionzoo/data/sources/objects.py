@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from visionzoo.data.images import SIDEWAYS, ImageInput, orientation_of, turn_mask
+from visionzoo.data.images import SIDEWAYS, ImageInput, UnreadableImage, orientation_of, turn_mask
 from visionzoo.data.sources.base import NO_LABEL, Source, Subset
 from visionzoo.data.sources.runs import fill_mask
 from visionzoo.data.sources.shapes import Drawing, ShapesSource
@@ -76,6 +76,13 @@ class TurnedObjects(Objects):
     def void(self) -> np.ndarray | None:
         void = self._objects.void()
         return None if void is None else turn_mask(void, self._orientation)
+
+
+def check_size(image: Image.Image, objects: Objects) -> None:
+    """Raises UnreadableImage for masks of another size than their image."""
+    if objects.size != (image.height, image.width):
+        height, width = objects.size
+        raise UnreadableImage(f"its mask is {width}x{height} pixels, the image {image.width}x{image.height}")
 
 
 class ObjectSource(Source):

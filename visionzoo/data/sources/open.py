@@ -17,7 +17,7 @@ from visionzoo.data.sources.base import (
     forget_labels,
     with_classes,
 )
-from visionzoo.data.sources.folder import list_images, read_folder, subfolders
+from visionzoo.data.sources.folder import list_images, not_read, read_folder, subfolders, warn_not_read
 from visionzoo.data.sources.paths import SPLIT_NAMES, by_split, must_exist, split_folders, split_of
 from visionzoo.data.sources.rows import ENDINGS, is_table
 from visionzoo.data.sources.shapes import VAL_LENGTH, ShapesSource, shapes_length
@@ -173,7 +173,8 @@ def open_unlabelled(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[s
         if os.path.isdir(path):
             found, ignored = list_images(path)
             if not found:
-                raise ValueError(f"no images in {path} ({ignored} other files)")
+                raise ValueError(f"no images in {path} ({not_read(0, ignored) or f'{ignored.total()} other files'})")
+            warn_not_read(path, len(found), ignored)
             return FilesSource(path, found)
         return FilesSource("", [os.fsencode(path)])
     files = [os.fspath(path) for path in paths]

@@ -6,13 +6,14 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.coco import SegmentAnythingSource, read_coco, split_of_file
-from visionzoo.data.sources.folder import list_images
+from visionzoo.data.sources.folder import list_images, warn_not_read
 from visionzoo.data.sources.label_maps import LabelMapSource
 from visionzoo.data.sources.objects import ObjectSource, ShapeObjects
 from visionzoo.data.sources.paths import must_exist, split_folders, split_of
@@ -171,13 +172,39 @@ def _plain_folder(folder: str, maps: _Maps, problems: list[tuple[str, str]]) -> 
     """``images/`` + ``masks/``, or images with a JSON each; None if it is neither."""
     if has_label_maps(folder):
         return _label_maps(os.path.join(folder, "images"), os.path.join(folder, "masks"), maps, problems)
-    found, _ = list_images(folder)
+    found, ignored = list_images(folder)
     root = os.fsencode(folder)
     paired = [n for n in found if os.path.exists(os.path.join(root, os.path.splitext(n)[0] + b".json"))]
     if not paired:
         return None
+    warn_not_read(folder, len(found), ignored)
     _note_unpaired(folder, set(found) - set(paired), "no .json beside it", problems)
     return SegmentAnythingSource(folder, paired)
+
+
+def holds_objects(path: str) -> bool:
+    """Whether a path is one that :func:`open_objects` reads, by what lies there (not ``shapes``)."""
+    if os.path.isfile(path):
+        return path.lower().endswith(".json") and _is_object(path)
+    if not os.path.isdir(path):
+        return False
+    if any(_is_object(file) for file in _instance_files(path)):
+        return True
+    return any(has_label_maps(f) or _has_pairs(f) for f in (path, *split_folders(path).values()))
+
+
+def _has_pairs(folder: str) -> bool:
+    """Whether an image has a JSON with annotations beside it, as in SA-1B; looks at a few."""
+    root, names = os.fsencode(folder), list_images(folder)[0][:20]
+    beside = [os.path.join(root, os.path.splitext(name)[0] + b".json") for name in names]
+    return any(os.path.exists(file) and b'"segmentation"' in Path(os.fsdecode(file)).read_bytes() for file in beside)
+
+
+def _is_object(file: str) -> bool:
+    """Whether a JSON file holds an object, as COCO's does, and not a list of rows. Looks at its beginning."""
+    with open(file, "rb") as opened:
+        head = opened.read(4096)
+    return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] == b"{"
 
 
 def has_label_maps(folder: str) -> bool:
@@ -186,7 +213,9 @@ def has_label_maps(folder: str) -> bool:
 
 
 def _label_maps(images: str, masks: str, read: _Maps, problems: list[tuple[str, str]]) -> ObjectSource:
-    pictures, maps = ({os.path.splitext(n)[0]: n for n in list_images(f)[0]} for f in (images, masks))
+    (images_found, ignored), (maps_found, _) = list_images(images), list_images(masks)
+    warn_not_read(images, len(images_found), ignored)
+    pictures, maps = ({os.path.splitext(n)[0]: n for n in names} for names in (images_found, maps_found))
     both = sorted(set(pictures) & set(maps))
     if not both:
         raise ValueError(

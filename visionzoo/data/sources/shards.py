@@ -110,8 +110,8 @@ def read_shards(shards: Sequence[str], *, caption_column: str | None = None) -> 
     """Samples of tar files, all as ``train``.
 
     A sample is what has one name up to the first dot. Its caption is its ``.txt``, else the ``caption`` of its
-    ``.json``. What cannot be read (a damaged header, the end of a shard that was cut off) is passed over and listed;
-    an image that cannot be decoded is a bad sample like any other.
+    ``.json``. What cannot be read (a damaged header, the end of a shard that was cut off, a link, a second image of one
+    name) is passed over and listed; an image that cannot be decoded is a bad sample like any other.
 
     Args:
         shards: paths.
@@ -184,7 +184,14 @@ def _index(path: str, caption_column: str | None) -> ShardIndex:
             stem, _, ending = base.partition(".")
             kind = "." + ending.lower().rpartition(".")[2]
             kind = "image" if kind in endings else kind
-            parts.setdefault(os.path.join(folder, stem), {}).setdefault(kind, (offset, size))
+            key = os.path.join(folder, stem)
+            members = parts.setdefault(key, {})
+            if kind in members:
+                what = "a second image" if kind == "image" else f"a second {kind}"
+                index.problems.append(
+                    (key, f"{what}, {base}, under one key (the name up to the first dot) is not read")
+                )
+            members.setdefault(kind, (offset, size))
         for key, found in parts.items():
             if "image" not in found:
                 index.problems.append((key, "no image beside " + ", ".join(sorted(found))))
@@ -213,8 +220,11 @@ def _members(file: BinaryIO, index: ShardIndex) -> Iterable[tuple[str, int, int]
             while (info := archive.next()) is not None:
                 if _has_data(file, end, info.offset):
                     index.problems.append(("", f"damaged from byte {end} to {info.offset}; what lay there is lost"))
-                if info.isreg():
+                if info.isreg() and not info.issparse():
                     yield info.name, info.offset_data, info.size
+                elif not info.isdir():
+                    what = "a link" if info.islnk() or info.issym() else "a sparse file" if info.issparse() else ""
+                    index.problems.append((info.name, f"{what or 'a device or pipe'} is not read"))
                 end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
     except (tarfile.TarError, ValueError) as error:
         if end <= size:
