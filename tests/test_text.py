@@ -54,4 +54,6 @@ def test_json_that_cannot_be_read_is_one_value_error(text: str | bytes) -> None:
 
 def test_lines_and_composed_letters() -> None:
     assert split_lines("a\r\nb\u2028c\rd\x85\ne") == ["a", "b\u2028c", "d\x85", "e"]
+    assert split_lines("a\n\nb\n") == ["a", "", "b"]
+    assert split_lines("") == []
     assert nfc("cafe\u0301") == "caf\u00e9"

@@ -75,7 +75,8 @@ def check_text(text: str, where: str) -> str:
 
 def split_lines(text: str) -> list[str]:
     """Lines as an editor shows them. ``str.splitlines`` also breaks at U+2028 and others, which captions may hold."""
-    return _LINE_END.split(text)
+    lines = _LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
 
 
 def nfc(text: str) -> str:

@@ -95,7 +95,7 @@ def read_text_files(folder: str) -> CaptionSets:
             except (OSError, ValueError) as error:
                 problems.append((where, str(error).removeprefix(f"{where} ")))
                 lines = []
-            captions, dropped = clean_captions([line for line in lines if line], where)
+            captions, dropped = clean_captions(lines, where)
             empty += dropped
         texts.append(captions)
     return CaptionSets(
