@@ -116,8 +116,8 @@ class SegmentBatch(NamedTuple):
     masks: Tensor  #: (N, H, W) bool, at the resolution of the images, none empty; objects may overlap
     image_index: Tensor  #: (N,) int64 in 0..B-1, the image in this batch that each mask belongs to; never falls
     names: tuple[str, ...]  #: N, category or caption of each object; "" where the data do not say
-    valid: Tensor  #: (B, H, W) bool, where there is image and not padding
-    sizes: Tensor  #: (B, 2) int64, (height, width) of each image as it is stored
+    valid: Tensor  #: (B, H, W) bool, where there is image: not padding, and not pixels that nobody labelled (void)
+    sizes: Tensor  #: (B, 2) int64, (height, width) of each upright image
     left_out: Tensor  #: (B, 3) int64, objects of each image that were left out, by :data:`LEFT_OUT`
     index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
     bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every sample that could not be read

@@ -83,6 +83,11 @@ def test_zeroshot_names_images(cli: Callable[..., Answer], run_folder: Path, pho
     (tmp_path / "labels.txt").write_text("cat\n\nwild dog\nhorse\n")
     again = cli("zeroshot", photos, "--labels", tmp_path / "labels.txt", "--model", run_folder, "--top", 2)
     assert again[1] == out
+    (tmp_path / "labels.txt").write_text("cat\r\n\r\nwild dog\r\nhorse\r\n", encoding="utf-16")
+    assert cli("zeroshot", photos, "--labels", tmp_path / "labels.txt", "--model", run_folder, "--top", 2)[1] == out
+    (tmp_path / "labels.txt").write_bytes("cat\nchät\n".encode("latin-1"))
+    refused = cli("zeroshot", photos, "--labels", tmp_path / "labels.txt", "--model", run_folder)
+    check_error(refused, "labels.txt line 2 is not UTF-8", "iconv")
     assert len(list((tmp_path / "cache" / "visionzoo" / "texts").iterdir())) == 1
 
 

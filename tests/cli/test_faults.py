@@ -110,3 +110,20 @@ def test_negative_numbers_as_text_are_out_of_range(labels: list[str]) -> None:
 
 def test_a_name_that_looks_negative_among_names_is_a_name() -> None:
     assert encode_labels(["-1", "cat"], None, str)[0] == ("-1", "cat")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"data:\n  path: d\xe4ta\n", "odd.yaml line 2 is not UTF-8"),
+        ("data: {path: digits}\n".encode("utf-16"), "odd.yaml is UTF-16; save it as UTF-8"),
+        (b"data: " + b"[" * 10_000, "odd.yaml is nested too deeply to be read"),
+        (b"data: {path: digits", "odd.yaml is not valid YAML"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_one_line(capsys: Any, data: bytes, message: str) -> None:
+    Path("odd.yaml").write_bytes(data)
+    assert cli.run(["classify", "fit", "--config", "odd.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -84,3 +85,69 @@ def test_real_photographs(real_data: Path, tmp_path: Path) -> None:
     report = check_data(tmp_path)
     assert report.splits["val"].formats == {"JPEG": 8}
     assert report.splits["val"].unreadable == ()
+
+
+def test_masks_are_checked_as_segmentation_reads_them(tmp_path: Path) -> None:
+    for i in range(5):
+        values = np.zeros((20, 30), np.uint8)
+        values[2:8, 3:9], values[10:16, 12:20] = 1, 2
+        for kind, image in (("images", Image.new("RGB", (30, 20), (i, i, i))), ("masks", Image.fromarray(values))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            image.save(tmp_path / kind / f"{i}.png")
+    (tmp_path / "masks/4.png").unlink()
+    Image.new("L", (20, 30)).save(tmp_path / "masks/3.png")
+    report = check_data(tmp_path)
+    assert (report.layout, report.classes) == ("images with masks", ())
+    assert report.problems == ((f"{tmp_path}/images/4.png", "no mask of the same name"),)
+    assert [reason for split in report.splits.values() for _, reason in split.unreadable] == [
+        "its mask is 20x30 pixels, the image 30x20"
+    ]
+    assert report.splits["train"].objects[2] == 2
+    text = report.to_text()
+    for part in (": images with masks", "objects: 2 / 2 / 2 in an image", "no mask of the same name", "passed over"):
+        assert part in text, part
+    assert json.loads(json.dumps(report.to_dict()))["layout"] == "images with masks"
+
+
+def test_cocos_files_are_checked_as_segmentation_reads_them(tmp_path: Path, encode) -> None:
+    corners = [[1, 1, 9, 1, 9, 8, 1, 8]]
+    record = {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 10, "width": 12} for i in range(4)],
+        "annotations": [{"id": i, "image_id": i % 3, "category_id": 1, "segmentation": corners} for i in range(5)],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    record["annotations"][4]["segmentation"] = []
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        (tmp_path / "images" / f"{i}.png").write_bytes(encode(i))
+    for name in ("mine.json", "instances_train.json"):
+        (tmp_path / name).write_text(json.dumps(record))
+    for path in (tmp_path / "mine.json", tmp_path):
+        report = check_data(path)
+        assert report.layout == "images with masks"
+        assert "1 annotations have no segmentation" in report.problems[0][1]
+        assert any("no object" in text for text in report.warnings)
+
+
+def test_captions_are_checked_as_clip_reads_them(tmp_path: Path, encode) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(encode(i))
+        (tmp_path / f"{i}.txt").write_text(f"number {i}\n")
+    (tmp_path / "3.txt").write_bytes(b"caf\xe9")
+    report = check_data(tmp_path, val_fraction=0.0)
+    assert report.layout == "images with captions"
+    assert (report.splits["train"].captions, report.splits["train"].unlabelled) == (3, 1)
+    assert "train: 1 images have no caption" in report.warnings
+    assert "line 1 is not UTF-8" in report.to_text()
+    (tmp_path / "list.csv").write_text("image,caption\n" + "".join(f"{i}.png,number {i}\n" for i in range(4)))
+    assert check_data(tmp_path / "list.csv", val_fraction=0.0).splits["train"].captions == 4
+    (tmp_path / "both.csv").write_text("image,caption,label\n" + "".join(f"{i}.png,a {i},{i % 2}\n" for i in range(4)))
+    assert check_data(tmp_path / "both.csv").classes == ("0", "1"), "labels come first"
+
+
+def test_images_alone_are_checked_as_mae_reads_them(tmp_path: Path, encode) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(encode(i))
+    report = check_data(tmp_path)
+    assert (report.layout, report.splits["train"].samples, report.warnings) == ("images", 4, ())
+    assert report.to_text().endswith("no problems found")

@@ -123,7 +123,7 @@ def test_polygons_agree_with_pycocotools() -> None:
         ({"size": [4, 5], "counts": ""}, "they fill 0"),
         ({"counts": [20]}, "neither polygons nor run lengths"),
         ("text", "neither polygons nor run lengths"),
-        ([1, 2, 3, 4, 5, 6], "must be a list of flat lists"),
+        ([1, 2, 3, 4, 5], "a polygon must be a flat list"),
         ([[1, 2, 3, 4, 5]], "a polygon must be a flat list"),
         ([[1, 2, 3, 4, 5, float("nan")]], "a polygon must be a flat list"),
         ([["a", "b", "c", "d", "e", "f"]], "a polygon must be a flat list"),
@@ -307,9 +307,15 @@ def test_label_maps_of_every_depth(tmp_path: Path) -> None:
     for name, image in (("16", wide), ("p", palette), ("l", Image.fromarray(values))):
         image.save(tmp_path / f"{name}.png")
         assert len(np.unique(open_values(str(tmp_path / f"{name}.png")))) == 4
-    paint(values).save(tmp_path / "rgb.png")
-    with pytest.raises(UnreadableImage, match="mode RGB; a label map has one channel"):
-        open_values(str(tmp_path / "rgb.png"))
+    paint(values).save(tmp_path / "grey.png")
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "whole.tif")
+    for name in ("grey.png", "whole.tif"):
+        assert len(np.unique(open_values(str(tmp_path / name)))) == 4
+    Image.merge("RGB", [Image.fromarray(v) for v in (values, values, values[::-1])]).save(tmp_path / "rgb.png")
+    Image.fromarray(values + np.float32(0.5)).save(tmp_path / "half.tif")
+    for name, message in (("rgb.png", "mode RGB with colours"), ("half.tif", "mode F with fractions")):
+        with pytest.raises(UnreadableImage, match=message):
+            open_values(str(tmp_path / name))
 
 
 def test_images_and_masks_that_do_not_pair_up(label_maps: Path, tmp_path: Path) -> None:
@@ -404,7 +410,7 @@ def test_files_that_are_not_cocos_are_named(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[]", "holds a list"),
         ('{"images": []}', "no lists of images and annotations"),
-        ('{"images": [{"id": 1}], "annotations": []}', "KeyError: 'file_name'"),
+        ('{"images": [{"id": 1}], "annotations": []}', "image 1 is not as COCO has it: it has no 'height'"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):

@@ -237,6 +237,22 @@ def test_parquet_columns_and_broken_files(tmp_path: Path, encode) -> None:
         open_splits(tmp_path / "t.parquet")
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        [[{"bytes": b"x", "path": None}]] * 2,
+        [[1, 2, 3]] * 2,
+        [7, 8],
+        [{"width": 3}] * 2,
+        [{"bytes": [1, 2]}] * 2,
+    ],
+)
+def test_parquet_columns_that_hold_no_files_say_so_at_the_start(tmp_path: Path, column: list[Any]) -> None:
+    pq.write_table(pa.table({"image": column, "label": [0, 1]}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"the column 'image' holds .*; an image is bytes of a file"):
+        open_splits(tmp_path / "t.parquet")
+
+
 # Manifests
 
 
@@ -292,7 +308,7 @@ def test_multi_label_manifests(class_tree, kind: str) -> None:
         ("m.csv", "image,kind\na.png,1\n", "no column 'label'; it has"),
         ("m.csv", "", "has no rows"),
         ("m.jsonl", '{"image": "a.png", "label": 1}\n{"image"', "line 2 is not JSON"),
-        ("m.jsonl", "[1, 2]", "line 1 is list"),
+        ("m.jsonl", "[1, 2]", "item 1 is int"),
         ("m.jsonl", '{"image": "a.png", "label": 1.5}', "line 1: label 1.5 is not"),
         ("m.jsonl", '{"image": "a.png", "label": {"a": 1}}', "line 1: label .* is not"),
         ("m.jsonl", '{"image": "a.png", "label": -3}', "line 1: label -3 is out of range"),

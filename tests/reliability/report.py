@@ -14,7 +14,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
-TESTS = ("reliability", "data/test_hostile.py", "tasks/test_micro_batch.py", "cli/test_batch_size.py")
+TESTS = (
+    "reliability",
+    "data/test_hostile.py",
+    "data/test_text_files.py",
+    "tasks/test_micro_batch.py",
+    "cli/test_batch_size.py",
+)
 BEGIN, END = "<!-- made by tests/reliability/report.py: begin -->", "<!-- end -->"
 
 

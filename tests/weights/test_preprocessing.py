@@ -57,7 +57,7 @@ def test_a_damaged_configuration_is_named_and_the_model_is_unchanged(folder):
     (folder / "config.json").write_text("{")
     model = vz.create_backbone(NANO)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"config.json is not JSON"):
         vz.load_weights(model, folder)
     assert all((model.state_dict()[k] == v).all() for k, v in before.items())
 

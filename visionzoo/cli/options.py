@@ -14,6 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from visionzoo.cli.suggest import UsageError
 from visionzoo.files import similar_names
+from visionzoo.text import decode_text
 
 #: Loggers of Lightning that a class name is enough for, and the package that each needs.
 LOGGERS = {
@@ -115,9 +116,14 @@ def _check_config(file: str, names: set[str]) -> None:
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise FileNotFoundError(f"there is no configuration file {file}{hint}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text, encoding = decode_text(path.read_bytes(), file)
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError also for a date such as 2024-99-99
         raise UsageError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise UsageError(f"{file} is nested too deeply to be read") from error
+    if not encoding.startswith("utf-8"):  # jsonargparse reads it again, and knows only this one
+        raise UsageError(f"{file} is {encoding.upper()}; save it as UTF-8")
     if values is None:
         return
     if not isinstance(values, dict):

@@ -1,11 +1,15 @@
-"""Read a whole data set once and say what is in it: ``visionzoo data check PATH``."""
+"""Read a whole data set once and say what is in it: ``visionzoo data check PATH``.
+
+What a data set is for shows in how it lies there (:func:`open_layout`), and it is checked as that task would read it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -15,8 +19,10 @@ import numpy as np
 from PIL import Image
 
 from visionzoo.data.images import ImageFacts, ImageInput, UnreadableImage, image_facts
+from visionzoo.data.layouts import Layout, OpenLayout, open_layout
 from visionzoo.data.sources.base import Source, class_counts
-from visionzoo.data.sources.open import open_splits
+from visionzoo.data.sources.captions import CaptionSource
+from visionzoo.data.sources.objects import ObjectSource, check_size
 
 #: A largest class this many times the smallest is worth a warning.
 IMBALANCE = 10.0
@@ -30,12 +36,14 @@ class SplitReport:
 
     samples: int
     counts: dict[str, int]  #: labelled images per class
-    unlabelled: int
+    unlabelled: int  #: images without a label; without a caption, or without an object, where the data have those
     width: tuple[int, int, int]  #: smallest, median, largest, in pixels; zeros if nothing was readable
     height: tuple[int, int, int]
     modes: dict[str, int]  #: PIL's modes, before conversion to RGB
     formats: dict[str, int]
     unreadable: tuple[tuple[str, str], ...]  #: (sample id, reason)
+    captions: int = 0
+    objects: tuple[int, int, int] = (0, 0, 0)  #: masks of an image: smallest, median, largest number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +51,14 @@ class DataReport:
     """What :func:`check_data` found."""
 
     path: str
+    layout: Layout
     classes: tuple[str, ...]
     multi_label: bool
     splits: dict[str, SplitReport]
     duplicates_within: tuple[tuple[str, ...], ...]  #: sample ids of equal content in one split
     duplicates_across: tuple[tuple[str, ...], ...]  #: sample ids, with their split, of equal content in several splits
     conflicting_labels: tuple[tuple[str, ...], ...]  #: sample ids of equal content under different labels
+    problems: tuple[tuple[str, str], ...]  #: (file, what is wrong with it) of what a task would pass over
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,9 +68,12 @@ class DataReport:
     def to_text(self) -> str:
         """A summary to read; long lists are cut and say so."""
         kind = "multi-label" if self.multi_label else "single-label"
-        lines = [f"{self.path}: {len(self.classes)} classes, {kind}"]
+        lines = [
+            f"{self.path}: " + (f"{len(self.classes)} classes, {kind}" if self.layout == "classes" else self.layout)
+        ]
         for name, split in self.splits.items():
             lines += ["", f"{name}: {split.samples} images", *(f"  {line}" for line in _split_lines(split))]
+        lines += _section("passed over", tuple((f"{name}: {reason}",) for name, reason in self.problems))
         lines += _section("duplicates within a split", self.duplicates_within)
         lines += _section("duplicates across splits", self.duplicates_across)
         lines += _section("equal images with different labels", self.conflicting_labels)
@@ -81,8 +94,13 @@ def _split_lines(split: SplitReport) -> Iterator[str]:
         yield f"          ... {len(counts) - 2 * _SHOWN} more classes"
         for name, n in counts[-_SHOWN:]:
             yield f"{n:8d}  {name}"
+    if split.captions:
+        yield f"{split.captions:8d}  captions"
+    if any(split.objects):
+        low, middle, high = split.objects
+        yield f"objects: {low} / {middle} / {high} in an image (smallest / median / largest)"
     if split.unlabelled:
-        yield f"{split.unlabelled:8d}  without a label"
+        yield f"{split.unlabelled:8d}  without a label" if split.counts else f"{split.unlabelled:8d}  without any"
     if split.unreadable:
         yield f"unreadable: {len(split.unreadable)}"
         for name, reason in split.unreadable[:_SHOWN]:
@@ -98,6 +116,10 @@ def _section(title: str, groups: tuple[tuple[str, ...], ...]) -> list[str]:
     return lines + ([f"  ... and {len(groups) - _SHOWN} more"] if len(groups) > _SHOWN else [])
 
 
+#: split, position, content hash, facts or the reason why there are none, number of objects
+_Read = tuple[str, int, bytes, ImageFacts | str, int]
+
+
 @dataclass
 class _Seen:
     """Facts gathered while reading one split."""
@@ -107,6 +129,7 @@ class _Seen:
     modes: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    objects: list[int] = field(default_factory=list)
 
 
 def check_data(
@@ -125,29 +148,34 @@ def check_data(
     """Decode every image of a data set, and report counts, sizes, modes, formats, unreadable files and duplicates.
 
     Args:
-        path, val_path, val_fraction, seed, image_column, label_column, root, download: as in
-            :func:`visionzoo.data.sources.open.open_splits`.
+        path: anything that ``--data.path`` of a task takes.
+        val_path, val_fraction, seed, image_column, label_column, root, download: as in
+            :func:`visionzoo.data.sources.open.open_splits`, for data with classes.
         num_threads: images decoded at a time; None for the number of cores, at most 8.
         progress: show a progress bar on standard error.
 
     Raises:
         FileNotFoundError, ValueError: for data that cannot be opened at all, as training would.
     """
-    splits = open_splits(
-        path,
-        val_path=val_path,
-        val_fraction=val_fraction,
-        seed=seed,
-        image_column=image_column,
-        label_column=label_column,
-        root=root,
-        download=download,
-    )
-    named = dict(splits.items())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        layout = open_layout(
+            os.fspath(path),
+            val_path=val_path,
+            val_fraction=val_fraction,
+            seed=seed,
+            image_column=image_column,
+            label_column=label_column,
+            root=root,
+            download=download,
+        )
+    named = layout.named
     seen = {name: _Seen() for name in named}
     same: dict[bytes, list[tuple[str, int]]] = {}
     threads = num_threads or min(os.cpu_count() or 1, 8)
-    for name, i, content, facts in _progress(_read_all(named, threads), sum(map(len, named.values())), progress):
+    for name, i, content, facts, objects in _progress(
+        _read_all(named, threads), sum(map(len, named.values())), progress
+    ):
         record = seen[name]
         if isinstance(facts, str):
             record.unreadable.append((named[name].sample_id(i), facts))
@@ -156,6 +184,7 @@ def check_data(
         record.heights.append(facts.height)
         record.modes[facts.mode] += 1
         record.formats[facts.format] += 1
+        record.objects.append(objects)
         same.setdefault(content, []).append((name, i))
 
     reports = {name: _report(source, seen[name]) for name, source in named.items()}
@@ -169,34 +198,48 @@ def check_data(
 
     return DataReport(
         path=os.fspath(path),
-        classes=splits.classes,
-        multi_label=splits.multi_label,
+        layout=layout.kind,
+        classes=layout.classes,
+        multi_label=layout.multi_label,
         splits=reports,
         duplicates_within=listed(within),
         duplicates_across=listed(across),
         conflicting_labels=listed(conflicts),
-        warnings=tuple(_warnings(reports, len(within), len(across), len(conflicts))),
+        problems=layout.problems,
+        warnings=(
+            *(str(warning.message) for warning in said),
+            *_warnings(reports, len(within), len(across), len(conflicts), layout),
+        ),
     )
 
 
-def _read_all(named: dict[str, Source], threads: int) -> Iterator[tuple[str, int, bytes, ImageFacts | str]]:
-    """(split, position, content hash, facts or the reason why there are none) of every image, in order."""
+def _read_all(named: Mapping[str, Source], threads: int) -> Iterator[_Read]:
+    """What was read of every image, in order."""
     jobs = iter([(name, i) for name, source in named.items() for i in range(len(source))])
     with ThreadPoolExecutor(threads) as pool:
         # In slices, since map() would queue a whole data set's results ahead of their reader.
         while chunk := list(islice(jobs, 64 * threads)):
             results = pool.map(lambda job: _read_one(named[job[0]], job[1]), chunk)
-            for (name, i), (content, facts) in zip(chunk, results, strict=True):
-                yield name, i, content, facts
+            for (name, i), (content, facts, objects) in zip(chunk, results, strict=True):
+                yield name, i, content, facts, objects
 
 
-def _read_one(source: Source, i: int) -> tuple[bytes, ImageFacts | str]:
+def _read_one(source: Source, i: int) -> tuple[bytes, ImageFacts | str, int]:
     try:
         raw = source.raw(i)
         facts = image_facts(raw)  # first, since it refuses pipes, which would block
-        return _content_hash(raw), facts
+        return _content_hash(raw), facts, _count_objects(source, i)
     except UnreadableImage as error:
-        return b"", error.reason
+        return b"", error.reason, 0
+
+
+def _count_objects(source: Source, i: int) -> int:
+    """Masks of a picture that are not empty; 0 for data without masks. Raises UnreadableImage as training would."""
+    if not isinstance(source, ObjectSource):
+        return 0
+    image, objects = source.pair(i)
+    check_size(image, objects)
+    return int((objects.areas > 0).sum())
 
 
 def _content_hash(raw: ImageInput) -> bytes:
@@ -226,21 +269,41 @@ def _report(source: Source, seen: _Seen) -> SplitReport:
     return SplitReport(
         samples=len(source),
         counts=dict(zip(source.classes, map(int, class_counts(source)), strict=True)),
-        unlabelled=sum(not source.has_label(i) for i in range(len(source))),
+        unlabelled=_without(source, seen),
         width=range_of(seen.widths),
         height=range_of(seen.heights),
         modes=dict(seen.modes.most_common()),
         formats=dict(seen.formats.most_common()),
         unreadable=tuple(seen.unreadable),
+        captions=sum(len(source.captions(i)) for i in range(len(source))) if isinstance(source, CaptionSource) else 0,
+        objects=range_of(seen.objects),
     )
 
 
-def _warnings(reports: dict[str, SplitReport], within: int, across: int, conflicts: int) -> Iterator[str]:
+def _without(source: Source, seen: _Seen) -> int:
+    """Images without what the task learns from."""
+    if isinstance(source, CaptionSource):
+        return sum(not source.captions(i) for i in range(len(source)))
+    if isinstance(source, ObjectSource):
+        return seen.objects.count(0)
+    return sum(not source.has_label(i) for i in range(len(source))) if source.classes else 0
+
+
+def _warnings(
+    reports: dict[str, SplitReport], within: int, across: int, conflicts: int, layout: OpenLayout
+) -> Iterator[str]:
+    if layout.problems:
+        yield f"{len(layout.problems)} files or entries are passed over"
+    if layout.left_out:
+        yield f"train: {layout.left_out} images have no object and are not trained on"
+    if layout.empty_captions:
+        yield f"{layout.empty_captions} captions have nothing written in them"
+    missing = {"images with captions": "caption", "images with masks": "object"}.get(layout.kind, "label")
     for name, split in reports.items():
         if split.unreadable:
             yield f"{name}: {len(split.unreadable)} of {split.samples} images cannot be read"
         if split.unlabelled:
-            yield f"{name}: {split.unlabelled} images have no label"
+            yield f"{name}: {split.unlabelled} images have no {missing}"
         counts = [n for n in split.counts.values() if n]
         if counts and max(counts) > IMBALANCE * min(counts):
             yield (

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
 import zlib
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -54,6 +56,8 @@ _DECODER_ERRORS = (
 )
 
 _EXIF_ORIENTATION = 0x0112
+#: From this orientation on, width and height are exchanged.
+SIDEWAYS = 5
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,6 +68,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+#: Formats in which a value comes back as another.
+_LOSSY = {"JPEG", "MPO", "HEIF", "AVIF"}
+#: What to do about images of Apple's phones.
+HEIC_HINT = "pip install 'visionzoo[heic]' reads them"
 #: Registered with PIL, but without a decoder: they can be named and not read.
 _NO_DECODER = {"BUFR", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
@@ -90,8 +98,18 @@ class ImageFacts:
 
 
 @cache
+def _load_heif() -> None:
+    """Let PIL read HEIC, which phones write, where the extra for it is installed."""
+    if find_spec("pillow_heif") is not None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+@cache
 def image_extensions() -> frozenset[str]:
     """File endings that PIL can read, in lower case with the dot."""
+    _load_heif()
     Image.init()
     registered = Image.registered_extensions().items()
     return frozenset(ext for ext, name in registered if name in Image.OPEN and name not in _NO_DECODER)
@@ -195,13 +213,39 @@ def open_values(source: ImageInput) -> np.ndarray:
     """The numbers of a label map as they are stored, (H, W) int32; of a palette image its indices.
 
     Raises:
-        UnreadableImage: as :func:`open_image`, and for an image of several channels or of fractions.
+        UnreadableImage: as :func:`open_image`; for a format that changes values, for colours, and for fractions.
     """
     with _decoded(source) as image:
+        if image.format in _LOSSY:
+            raise UnreadableImage(
+                f"{image.format} changes the values around every edge, which makes objects of them; save label maps as "
+                "PNG, from what drew them"
+            )
         image.load()
-        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        values = np.asarray(image)
+        if image.mode in ("RGB", "RGBA", "LA"):
+            greys = values[..., : len(image.mode) - ("A" in image.mode)]
+            if (greys != greys[..., :1]).any() or ("A" in image.mode and (values[..., -1] != 255).any()):
+                raise UnreadableImage(f"mode {image.mode} with colours; a label map has one channel of whole numbers")
+            values = greys[..., 0]
+        elif image.mode not in ("1", "L", "P", "F") and not image.mode.startswith("I"):
             raise UnreadableImage(f"mode {image.mode}; a label map has one channel of whole numbers")
-        return np.asarray(image).astype(np.int32)
+        numbers: np.ndarray = values.astype(np.int32)
+        if image.mode == "F" and (numbers != values).any():
+            raise UnreadableImage("mode F with fractions; a label map has whole numbers")
+        return numbers
+
+
+def orientation_of(source: ImageInput) -> int:
+    """How an image is stored, by EXIF: 1, upright, to 8. Takes and raises what :func:`open_image` does."""
+    with _decoded(source) as image:
+        return _orientation(image)
+
+
+def turn_mask(mask: np.ndarray, orientation: int) -> np.ndarray:
+    """A mask (H, W) of the pixels as they are stored, turned as :func:`open_image` turns the picture."""
+    method = _UPRIGHT.get(orientation)
+    return mask if method is None else np.asarray(Image.fromarray(mask).transpose(method))
 
 
 def image_facts(source: ImageInput) -> ImageFacts:
@@ -233,15 +277,29 @@ def _decoded(source: ImageInput) -> Iterator[Image.Image]:
             yield _from_array(source)
         elif isinstance(source, str | os.PathLike):
             with _open_regular(source) as file:
-                yield Image.open(file)
+                yield _open_known(file)
         elif isinstance(source, bytes | bytearray | memoryview):
             if len(source) == 0:
                 raise UnreadableImage("empty: zero bytes")
-            yield Image.open(io.BytesIO(source))
+            yield _open_known(io.BytesIO(source))
         elif hasattr(source, "read"):
-            yield Image.open(source)
+            yield _open_known(source)
         else:
             raise UnreadableImage(f"{type(source).__name__} is not a path, bytes, a file, an array or a PIL image")
+
+
+def _open_known(file: Any) -> Image.Image:
+    """``Image.open`` with HEIC, or what to install for it."""
+    _load_heif()
+    try:
+        return Image.open(file)
+    except Image.UnidentifiedImageError:
+        file.seek(0)
+        if re.match(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", file.read(12), re.DOTALL):
+            if find_spec("pillow_heif") is None:
+                raise UnreadableImage(f"HEIC, which PIL cannot read; {HEIC_HINT}") from None
+            raise UnreadableImage("a damaged HEIC file") from None
+        raise
 
 
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:

@@ -30,7 +30,7 @@ class SegmentDataset(SourceDataset):
         self.annotated, self.view = source, view
 
     def load(self, index: int, key: int) -> View:
-        return self.view(self.annotated.read(index), self.annotated.objects(index), key)
+        return self.view(*self.annotated.pair(index), key)
 
 
 class SegmentCollate:

@@ -33,6 +33,7 @@ class SegmentationData(VisionData):
         train_limit: int | float | None = None,
         image_root: str | None = None,
         object_name: str = "",
+        void: int | None = None,
         shapes_size: int = 128,
         masks_per_image: int = 16,
         eval_masks_per_image: int | None = None,
@@ -58,6 +59,7 @@ class SegmentationData(VisionData):
             train_limit: train on this many images (whole number) or this share of them (float). None for all.
             image_root: folder of the images of COCO files, where they do not lie beside them as COCO has it.
             object_name: what the objects of label maps are, for text prompts, such as ``nucleus``.
+            void: the value of label maps that is no object, neither learned from nor scored, such as VOC's 255.
             shapes_size: pixels per edge of ``shapes``.
             masks_per_image: most objects of an image in one training step; which of more is drawn each time.
             eval_masks_per_image: most objects of an image in evaluation, drawn once. None for all.
@@ -98,6 +100,7 @@ class SegmentationData(VisionData):
             seed=self.seed,
             image_root=image_root,
             object_name=object_name,
+            void=void,
             shapes_size=shapes_size,
         )
         train = sets.named.get("train")

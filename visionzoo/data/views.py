@@ -21,7 +21,7 @@ from torch import Tensor
 
 from visionzoo.data.augment import AugmentOptions, build_augment
 from visionzoo.data.images import UnreadableImage
-from visionzoo.data.sources.objects import Objects
+from visionzoo.data.sources.objects import Objects, check_size
 from visionzoo.data.transforms import RESAMPLING, EvalTransform, to_tensor
 from visionzoo.types import Preprocess
 
@@ -55,8 +55,8 @@ class View(NamedTuple):
     image: Tensor  #: (C, H, W) uint8
     masks: Tensor  #: (n, H, W) bool, none with fewer pixels than asked for
     names: tuple[str, ...]  #: n
-    valid: Tensor  #: (H, W) bool, where there is image and not padding
-    size: tuple[int, int]  #: (height, width) of the image as it is stored
+    valid: Tensor  #: (H, W) bool, where there is image: not padding, and not pixels that nobody labelled (void)
+    size: tuple[int, int]  #: (height, width) of the upright image
     left_out: tuple[int, int, int]  #: objects left out, see :data:`visionzoo.types.LEFT_OUT`
 
 
@@ -118,7 +118,7 @@ class EvalView:
         Raises:
             UnreadableImage: if the masks have another size than the image.
         """
-        _check_size(image, objects)
+        check_size(image, objects)
         grid = eval_grid(self.transform, image.height, image.width)
         order = _large_enough(objects, self.min_area)
         chosen: list[tuple[int, np.ndarray]] = []
@@ -139,7 +139,7 @@ class EvalView:
             image=self.transform(image),
             masks=_stack([seen for _, seen in chosen], grid.valid().shape),
             names=tuple(objects.names[k] for k, _ in chosen),
-            valid=torch.from_numpy(grid.valid()),
+            valid=torch.from_numpy(_valid(objects, grid)),
             size=objects.size,
             left_out=(small_here + small, empty, crowds),
         )
@@ -165,7 +165,7 @@ class TrainView:
         Raises:
             UnreadableImage: if the masks have another size than the image, or there is no object large enough.
         """
-        _check_size(image, objects)
+        check_size(image, objects)
         least = self.options.min_area
         large = _large_enough(objects, least)
         if not len(large):
@@ -189,18 +189,21 @@ class TrainView:
                     f"--model.image_size {better} would show the largest"
                 )
         masks = [seen for _, seen in chosen]
+        valid = _valid(objects, grid)
         if self._augment is not None:
             self._augment.set_random_state(numbers, choices)
             # Only where there is image: padding keeps its place and its colour.
             inside = _inside(grid.rows), _inside(grid.columns)
-            result = self._augment(image=pixels[inside], masks=[seen[inside].astype(np.uint8) for seen in masks])
-            for layer, changed in zip((pixels, *masks), (result["image"], *result["masks"]), strict=True):
+            result = self._augment(
+                image=pixels[inside], masks=[layer[inside].astype(np.uint8) for layer in (valid, *masks)]
+            )
+            for layer, changed in zip((pixels, valid, *masks), (result["image"], *result["masks"]), strict=True):
                 layer[inside] = changed
         return View(
             image=to_tensor(pixels, self.transform.channels),
             masks=_stack(masks, grid.valid().shape),
             names=tuple(objects.names[k] for k, _ in chosen),
-            valid=torch.from_numpy(grid.valid()),
+            valid=torch.from_numpy(valid),
             size=objects.size,
             left_out=_left_out(objects, least),
         )
@@ -310,10 +313,10 @@ def _inside(axis: np.ndarray) -> slice:
     return slice(int(shown[0]), int(shown[-1]) + 1)
 
 
-def _check_size(image: Image.Image, objects: Objects) -> None:
-    if objects.size != (image.height, image.width):
-        height, width = objects.size
-        raise UnreadableImage(f"its mask is {width}x{height} pixels, the image {image.width}x{image.height}")
+def _valid(objects: Objects, grid: Grid) -> np.ndarray:
+    """(H, W) bool, where there is image that somebody labelled."""
+    valid, void = grid.valid(), objects.void()
+    return valid if void is None else valid & ~grid.take(void)
 
 
 def _large_enough(objects: Objects, least: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.sources.base import printable
-from visionzoo.data.sources.folder import list_images
+from visionzoo.data.sources.folder import list_images, not_read, warn_not_read
 from visionzoo.facts import backbone_facts
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.stream import Output, Stream, Unreadable
@@ -295,9 +295,11 @@ def expand(images: Images) -> list[ImageInput]:
             items.append(item)
         elif os.path.isdir(item):
             folder = os.fspath(item)
-            names, _ = list_images(folder)
+            names, others = list_images(folder)
             if not names:
-                raise ValueError(f"no images in {folder}: no file in it has an ending that PIL can read")
+                hint = not_read(0, others) or "no file in it has an ending that PIL can read"
+                raise ValueError(f"no images in {folder}: {hint}")
+            warn_not_read(folder, len(names), others)
             items += [os.path.join(folder, os.fsdecode(name)) for name in names]
         elif not os.path.lexists(item):
             raise FileNotFoundError(f"there is no image or folder {os.fspath(item)}")

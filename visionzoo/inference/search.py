@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from visionzoo.data.images import open_image
 from visionzoo.data.sources.base import printable
-from visionzoo.data.sources.folder import list_images
+from visionzoo.data.sources.folder import list_images, not_read, warn_not_read
 from visionzoo.inference.classifier import Images, describe_unreadable, expand, name_of, pixels_of
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.load_clip import load_clip
@@ -132,7 +132,8 @@ class ImageSearch:
             raise FileNotFoundError(f"there is no folder {root}")
         names, others = list_images(root)
         if not names:
-            raise ValueError(f"no images in {root} ({others} other files)")
+            raise ValueError(f"no images in {root} ({not_read(0, others) or f'{others.total()} other files'})")
+        warn_not_read(root, len(names), others)
         file = self._file(root)
         old = self._read(file)
         state = [_state(root, name) for name in names]

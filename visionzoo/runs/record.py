@@ -5,7 +5,6 @@ Nothing in the record names the machine, its user or its folders beyond what the
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -21,6 +20,7 @@ import torch
 import visionzoo
 from visionzoo.files import write_json
 from visionzoo.runs.folder import RunFolder
+from visionzoo.text import parse_json
 
 SCHEMA_VERSION = 1
 PACKAGES = (
@@ -78,11 +78,10 @@ def read_record(folder: RunFolder) -> list[dict[str, Any]]:
         FileNotFoundError: if the run has no record.
         ValueError: if the file is not a record of a known schema.
     """
-    text = folder.record.read_text(encoding="utf-8")
     try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder.record} is not JSON ({error}); move it away to go on") from error
+        record = parse_json(folder.record.read_bytes(), str(folder.record))
+    except ValueError as error:
+        raise ValueError(f"{error}; move it away to go on") from error
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"{folder.record} is not a run record of schema {SCHEMA_VERSION}; move it away to go on")
     return record["sessions"]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from visionzoo.text import parse_json
 from visionzoo.types import Preprocess
 
 #: timm's crop modes under the names of :class:`Preprocess`.
@@ -122,7 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); fetch it again, or remove it") from error
+        config = parse_json(path.read_bytes(), str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; fetch it again, or remove it") from error
     return config if isinstance(config, dict) else {}

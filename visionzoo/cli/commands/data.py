@@ -15,8 +15,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     check = actions.add_parser(
         "check",
         help="read a data set and say what is in it",
-        description="Read every image of a data set and print counts per class, sizes, modes, unreadable files and "
-        "duplicates across splits.",
+        description="Read every image of a data set, with its captions or masks, as the task would that it is for, and "
+        "print counts, sizes, modes, what is unreadable or passed over, and duplicates across splits.",
     )
     check.add_argument("path", metavar="PATH", help="anything that --data.path takes")
     add_json(check)

@@ -22,6 +22,7 @@ from visionzoo.cli.commands.arguments import (
     add_weights,
 )
 from visionzoo.cli.commands.output import check_picture, check_target, emit_json
+from visionzoo.text import check_text, nfc, read_text, split_lines
 
 if TYPE_CHECKING:
     from visionzoo.inference.score import LabelledScore
@@ -168,9 +169,8 @@ def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroS
 def _labels(given: str) -> list[str]:
     """Labels as they were typed, or from a file; what is empty between two commas is for the classifier to refuse."""
     if os.path.isfile(given):
-        text = Path(given).read_text(encoding="utf-8")
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    return given.split(",")
+        return [nfc(line.strip()) for line in split_lines(read_text(given)) if line.strip()]
+    return [nfc(label) for label in check_text(given, "--labels").split(",")]
 
 
 def _templates(given: list[str] | None) -> str | list[str] | None:

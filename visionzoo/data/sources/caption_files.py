@@ -6,17 +6,19 @@ import os
 
 from visionzoo.data.sources.base import FilesSource, printable
 from visionzoo.data.sources.captions import CaptionSets, CaptionSource, PackedTexts, clean_captions
-from visionzoo.data.sources.folder import list_images
-from visionzoo.data.sources.manifest import IMAGE_COLUMNS, ManifestSource, pick_column, read_rows
-from visionzoo.data.sources.paths import SPLIT_NAMES, split_of
+from visionzoo.data.sources.folder import list_images, warn_not_read
+from visionzoo.data.sources.manifest import ManifestSource
+from visionzoo.data.sources.paths import SPLIT_NAMES, found_name, split_of
+from visionzoo.data.sources.rows import IMAGE_COLUMNS, find_column, pick_column, read_rows
+from visionzoo.text import decode_text, split_lines
 
-CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "sentence", "sentences", "description")
+CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "sentence", "sentences", "description", "comment")
 
 
 def has_caption_column(path: str) -> bool:
     """Whether the first row of a manifest has one of the usual columns of captions."""
     first = next(iter(read_rows(path)), None)
-    return first is not None and any(name in first[1] for name in CAPTION_COLUMNS)
+    return first is not None and find_column(list(first[1]), CAPTION_COLUMNS) is not None
 
 
 def read_caption_manifest(
@@ -28,37 +30,38 @@ def read_caption_manifest(
     the manifest. A ``split`` column is respected; without one everything is ``train``.
 
     Args:
-        path: a .csv, .tsv, .jsonl or .ndjson file, UTF-8.
+        path: a .csv, .tsv, .jsonl, .ndjson or .json file, UTF-8 or UTF-16.
         image_column, caption_column: column names, where they are not among the usual ones.
 
     Raises:
-        ValueError: for no rows, a missing column, a line that cannot be parsed, a caption that is not text, or an
-            unknown split.
+        ValueError: for no rows, a missing column, a row that cannot be read (see :func:`read_rows`), a caption that is
+            not text or not UTF-8, or an unknown split.
     """
     groups: dict[str, dict[str, list[str]]] = {}  # split -> file -> captions, in the order of the manifest
-    image_key = caption_key = ""
+    image_key = caption_key = split_key = ""
+    root = os.path.dirname(path)
     empty = 0
-    for line, row in read_rows(path):
+    for place, row in read_rows(path):
         if not image_key:
             columns = list(row)
             image_key = pick_column(path, columns, image_column, IMAGE_COLUMNS, "image_column")
             caption_key = pick_column(path, columns, caption_column, CAPTION_COLUMNS, "caption_column")
-        texts, dropped = clean_captions(row.get(caption_key), lambda line=line: f"{path} line {line}")  # type: ignore[misc]
+            split_key = find_column(columns, ("split",)) or "split"
+        texts, dropped = clean_captions(row.get(caption_key), f"{path} {place}")
         empty += dropped
-        value = str(row.get("split") or "").strip()
+        value = str(row.get(split_key) or "").strip()
         split = split_of(value) if value else "train"
         if split is None:
             known = ", ".join(n for names in SPLIT_NAMES.values() for n in names)
-            raise ValueError(f"{path} line {line}: cannot use the split {value!r}; known are {known}")
+            raise ValueError(f"{path} {place}: cannot use the split {value!r}; known are {known}")
         file = str(row.get(image_key) or "")
         # Rows without a file name are unreadable images each of its own.
-        groups.setdefault(split, {}).setdefault(file or f"\0{line}", []).extend(texts)
+        groups.setdefault(split, {}).setdefault(file or f"\0{place}", []).extend(texts)
     if not groups:
         raise ValueError(f"{path} has no rows")
-    root = os.path.dirname(path)
     named = {}
     for split, found in groups.items():
-        names = [b"" if file.startswith("\0") else os.fsencode(file) for file in found]
+        names = [b"" if file.startswith("\0") else found_name(root, file) for file in found]
         named[split] = CaptionSource(ManifestSource(root, names), PackedTexts(found.values()))
     return CaptionSets(named=named, empty_captions=empty)
 
@@ -71,22 +74,34 @@ def has_text_files(folder: str, tries: int = 1000) -> bool:
 
 
 def read_text_files(folder: str) -> CaptionSets:
-    """Images at any depth below a folder, each with its captions in a ``.txt`` of the same name, one per line."""
-    found, _ = list_images(folder)
+    """Images at any depth below a folder, each with its captions in a ``.txt`` of the same name, one per line.
+
+    A text that cannot be read is a problem of that image, which then has no caption.
+    """
+    found, ignored = list_images(folder)
+    warn_not_read(folder, len(found), ignored)
     root = os.fsencode(folder)
     texts: list[tuple[str, ...]] = []
+    problems: list[tuple[str, str]] = []
     empty = 0
     for name in found:
         path = _text_file(root, name)
-        lines: list[str] = []
+        captions: tuple[str, ...] = ()
         if os.path.exists(path):
-            with open(path, encoding="utf-8-sig", errors="replace") as file:
-                lines = file.read().splitlines()
-        captions, dropped = clean_captions(lines, lambda path=path: printable(os.fsdecode(path)))  # type: ignore[misc]
+            where = printable(os.fsdecode(path))
+            try:
+                with open(path, "rb") as file:
+                    lines = split_lines(decode_text(file.read(), where)[0])
+            except (OSError, ValueError) as error:
+                problems.append((where, str(error).removeprefix(f"{where} ")))
+                lines = []
+            captions, dropped = clean_captions(lines, where)
+            empty += dropped
         texts.append(captions)
-        empty += dropped
     return CaptionSets(
-        named={"train": CaptionSource(FilesSource(folder, found), PackedTexts(texts))}, empty_captions=empty
+        named={"train": CaptionSource(FilesSource(folder, found), PackedTexts(texts))},
+        empty_captions=empty,
+        problems=tuple(problems),
     )
 
 

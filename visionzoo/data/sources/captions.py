@@ -6,7 +6,7 @@ Legend: N samples, K classes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from PIL import Image
 from visionzoo.data.images import ImageInput
 from visionzoo.data.sources.base import NO_LABEL, Source, Subset
 from visionzoo.data.sources.spoken import spoken_names
+from visionzoo.text import check_text, nfc
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
@@ -146,24 +147,23 @@ class CaptionSets:
     problems: tuple[tuple[str, str], ...] = ()  #: (file, what is wrong with it) of what was passed over
 
 
-def clean_captions(found: Any, where: Callable[[], str]) -> tuple[tuple[str, ...], int]:
+def clean_captions(found: Any, where: str) -> tuple[tuple[str, ...], int]:
     """Captions as they stand in a table: one, a list of them, or nothing.
 
-    Space around and line breaks inside a caption go; other characters, ASCII or not, stay. Bytes that are not UTF-8
-    become U+FFFD.
+    Space around and line breaks inside a caption go; other characters, ASCII or not, stay, in Unicode's composed form.
 
     Returns:
         the captions, and how many were dropped since nothing was written in them.
 
     Raises:
-        ValueError: for anything else than text; ``where`` says where it stands.
+        ValueError: for anything else than text, and text that is not UTF-8; ``where`` says where it stands.
     """
     several = found if isinstance(found, list | tuple) else [] if found is None else [found]
     kept: list[str] = []
     for text in several:
         if not isinstance(text, str | None):
-            raise ValueError(f"{where()}: a caption is {type(text).__name__} {text!r:.60}; need text or a list of it")
-        words = " ".join((text or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace").split())
+            raise ValueError(f"{where}: a caption is {type(text).__name__} {text!r:.60}; need text or a list of it")
+        words = nfc(" ".join(check_text(text or "", where).split()))
         if words:
             kept.append(words)
     return tuple(kept), len(several) - len(kept)

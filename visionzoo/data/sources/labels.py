@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from visionzoo.data.sources.base import NO_LABEL
+from visionzoo.text import nfc
 
 #: A label as it is found in a table: a name, a number, nothing, or several of them.
 Label = str | int | float | None | Sequence[Any]
@@ -61,7 +62,7 @@ def _clean(value: Any, where: Callable[[int], str], i: int) -> str | int | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):
-        return value.strip() or None
+        return nfc(value.strip()) or None
     if isinstance(value, bool | np.bool_):
         return int(value)
     if isinstance(value, int | np.integer):

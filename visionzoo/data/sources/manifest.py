@@ -1,4 +1,4 @@
-"""CSV and JSONL manifests: one line per image, with its file name and its label.
+"""CSV, TSV, JSONL and JSON manifests: one row per image, with its file name and its label.
 
 The columns are named ``image`` and ``label`` (the aliases below work too); ``split`` is optional. Relative file names
 are relative to the manifest. Several labels are a list in JSONL and ``cat|dog`` in CSV.
@@ -6,10 +6,7 @@ are relative to the manifest. Several labels are a list in JSONL and ``cat|dog``
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +14,9 @@ import numpy as np
 from visionzoo.data.images import ImageInput, UnreadableImage
 from visionzoo.data.sources.base import FilesSource
 from visionzoo.data.sources.labels import encode_labels
+from visionzoo.data.sources.paths import found_name
+from visionzoo.data.sources.rows import IMAGE_COLUMNS, cell_text, find_column, pick_column, read_rows
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
-IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "image_path")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category")
 
 
@@ -43,13 +40,14 @@ def read_manifest(
     """Read a manifest into sources by the value of its ``split`` column, in lower case ("" without one).
 
     Args:
-        path: a .csv, .tsv, .jsonl or .ndjson file, UTF-8.
+        path: a .csv, .tsv, .jsonl, .ndjson or .json file, UTF-8 or UTF-16.
         names: class names that numeric labels index into.
         image_column, label_column: column names, where they are not among the usual ones.
         labelled: False reads no labels, whether there are some or not.
 
     Raises:
-        ValueError: for a missing column, a line that is not JSON, or labels out of range, with file and line.
+        ValueError: for a missing column, a row that cannot be read (see :func:`read_rows`), labels out of range, or
+            text that is not UTF-8, with file and line.
     """
     rows = list(read_rows(path))
     if not rows:
@@ -57,32 +55,20 @@ def read_manifest(
     columns = list(rows[0][1])
     image_key = pick_column(path, columns, image_column, IMAGE_COLUMNS, "image_column")
     label_key = pick_column(path, columns, label_column, LABEL_COLUMNS, "label_column") if labelled else ""
-    lines = [line for line, _ in rows]
+    split_key = find_column(columns, ("split",)) or "split"
+    places = [f"{path} {place}" for place, _ in rows]
     # Encoded before splitting, so that every split has the same classes, also where a label is rare.
-    labels = [_several(row.get(label_key)) for _, row in rows]
-    classes, targets, multi_label = encode_labels(labels, names, lambda i: f"{path} line {lines[i]}")
-    files = [os.fsencode(str(row.get(image_key) or "")) for _, row in rows]
+    labels = [_several(cell_text(row.get(label_key), where)) for where, (_, row) in zip(places, rows, strict=True)]
+    classes, targets, multi_label = encode_labels(labels, names, places.__getitem__)
+    root = os.path.dirname(path)
+    files = [found_name(root, str(row.get(image_key) or "")) for _, row in rows]
     groups: dict[str, list[int]] = {}
     for i, (_, row) in enumerate(rows):
-        groups.setdefault(str(row.get("split") or "").strip().lower(), []).append(i)
-    root = os.path.dirname(path)
+        groups.setdefault(str(row.get(split_key) or "").strip().lower(), []).append(i)
     return {
         split: ManifestSource(root, [files[i] for i in members], targets[np.array(members)], classes, multi_label)
         for split, members in groups.items()
     }
-
-
-def pick_column(path: str, columns: list[str], wanted: str | None, usual: tuple[str, ...], option: str) -> str:
-    """The column to read: the one asked for, or the first usual one that is there.
-
-    Raises:
-        ValueError: if there is none; the message lists what there is.
-    """
-    for name in (wanted,) if wanted is not None else usual:
-        if name in columns:
-            return name
-    need = repr(wanted) if wanted is not None else f"{usual[0]!r}"
-    raise ValueError(f"{path} has no column {need}; it has {columns}. Name the right one with --data.{option}")
 
 
 def _several(label: Any) -> Any:
@@ -91,27 +77,7 @@ def _several(label: Any) -> Any:
     return label
 
 
-def read_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, columns) of each row. Raises ValueError, with file and line, for what cannot be parsed."""
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        if path.lower().endswith((".csv", ".tsv")):
-            reader = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
-            try:
-                for row in reader:
-                    yield reader.line_num, row
-            except csv.Error as error:
-                raise ValueError(f"{path} line {reader.line_num}: {error}") from error
-            return
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"{path} line {number} is {type(row).__name__}; need an object such as "
-                    '{"image": "1.jpg", "label": "cat"}'
-                )
-            yield number, row
+def has_label_column(path: str) -> bool:
+    """Whether the first row of a manifest has one of the usual columns of labels."""
+    first = next(iter(read_rows(path)), None)
+    return first is not None and find_column(list(first[1]), LABEL_COLUMNS) is not None

@@ -5,14 +5,14 @@ Legend: M objects of one image, (H, W) its pixels.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from PIL import Image
 
-from visionzoo.data.images import ImageInput, UnreadableImage, open_values
-from visionzoo.data.sources.base import NO_LABEL, FilesSource, PackedPaths, Source, Subset
+from visionzoo.data.images import SIDEWAYS, ImageInput, UnreadableImage, orientation_of, turn_mask
+from visionzoo.data.sources.base import NO_LABEL, Source, Subset
 from visionzoo.data.sources.runs import fill_mask
 from visionzoo.data.sources.shapes import Drawing, ShapesSource
 
@@ -29,21 +29,9 @@ class Objects(ABC):
     def mask(self, k: int) -> np.ndarray:
         """(H, W) bool, where object ``k`` is."""
 
-
-class LabelMap(Objects):
-    """Objects that are the different values of one map; 0 is background."""
-
-    def __init__(self, values: np.ndarray, name: str = "") -> None:
-        """``values`` is (H, W) of whole numbers; ``name`` is that of every object."""
-        self.size = (values.shape[0], values.shape[1])
-        self._values = values
-        found, areas = np.unique(values, return_counts=True)
-        self._labels, self.areas = found[found != 0], areas[found != 0]
-        self.names = (name,) * len(self._labels)
-
-    def mask(self, k: int) -> np.ndarray:
-        found: np.ndarray = self._values == self._labels[k]
-        return found
+    def void(self) -> np.ndarray | None:
+        """(H, W) bool, pixels that nobody labelled, which are neither learned from nor scored; None for none."""
+        return None
 
 
 class RunObjects(Objects):
@@ -74,6 +62,29 @@ class DenseObjects(Objects):
         return found
 
 
+class TurnedObjects(Objects):
+    """Objects drawn on the pixels as the file stores them, turned as EXIF says the picture is."""
+
+    def __init__(self, objects: Objects, orientation: int) -> None:
+        self._objects, self._orientation = objects, orientation
+        self.size = (objects.size[1], objects.size[0])
+        self.areas, self.names, self.crowds = objects.areas, objects.names, objects.crowds
+
+    def mask(self, k: int) -> np.ndarray:
+        return turn_mask(self._objects.mask(k), self._orientation)
+
+    def void(self) -> np.ndarray | None:
+        void = self._objects.void()
+        return None if void is None else turn_mask(void, self._orientation)
+
+
+def check_size(image: Image.Image, objects: Objects) -> None:
+    """Raises UnreadableImage for masks of another size than their image."""
+    if objects.size != (image.height, image.width):
+        height, width = objects.size
+        raise UnreadableImage(f"its mask is {width}x{height} pixels, the image {image.width}x{image.height}")
+
+
 class ObjectSource(Source):
     """Images with objects. They have no classes of their own; objects have names."""
 
@@ -88,6 +99,18 @@ class ObjectSource(Source):
         Raises:
             UnreadableImage: with the reason.
         """
+
+    def pair(self, i: int) -> tuple[Image.Image, Objects]:
+        """The upright image ``i`` and its objects, turned with it where their size is that of the stored pixels.
+
+        Raises:
+            UnreadableImage: with the reason.
+        """
+        image, objects = self.read(i), self.objects(i)
+        turned = image.size == objects.size and image.width != image.height
+        if turned and (orientation := orientation_of(self.raw(i))) >= SIDEWAYS:
+            objects = TurnedObjects(objects, orientation)
+        return image, objects
 
     def take(self, indices: np.ndarray) -> ObjectSource:
         """Some samples, in the order of ``indices``."""
@@ -105,29 +128,6 @@ class ObjectSubset(Subset, ObjectSource):
 
     def objects(self, i: int) -> Objects:
         return self._objects_of.objects(int(self.indices[i]))
-
-
-class LabelMapSource(FilesSource, ObjectSource):
-    """Images, and label maps of the same name in another folder."""
-
-    def __init__(
-        self, root: str, names: Sequence[bytes], maps_root: str, maps: Sequence[bytes], object_name: str
-    ) -> None:
-        """
-        Args:
-            root, names: the images, see :class:`FilesSource`.
-            maps_root, maps: the maps, in the same order.
-            object_name: of every object, "" if unknown.
-        """
-        super().__init__(root, names)
-        self.maps_root, self.maps, self.object_name = maps_root, PackedPaths(maps), object_name
-        self.categories = (object_name,) if object_name else ()
-
-    def objects(self, i: int) -> Objects:
-        try:
-            return LabelMap(open_values(os.path.join(self.maps_root, self.maps[i])), self.object_name)
-        except UnreadableImage as error:
-            raise UnreadableImage(f"its mask: {error.reason}") from error
 
 
 class ShapeObjects(ObjectSource):

@@ -17,10 +17,12 @@ from visionzoo.data.sources.base import (
     forget_labels,
     with_classes,
 )
-from visionzoo.data.sources.folder import list_images, read_folder, subfolders
+from visionzoo.data.sources.folder import list_images, not_read, read_folder, subfolders, warn_not_read
 from visionzoo.data.sources.paths import SPLIT_NAMES, by_split, must_exist, split_folders, split_of
+from visionzoo.data.sources.rows import ENDINGS, is_table
 from visionzoo.data.sources.shapes import VAL_LENGTH, ShapesSource, shapes_length
 from visionzoo.data.sources.split import random_split, stratified_split
+from visionzoo.text import nfc
 
 
 class _Columns(NamedTuple):
@@ -79,7 +81,7 @@ def open_splits(
         named |= {name: Subset(whole, part) for name, part in (("train", kept), ("val", held)) if len(part)}
     elif "val" not in named and "test" in named:
         named["val"] = named["test"]
-    return _checked(str(path), named, tuple(classes) if classes is not None else None)
+    return _checked(str(path), named, tuple(map(nfc, classes)) if classes is not None else None)
 
 
 def open_images(
@@ -171,7 +173,8 @@ def open_unlabelled(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[s
         if os.path.isdir(path):
             found, ignored = list_images(path)
             if not found:
-                raise ValueError(f"no images in {path} ({ignored} other files)")
+                raise ValueError(f"no images in {path} ({not_read(0, ignored) or f'{ignored.total()} other files'})")
+            warn_not_read(path, len(found), ignored)
             return FilesSource(path, found)
         return FilesSource("", [os.fsencode(path)])
     files = [os.fspath(path) for path in paths]
@@ -199,14 +202,14 @@ def _open_any(path: str, seed: int, table: _Columns, root: str | None, download:
 
 
 def _open_file(path: str, table: _Columns) -> dict[str, Source]:
-    from visionzoo.data.sources.manifest import ENDINGS, read_manifest
+    from visionzoo.data.sources.manifest import read_manifest
     from visionzoo.data.sources.parquet import ParquetSource
 
     if path.lower().endswith(".parquet"):
         return {
             "train": ParquetSource([path], image_column=table.image, label_column=table.label, labelled=table.labelled)
         }
-    if path.lower().endswith(ENDINGS):
+    if is_table(path):
         groups = read_manifest(path, image_column=table.image, label_column=table.label, labelled=table.labelled)
         named: dict[str, Source] = {}
         for value, source in groups.items():
@@ -220,7 +223,6 @@ def _open_file(path: str, table: _Columns) -> dict[str, Source]:
 
 
 def _open_folder(path: str, table: _Columns) -> dict[str, Source]:
-    from visionzoo.data.sources.manifest import ENDINGS
     from visionzoo.data.sources.parquet import ParquetSource
 
     for folder in (path, os.path.join(path, "data")):  # the hubs put their files into data/

@@ -16,9 +16,10 @@ from visionzoo.data.sources.caption_files import (
     read_text_files,
 )
 from visionzoo.data.sources.captions import CaptionSets, CaptionSource, ClassTexts, captions_from_classes
-from visionzoo.data.sources.manifest import ENDINGS
+from visionzoo.data.sources.manifest import has_label_column
 from visionzoo.data.sources.open import open_evaluation, open_splits
 from visionzoo.data.sources.paths import by_split, must_exist, split_folders, split_of
+from visionzoo.data.sources.rows import ENDINGS, is_table
 from visionzoo.data.sources.shapes import (
     COLOURS,
     COMBINATIONS,
@@ -100,6 +101,21 @@ def open_captions(
     return CaptionSets(named=named, empty_captions=found.empty_captions, problems=found.problems)
 
 
+def holds_captions(path: str) -> bool:
+    """Whether a path has captions of its own, and no labels that classification would read."""
+    if "://" in path or shapes_length(path) is not None or path == "digits" or path.startswith("torchvision:"):
+        return False
+    tables = _manifests(path) if os.path.isdir(path) else [path] if os.path.isfile(path) and is_table(path) else []
+    if tables:
+        return has_caption_column(tables[0]) and not has_label_column(tables[0])
+    return _open_any(path, (None, None)) is not None
+
+
+def _manifests(folder: str) -> list[str]:
+    files = sorted(os.path.join(folder, n) for n in os.listdir(folder) if not n.startswith("."))
+    return [f for f in files if f.lower().endswith(ENDINGS) and split_of(os.path.basename(f))]
+
+
 def held_out_shapes(holdout: str) -> Combinations:
     """The (colour, kind) that ``holdout`` names: ``red circle, blue star``, or the rule ``diagonal``.
 
@@ -162,7 +178,7 @@ def _open_any(path: str, columns: tuple[str | None, str | None]) -> CaptionSets 
 def _open_file(path: str, columns: tuple[str | None, str | None]) -> CaptionSets | None:
     if path.lower().endswith(".tar"):
         return read_shards([path], caption_column=columns[1])
-    if path.lower().endswith(ENDINGS) and (columns[1] is not None or has_caption_column(path)):
+    if is_table(path) and (columns[1] is not None or has_caption_column(path)):
         return read_caption_manifest(path, image_column=columns[0], caption_column=columns[1])
     return None
 
@@ -171,7 +187,7 @@ def _open_folder(path: str, columns: tuple[str | None, str | None]) -> CaptionSe
     files = sorted(os.path.join(path, n) for n in os.listdir(path) if not n.startswith("."))
     if shards := [f for f in files if f.lower().endswith(".tar")]:
         return _merge({s: read_shards(part, caption_column=columns[1]) for s, part in by_split(path, shards).items()})
-    if manifests := [f for f in files if f.lower().endswith(ENDINGS) and split_of(os.path.basename(f))]:
+    if manifests := _manifests(path):
         parts: dict[str, CaptionSets] = {}
         for split, several in by_split(path, manifests).items():
             if len(several) > 1:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.coco import SegmentAnythingSource, read_coco, split_of_file
-from visionzoo.data.sources.folder import list_images
-from visionzoo.data.sources.objects import LabelMapSource, ObjectSource, ShapeObjects
+from visionzoo.data.sources.folder import list_images, warn_not_read
+from visionzoo.data.sources.label_maps import LabelMapSource
+from visionzoo.data.sources.objects import ObjectSource, ShapeObjects
 from visionzoo.data.sources.paths import must_exist, split_folders, split_of
 from visionzoo.data.sources.shapes import VAL_LENGTH, ShapesSource, shapes_length
 from visionzoo.data.sources.split import with_validation
@@ -39,6 +43,7 @@ def open_objects(
     seed: int = 0,
     image_root: str | None = None,
     object_name: str = "",
+    void: int | None = None,
     shapes_size: int = 128,
 ) -> ObjectSets:
     """Open images with masks, whatever they are. Annotations of COCO are read, others and images are not.
@@ -53,14 +58,19 @@ def open_objects(
         seed: of the hold-out, and of ``shapes``.
         image_root: folder of the images of a COCO file, where it is not where COCO has it.
         object_name: what the objects of label maps are.
+        void: the value of label maps that is no object and not scored, such as VOC's 255.
         shapes_size: pixels per edge of ``shapes``.
 
     Raises:
         FileNotFoundError: for a missing path, or images that are not there.
-        ValueError: for a path that holds none of these.
+        ValueError: for a path that holds none of these, masks that cannot be used, or a void value for data that have
+            none.
     """
+    if void is not None and not 0 < void < 2**31:
+        raise ValueError(f"void={void} must be a value of the label maps above 0, such as 255")
     length = shapes_length(path)
     if length is not None:
+        _look_at_maps({}, path, void)
         return ObjectSets(
             named={
                 "train": _shapes(length, seed, 0, shapes_size),
@@ -68,19 +78,38 @@ def open_objects(
             }
         )
     problems: list[tuple[str, str]] = []
-    named = _open_any(path, image_root, object_name, problems)
+    maps = _Maps(object_name, void)
+    named = _open_any(path, image_root, maps, problems)
     if val_path is not None:
-        other = _open_any(val_path, image_root, object_name, problems)
+        other = _open_any(val_path, image_root, maps, problems)
         named["val"] = other.get("val") or other.get("test") or other["train"]
+    _look_at_maps(named, path, void)
     named = with_validation(named, val_fraction, seed, default=DEFAULT_FRACTION)
     train, left_out = named.get("train"), 0
     if train is not None and train.object_counts is not None:
         having = np.flatnonzero(train.object_counts)
         left_out = len(train) - len(having)
         if not len(having):
-            raise ValueError(f"{path}: none of the {len(train)} training images has an object")
+            listed = "".join(f"; {reason}" for _, reason in problems[:3])
+            raise ValueError(f"{path}: none of the {len(train)} training images has an object{listed}")
         named = {**named, "train": train.take(having)} if left_out else named
     return ObjectSets(named=named, problems=tuple(problems), without_objects=left_out)
+
+
+class _Maps(NamedTuple):
+    """How label maps are read."""
+
+    object_name: str
+    void: int | None
+
+
+def _look_at_maps(named: dict[str, ObjectSource], path: str, void: int | None) -> None:
+    """Warn of what is odd in label maps, once for each kind of oddity."""
+    maps = [source for source in named.values() if isinstance(source, LabelMapSource)]
+    if void is not None and not maps:
+        raise ValueError(f"void={void} is for label maps (images/ and masks/), and {path} has none")
+    for text in dict.fromkeys(text for source in maps for text in source.look()):
+        warnings.warn(f"{path}: {text}", stacklevel=3)
 
 
 def _shapes(length: int, seed: int, start: int, size: int) -> ObjectSource:
@@ -88,18 +117,18 @@ def _shapes(length: int, seed: int, start: int, size: int) -> ObjectSource:
 
 
 def _open_any(
-    path: str, image_root: str | None, object_name: str, problems: list[tuple[str, str]]
+    path: str, image_root: str | None, maps: _Maps, problems: list[tuple[str, str]]
 ) -> dict[str, ObjectSource]:
     must_exist(path)
     if os.path.isdir(path):
-        return _open_folder(path, image_root, object_name, problems)
+        return _open_folder(path, image_root, maps, problems)
     if path.lower().endswith(".json"):
         return {"train": _coco(path, image_root, problems)}
     raise ValueError(f"{path} is not a set of masks; a file can be COCO's instance .json")
 
 
 def _open_folder(
-    path: str, image_root: str | None, object_name: str, problems: list[tuple[str, str]]
+    path: str, image_root: str | None, maps: _Maps, problems: list[tuple[str, str]]
 ) -> dict[str, ObjectSource]:
     if files := _instance_files(path):
         named: dict[str, ObjectSource] = {}
@@ -111,7 +140,7 @@ def _open_folder(
         return named
     below = split_folders(path)
     for folders in (below, {"train": path}):
-        found = {split: source for split, f in folders.items() if (source := _plain_folder(f, object_name, problems))}
+        found = {split: source for split, f in folders.items() if (source := _plain_folder(f, maps, problems))}
         if found:
             return found
     raise ValueError(
@@ -135,27 +164,58 @@ def _instance_files(path: str) -> list[str]:
 
 def _coco(path: str, image_root: str | None, problems: list[tuple[str, str]]) -> ObjectSource:
     source = read_coco(path, image_root)
-    if source.orphans:
-        problems.append((path, f"{source.orphans} annotations are of images that it does not list"))
+    problems += [(path, text) for text in source.problems]
     return source
 
 
-def _plain_folder(folder: str, object_name: str, problems: list[tuple[str, str]]) -> ObjectSource | None:
+def _plain_folder(folder: str, maps: _Maps, problems: list[tuple[str, str]]) -> ObjectSource | None:
     """``images/`` + ``masks/``, or images with a JSON each; None if it is neither."""
-    images, masks = os.path.join(folder, "images"), os.path.join(folder, "masks")
-    if os.path.isdir(images) and os.path.isdir(masks):
-        return _label_maps(images, masks, object_name, problems)
-    found, _ = list_images(folder)
+    if has_label_maps(folder):
+        return _label_maps(os.path.join(folder, "images"), os.path.join(folder, "masks"), maps, problems)
+    found, ignored = list_images(folder)
     root = os.fsencode(folder)
     paired = [n for n in found if os.path.exists(os.path.join(root, os.path.splitext(n)[0] + b".json"))]
     if not paired:
         return None
+    warn_not_read(folder, len(found), ignored)
     _note_unpaired(folder, set(found) - set(paired), "no .json beside it", problems)
     return SegmentAnythingSource(folder, paired)
 
 
-def _label_maps(images: str, masks: str, object_name: str, problems: list[tuple[str, str]]) -> ObjectSource:
-    pictures, maps = ({os.path.splitext(n)[0]: n for n in list_images(f)[0]} for f in (images, masks))
+def holds_objects(path: str) -> bool:
+    """Whether a path is one that :func:`open_objects` reads, by what lies there (not ``shapes``)."""
+    if os.path.isfile(path):
+        return path.lower().endswith(".json") and _is_object(path)
+    if not os.path.isdir(path):
+        return False
+    if any(_is_object(file) for file in _instance_files(path)):
+        return True
+    return any(has_label_maps(f) or _has_pairs(f) for f in (path, *split_folders(path).values()))
+
+
+def _has_pairs(folder: str) -> bool:
+    """Whether an image has a JSON with annotations beside it, as in SA-1B; looks at a few."""
+    root, names = os.fsencode(folder), list_images(folder)[0][:20]
+    beside = [os.path.join(root, os.path.splitext(name)[0] + b".json") for name in names]
+    return any(os.path.exists(file) and b'"segmentation"' in Path(os.fsdecode(file)).read_bytes() for file in beside)
+
+
+def _is_object(file: str) -> bool:
+    """Whether a JSON file holds an object, as COCO's does, and not a list of rows. Looks at its beginning."""
+    with open(file, "rb") as opened:
+        head = opened.read(4096)
+    return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] == b"{"
+
+
+def has_label_maps(folder: str) -> bool:
+    """Whether a folder has ``images/`` and ``masks/`` in it."""
+    return all(os.path.isdir(os.path.join(folder, name)) for name in ("images", "masks"))
+
+
+def _label_maps(images: str, masks: str, read: _Maps, problems: list[tuple[str, str]]) -> ObjectSource:
+    (images_found, ignored), (maps_found, _) = list_images(images), list_images(masks)
+    warn_not_read(images, len(images_found), ignored)
+    pictures, maps = ({os.path.splitext(n)[0]: n for n in names} for names in (images_found, maps_found))
     both = sorted(set(pictures) & set(maps))
     if not both:
         raise ValueError(
@@ -164,7 +224,7 @@ def _label_maps(images: str, masks: str, object_name: str, problems: list[tuple[
         )
     _note_unpaired(images, {pictures[k] for k in set(pictures) - set(maps)}, "no mask of the same name", problems)
     _note_unpaired(masks, {maps[k] for k in set(maps) - set(pictures)}, "no image of the same name", problems)
-    return LabelMapSource(images, [pictures[k] for k in both], masks, [maps[k] for k in both], object_name)
+    return LabelMapSource(images, [pictures[k] for k in both], masks, [maps[k] for k in both], *read)
 
 
 def _note_unpaired(

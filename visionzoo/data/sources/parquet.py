@@ -5,7 +5,6 @@ Class names come from the schema's ``huggingface`` metadata when they are there.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from bisect import bisect_right
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from visionzoo.data.images import ImageInput, UnreadableImage
 from visionzoo.data.sources.base import NO_LABEL, Source, printable
 from visionzoo.data.sources.labels import encode_labels
-from visionzoo.data.sources.manifest import pick_column
+from visionzoo.data.sources.rows import pick_column
+from visionzoo.text import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +58,9 @@ class ParquetSource(Source):
         opened = [_open(path) for path in self.files]
         schema = opened[0].schema_arrow
         self.image_column = _image_column(self.files[0], schema, image_column)
+        for path, parquet in zip(self.files, opened, strict=True):
+            pick_column(path, parquet.schema_arrow.names, self.image_column, (), "image_column")
+            _check_images(path, self.image_column, parquet.schema_arrow.field(self.image_column).type)
         label_key, schema_names = _label_column(self.files[0], schema, label_column) if labelled else ("", None)
         labels: list[Any] = []
         groups: list[tuple[int, int]] = []
@@ -65,7 +68,6 @@ class ParquetSource(Source):
         self._file_starts: list[int] = []
         total = image_bytes = 0
         for f, (path, parquet) in enumerate(zip(self.files, opened, strict=True)):
-            pick_column(path, parquet.schema_arrow.names, self.image_column, (), "image_column")
             self._file_starts.append(total)
             if labelled:
                 pick_column(path, parquet.schema_arrow.names, label_key, (), "label_column")
@@ -139,7 +141,7 @@ class ParquetSource(Source):
         for value in (fields.get("bytes"), fields.get("path")):
             if value is None or not value.is_valid:
                 continue
-            if not isinstance(value, pa.StringScalar | pa.LargeStringScalar):
+            if not isinstance(value, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar):
                 return memoryview(value.as_buffer()).cast("B")
             return os.path.join(os.path.dirname(self.files[self._groups[group][0]]), value.as_py())
         raise UnreadableImage("the image cell is null")
@@ -177,7 +179,7 @@ def _one_line(error: Exception) -> str:
 def _features(schema: pa.Schema) -> dict[str, Any]:
     """The hub's description of the columns, or nothing."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"], "the schema")["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
     return features if isinstance(features, dict) else {}
@@ -186,6 +188,29 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 def _image_column(path: str, schema: pa.Schema, wanted: str | None) -> str:
     named = [n for n, f in _features(schema).items() if isinstance(f, dict) and f.get("_type") == "Image"]
     return pick_column(path, schema.names, wanted, (*IMAGE_COLUMNS, *named), "image_column")
+
+
+def _check_images(path: str, column: str, kind: pa.DataType) -> None:
+    """Raises ValueError for a column that holds no images as files have them."""
+    import pyarrow as pa
+
+    inside = (
+        {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)} if pa.types.is_struct(kind) else {}
+    )
+    kinds = [inside[name] for name in ("bytes", "path") if name in inside] if inside else [kind]
+    if not kinds or any(pa.types.is_nested(k) or not _is_bytes_or_text(k) for k in kinds):
+        raise ValueError(
+            f"{path}: the column {column!r} holds {str(kind)[:80]}; an image is bytes of a file (PNG, JPEG), a path, "
+            "or both as {bytes, path}. Take lists apart into rows, and save pixels as PNG"
+        )
+
+
+def _is_bytes_or_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    tests = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary, types.is_string)
+    return any(test(kind) for test in (*tests, types.is_large_string, types.is_string_view, types.is_null))
 
 
 def _label_column(path: str, schema: pa.Schema, wanted: str | None) -> tuple[str, tuple[str, ...] | None]:

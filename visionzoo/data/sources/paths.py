@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 
 from visionzoo.files import similar_names
 
@@ -26,6 +27,39 @@ def must_exist(path: str) -> None:
         f"did you mean {' or '.join(os.path.join(parent, n) for n in near)}?" if near else f"{parent} has no {name!r}"
     )
     raise FileNotFoundError(f"no such file or folder: {path}; {hint} (built-in sets: digits, shapes)")
+
+
+def found_name(root: str, name: str) -> bytes:
+    """A file name as a table has it, as the file below ``root`` is called.
+
+    Names from Windows have backslashes, those from macOS decomposed letters, those from a spreadsheet a space around.
+    Only such names are looked for, and one that is not found in any spelling stays as it is.
+
+    Raises:
+        ValueError: for a name that no file system can hold.
+    """
+    plain = name.strip()
+    if name.isascii() and plain == name and "\\" not in name:
+        return os.fsencode(name)
+    try:
+        for spelling in (name, plain, plain.replace("\\", "/")):
+            if (found := _respelled(root, spelling)) is not None:
+                return os.fsencode(found)
+        return os.fsencode(name)
+    except ValueError as error:  # a zero byte, or half of a character
+        raise ValueError(f"{name!a} cannot be the name of a file: {error}") from error
+
+
+def _respelled(root: str, name: str) -> str | None:
+    """``name`` with each part in the form of Unicode that the file system has it in; None where it has none."""
+    found = ""
+    for part in name.split("/"):
+        forms = [part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
+        there = next((p for p in forms if os.path.lexists(os.path.join(root, f"{found}{p}"))), None)
+        if there is None and part:
+            return None
+        found += f"{there or ''}/"
+    return found.removesuffix("/")
 
 
 def split_of(name: str) -> str | None:

@@ -21,19 +21,26 @@ from visionzoo.data.images import UnreadableImage
 MOST_PIXELS = 2**28
 
 
+#: Corners of one object. The most in COCO are some 6,000; each takes memory whatever it draws.
+MOST_CORNERS = 100_000
+#: Pixels along the outlines of one object: cocoapi walks them in fifths of a pixel, at some 100 bytes a pixel.
+LONGEST_OUTLINE = 2_000_000
+
+
 def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Counts of any form of COCO's ``segmentation``.
 
     Args:
         segmentation: ``{"size": [H, W], "counts": text or list}``, or a list of polygons ``[x1, y1, x2, y2, ...]`` in
-            pixels, which are united. Polygons of fewer than three corners cover nothing.
+            pixels, which are united (or one polygon by itself). Polygons of fewer than three corners cover nothing.
         height, width: of the image.
 
     Returns:
         (R,) int64, run lengths that sum to height * width.
 
     Raises:
-        UnreadableImage: for anything else, another size, or counts that do not fill the mask.
+        UnreadableImage: for anything else, another size, counts that do not fill the mask, or polygons of more than
+            :data:`MOST_CORNERS` corners or :data:`LONGEST_OUTLINE` pixels of outline.
     """
     if min(height, width) < 1 or height * width > MOST_PIXELS:
         raise UnreadableImage(f"a mask of {height} x {width} pixels; need at least 1 x 1 and at most {MOST_PIXELS:,}")
@@ -88,9 +95,7 @@ def _whole_numbers(counts: Any) -> np.ndarray:
 def _polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
     corners: list[list[float]] = []
     if polygons and all(isinstance(x, int | float) for x in polygons):
-        raise UnreadableImage(
-            "its segmentation is one flat list, and must be a list of flat lists: [[x1, y1, x2, y2, ...], ...]"
-        )
+        polygons = [polygons]  # one polygon without the list around it, which can mean nothing else
     for polygon in polygons:
         try:
             points = np.asarray(polygon, dtype=np.float64)
@@ -102,6 +107,7 @@ def _polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
             # Far outside, a corner only costs memory: edges are walked pixel by pixel.
             limit = np.array([width, height] * (len(points) // 2))
             corners.append(np.clip(points, -limit, 2 * limit).tolist())
+    _refuse_endless(corners)
     if not corners:
         return np.array([height * width], dtype=np.int64)
     try:
@@ -111,3 +117,19 @@ def _polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
 
     merged = coco.merge(coco.frPyObjects(corners, height, width))
     return _decompress(merged["counts"])
+
+
+def _refuse_endless(polygons: list[list[float]]) -> None:
+    """Raises UnreadableImage before a polygon takes gigabytes."""
+    corners = sum(len(polygon) // 2 for polygon in polygons)
+    outline = 0.0
+    if corners <= MOST_CORNERS:
+        for polygon in polygons:
+            points = np.array(polygon).reshape(-1, 2)
+            outline += np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum()
+    if corners > MOST_CORNERS or outline > LONGEST_OUTLINE:
+        drawn = f"{corners:,} corners" if corners > MOST_CORNERS else f"an outline of {outline:,.0f} pixels"
+        raise UnreadableImage(
+            f"a polygon has {drawn}; the most are {MOST_CORNERS:,} corners and {LONGEST_OUTLINE:,} pixels (write "
+            "such a mask as run lengths)"
+        )

@@ -18,7 +18,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -27,9 +27,10 @@ from visionzoo.data.sources.base import NO_LABEL, PackedPaths, Source, printable
 from visionzoo.data.sources.captions import CaptionSets, CaptionSource, PackedTexts, clean_captions
 from visionzoo.data.sources.paths import cache_folder, must_exist
 from visionzoo.files import write_text
+from visionzoo.text import decode_text, parse_json
 
 #: Part of the name of a cached index: counts up when what is indexed changes.
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 _BLOCK = tarfile.BLOCKSIZE
 _JSON_CAPTIONS = ("caption", "captions", "text")
 
@@ -109,8 +110,8 @@ def read_shards(shards: Sequence[str], *, caption_column: str | None = None) -> 
     """Samples of tar files, all as ``train``.
 
     A sample is what has one name up to the first dot. Its caption is its ``.txt``, else the ``caption`` of its
-    ``.json``. What cannot be read (a damaged header, the end of a shard that was cut off) is passed over and listed;
-    an image that cannot be decoded is a bad sample like any other.
+    ``.json``. What cannot be read (a damaged header, the end of a shard that was cut off, a link, a second image of one
+    name) is passed over and listed; an image that cannot be decoded is a bad sample like any other.
 
     Args:
         shards: paths.
@@ -183,12 +184,23 @@ def _index(path: str, caption_column: str | None) -> ShardIndex:
             stem, _, ending = base.partition(".")
             kind = "." + ending.lower().rpartition(".")[2]
             kind = "image" if kind in endings else kind
-            parts.setdefault(os.path.join(folder, stem), {}).setdefault(kind, (offset, size))
+            key = os.path.join(folder, stem)
+            members = parts.setdefault(key, {})
+            if kind in members:
+                what = "a second image" if kind == "image" else f"a second {kind}"
+                index.problems.append(
+                    (key, f"{what}, {base}, under one key (the name up to the first dot) is not read")
+                )
+            members.setdefault(kind, (offset, size))
         for key, found in parts.items():
             if "image" not in found:
                 index.problems.append((key, "no image beside " + ", ".join(sorted(found))))
                 continue
-            captions, dropped = _captions(file, found, caption_column, f"{path}:{key}")
+            try:
+                captions, dropped = _captions(file, found, caption_column, "its caption")
+            except ValueError as error:
+                captions, dropped = (), 0
+                index.problems.append((key, str(error)))
             index.keys.append(key)
             index.offsets.append(found["image"][0])
             index.sizes.append(found["image"][1])
@@ -208,8 +220,11 @@ def _members(file: BinaryIO, index: ShardIndex) -> Iterable[tuple[str, int, int]
             while (info := archive.next()) is not None:
                 if _has_data(file, end, info.offset):
                     index.problems.append(("", f"damaged from byte {end} to {info.offset}; what lay there is lost"))
-                if info.isreg():
+                if info.isreg() and not info.issparse():
                     yield info.name, info.offset_data, info.size
+                elif not info.isdir():
+                    what = "a link" if info.islnk() or info.issym() else "a sparse file" if info.issparse() else ""
+                    index.problems.append((info.name, f"{what or 'a device or pipe'} is not read"))
                 end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
     except (tarfile.TarError, ValueError) as error:
         if end <= size:
@@ -233,16 +248,14 @@ def _has_data(file: BinaryIO, start: int, stop: int) -> bool:
 def _captions(
     file: BinaryIO, found: dict[str, tuple[int, int]], caption_column: str | None, where: str
 ) -> tuple[tuple[str, ...], int]:
+    """The captions of a sample, and how many were empty. Raises ValueError for text or JSON that cannot be read."""
     if ".txt" in found and caption_column is None:
         data = _member(file, *found[".txt"]) or b""
-        return clean_captions(data.decode("utf-8-sig", "replace"), lambda: where)
+        return clean_captions(decode_text(data, where)[0], where)
     if ".json" not in found:
         return (), 0
-    try:
-        record: Any = json.loads(_member(file, *found[".json"]) or b"{}")
-    except ValueError:  # not JSON, or not UTF-8: an image without a caption
-        return (), 0
+    record = parse_json(_member(file, *found[".json"]) or b"{}", where)
     record = record if isinstance(record, dict) else {}
     columns = _JSON_CAPTIONS if caption_column is None else (caption_column,)
     value = next((record[c] for c in columns if c in record), None)
-    return clean_captions(value if isinstance(value, str | list) else None, lambda: where)
+    return clean_captions(value if isinstance(value, str | list) else None, where)
