@@ -36,6 +36,7 @@ OPENAI_CLIP_ON_HUB = {
     "ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
     "ViT-L-14-336px": "timm/vit_large_patch14_clip_336.openai",
 }
+_PLAIN_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: What the readers below raise for files that are damaged or something else.
 _DAMAGE: tuple[type[Exception], ...] = (
     SafetensorError,
@@ -121,7 +122,18 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
         state, steps = unwrap(raw)
     except ValueError as error:
         raise ValueError(f"{path} holds no weights: {error}") from None
+    if unread := {k: f"{t.dtype}, {t.layout}" for k, t in state.items() if not _is_plain(t)}:
+        raise ValueError(
+            f"{path} holds tensors that are not plain numbers ({', '.join(sorted(set(unread.values())))}), such as "
+            f"{next(iter(unread))}; convert them, with the scales that go with them, to float32, float16 or bfloat16"
+        )
     return state, metadata | ({"unwrapped": " > ".join(steps)} if steps else {})
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is made of numbers that can be copied and compared: not float8, quantized, sparse or empty."""
+    known = tensor.dtype in _PLAIN_FLOATS or not tensor.dtype.is_floating_point
+    return known and not tensor.is_quantized and not tensor.is_meta and tensor.layout == torch.strided
 
 
 def shard_names(index: Path) -> list[str]:

@@ -145,7 +145,7 @@ class FolderTokenizer(Tokenizer):
                 f"the tokenizer in {folder} needs transformers: pip install 'visionzoo[transformers]'"
             ) from error
         try:
-            self._peer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            self._peer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, ImportError) as error:
             first = (str(error).strip().splitlines() or [""])[0][:200]
             raise ValueError(f"{folder} holds no tokenizer that transformers can open: {first}") from error
