@@ -191,7 +191,7 @@ def test_the_preprocessing_beside_foreign_weights(tmp_path: Path) -> None:
         ("segment", ["masks", "a.png", "--point", "3,3", "--model", "RUN"]),
         ("mae", ["reconstruct", "a.png", "--model", "RUN"]),
         ("classify", ["attention", "a.png", "--model", "RUN"]),
-        ("classify", ["embed", ".", "--model", "RUN", "--out", "a.parquet"]),
+        ("classify", ["embed", ".", "--no-labels", "--model", "RUN", "--out", "a.parquet"]),
     ],
 )
 def test_commands_say_it_in_one_line(
