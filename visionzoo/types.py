@@ -1,12 +1,15 @@
-"""The types that every layer shares. This module imports nothing from visionzoo.
+"""The types that every layer shares.
 
 Legend: B batch, N patch tokens (or masks), T texts, P prefix tokens, D width, (h, w) token grid, (H, W) pixels.
 """
 
 from __future__ import annotations
 
+import typing
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from visionzoo.plain import check_types
 
 if TYPE_CHECKING:  # the commands that only look names up do without torch
     from torch import Tensor
@@ -23,6 +26,8 @@ CAPABILITIES: dict[str, str] = {
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 RESIZE_MODES = ("shortest", "longest", "squash")
 PAD_ANCHORS = ("center", "top_left")
+#: Pixels have at most 32 bits, and statistics are about theirs.
+_MOST_SCALE = 2.0**32
 
 
 class Features(NamedTuple):
@@ -147,6 +152,7 @@ class Preprocess:
     pad_value: int | tuple[int, ...] = 0  #: in 0..255; one number, or one per channel as timm pads with the mean colour
 
     def __post_init__(self) -> None:
+        check_types(vars(self), typing.get_type_hints(type(self)), "Preprocess.")
         for name, allowed in (
             ("interpolation", INTERPOLATIONS),
             ("resize_mode", RESIZE_MODES),
@@ -157,8 +163,19 @@ class Preprocess:
                 raise ValueError(f"Preprocess.{name}={value!r} is unknown; use one of {', '.join(allowed)}")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"Preprocess.image_size={self.image_size} must be (height, width), both at least 1")
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise ValueError(f"Preprocess.mean={self.mean} and std={self.std} need one value per channel, std above 0")
+        if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0 or self.value_scale <= 0:
+            raise ValueError(
+                f"Preprocess.mean={self.mean} and std={self.std} need one value per channel, "
+                f"std and value_scale={self.value_scale} above 0"
+            )
+        if max(map(abs, (*self.mean, *self.std, self.value_scale))) > _MOST_SCALE:
+            raise ValueError(
+                f"Preprocess.mean={self.mean}, std={self.std}, value_scale={self.value_scale}: none can be above "
+                f"{_MOST_SCALE:g}"
+            )
+        pad = self.pad_value if isinstance(self.pad_value, tuple) else (self.pad_value,)
+        if len(pad) not in (1, len(self.mean)) or not all(0 <= p <= 255 for p in pad):
+            raise ValueError(f"Preprocess.pad_value={self.pad_value} must be in 0..255, one number or one per channel")
         if not 0 < self.crop_pct <= 2:
             raise ValueError(f"Preprocess.crop_pct={self.crop_pct} must be in (0, 2]")
 
@@ -171,11 +188,13 @@ class Preprocess:
         """The inverse of :meth:`to_dict`.
 
         Raises:
-            ValueError: for a key that is not a field.
+            ValueError: for a key that is not a field, none for ``image_size``, or a value that does not fit.
         """
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown preprocess keys {unknown}; known are {sorted(known)}")
+        if "image_size" not in values:
+            raise ValueError("the preprocessing lacks image_size")
         fitted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fitted)
 

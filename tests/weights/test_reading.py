@@ -198,3 +198,20 @@ def test_wrappers_are_taken_off(wrapped: dict[str, Any], steps: list[str]) -> No
     state, taken = unwrap(wrapped)
     assert same(state)
     assert taken == steps
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_numbers_that_need_scales_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    safetensors.torch.save_file(
+        {"a.weight": torch.ones(2, 2).to(dtype), "b": torch.ones(2)}, tmp_path / "w.safetensors"
+    )
+    with pytest.raises(
+        ValueError, match=r"w\.safetensors holds tensors that are not plain numbers \(torch\.float8.*a\.weight"
+    ):
+        read_state_dict(tmp_path / "w.safetensors")
+
+
+def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.eye(4).to_sparse()}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"not plain numbers .*sparse|was not loaded"):
+        read_state_dict(tmp_path / "w.pth")

@@ -7,6 +7,7 @@ The result is always an upright RGB image of 8 bits per channel. What is lost on
 * depth: 16-bit greys are divided by 257, so that the same value has the same brightness in every image;
 * motion: of an animated or multi-page file the first frame is taken.
 
+A file of more than 512 MiB is refused before it is read; ``VISIONZOO_MAX_IMAGE_BYTES`` says another limit.
 PIL's global settings (``MAX_IMAGE_PIXELS``, ``LOAD_TRUNCATED_IMAGES``) are respected and never changed.
 """
 
@@ -29,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 from visionzoo.data.jpeg import is_plain, top_rows
+from visionzoo.limits import IMAGE_FILE
 
 #: Everything :func:`open_image` takes.
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | Image.Image
@@ -281,6 +283,7 @@ def _decoded(source: ImageInput) -> Iterator[Image.Image]:
         elif isinstance(source, bytes | bytearray | memoryview):
             if len(source) == 0:
                 raise UnreadableImage("empty: zero bytes")
+            check_size(len(source))
             yield _open_known(io.BytesIO(source))
         elif hasattr(source, "read"):
             yield _open_known(source)
@@ -309,7 +312,14 @@ def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise UnreadableImage("a folder, not an image" if stat.S_ISDIR(file_stat.st_mode) else "not a regular file")
     if file_stat.st_size == 0:
         raise UnreadableImage("empty: zero bytes")
+    check_size(file_stat.st_size)
     return open(path, "rb")
+
+
+def check_size(size: int) -> None:
+    """Raises UnreadableImage where ``size`` bytes are more than an image may have."""
+    if (why := IMAGE_FILE.exceeded(size)) is not None:
+        raise UnreadableImage(why)
 
 
 def _reason(error: BaseException) -> str:

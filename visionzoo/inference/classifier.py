@@ -102,12 +102,13 @@ class ImageLabeller:
         items = expand(images)
         predictions: list[Prediction | None] = [None] * len(items)
         unreadable: list[Unreadable] = []
-        for output in self._run(self._scores, items, batch_size, on_error):
+        labels, scores = self._scorer()
+        for output in self._run(scores, items, batch_size, on_error):
             unreadable += output.unreadable
             if output.positions:
-                values, classes = output.values.topk(min(top_k, len(self.labels)))
+                values, classes = output.values.topk(min(top_k, len(labels)))
                 for i, row, ks in zip(output.positions, values.tolist(), classes.tolist(), strict=True):
-                    predictions[i] = [(self.labels[k], p) for k, p in zip(ks, row, strict=True)]
+                    predictions[i] = [(labels[k], p) for k, p in zip(ks, row, strict=True)]
         return Report([name_of(item, i) for i, item in enumerate(items)], predictions, unreadable)
 
     def probabilities(self, images: Images, batch_size: int = 32) -> Tensor:
@@ -116,7 +117,8 @@ class ImageLabeller:
         Raises:
             ValueError, FileNotFoundError: as :meth:`predict`.
         """
-        return self._collect(self._scores, images, batch_size, len(self.labels))
+        labels, scores = self._scorer()
+        return self._collect(scores, images, batch_size, len(labels))
 
     def embed(self, images: Images, batch_size: int = 32) -> Tensor:
         """(N, D) float32 on the CPU: what is compared or read to name each image.
@@ -126,9 +128,9 @@ class ImageLabeller:
         """
         return self._collect(self._features, images, batch_size, self.width)
 
-    def _scores(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) normalised images -> (B, K) probabilities."""
-        raise AssertionError(f"{type(self).__name__} must score images {tuple(images.shape)}")
+    def _scorer(self) -> tuple[tuple[str, ...], Callable[[Tensor], Tensor]]:
+        """The labels, and what maps (B, C, H, W) normalised images to their (B, K) probabilities."""
+        raise AssertionError(f"{type(self).__name__} must say how it scores images")
 
     def _features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) normalised images -> (B, D)."""
@@ -164,6 +166,7 @@ class ImageClassifier(ImageLabeller):
     Made by :meth:`load` or :meth:`from_model`. An image is whatever PIL can open (a path, bytes, an open file), a PIL
     image, or an array as :func:`visionzoo.data.images.open_image` takes it; a path to a folder stands for the images in
     it, sorted. The model is put in eval mode; evaluation geometry and normalisation are the ones saved with it.
+    Threads may share one.
     """
 
     def __init__(
@@ -246,6 +249,9 @@ class ImageClassifier(ImageLabeller):
         preprocess = model.preprocess
         assert isinstance(preprocess, Preprocess)
         return cls(model, labels, preprocess, multi_label=multi_label, device=device, name=name)
+
+    def _scorer(self) -> tuple[tuple[str, ...], Callable[[Tensor], Tensor]]:
+        return self.labels, self._scores
 
     def _scores(self, images: Tensor) -> Tensor:
         logits = self.model(images).float()

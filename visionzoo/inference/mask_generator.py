@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.inference.progress import track
 from visionzoo.inference.regions import CROP_OVERLAP, Runs, crop_boxes, remove_small_regions, touches_crop
-from visionzoo.inference.sam_predictor import SamPredictor, prompts_at_once
+from visionzoo.inference.sam_predictor import SamImage, SamPredictor, prompts_at_once
 from visionzoo.inference.sam_transform import resize_coords
 from visionzoo.models.sam.model import Sam
 from visionzoo.models.sam.prompts import Prompts
@@ -46,11 +46,20 @@ class Found:
     crop: tuple[int, int, int, int]
 
 
+class _Seen(NamedTuple):
+    """Scores of the masks of one image, whether or not they are kept."""
+
+    scores: list[float]  #: the highest predicted IoU of each chunk
+    stabilities: list[float]
+
+
 class MaskGenerator:
     """Masks of everything in an image, with the interface of Meta's ``SamAutomaticMaskGenerator``.
 
     The same masks, for less work: prompts whose predicted quality is too low are never upscaled, boxes and areas are
     read off the runs of a mask, and masks are measured on the CPU while the model works on the next points.
+
+    Threads may share one; ``highest_iou`` and ``highest_stability`` are then those of whichever ended last.
     """
 
     def __init__(
@@ -127,7 +136,6 @@ class MaskGenerator:
         self.output_mode = output_mode
         #: Of all masks of the last image, before any was dropped; of those whose predicted IoU was high enough.
         self.highest_iou = self.highest_stability = -math.inf
-        self._stabilities: list[float] = []
 
     @classmethod
     def load(cls, source: str | Path, device: str | torch.device | None = None, **options: Any) -> MaskGenerator:
@@ -156,14 +164,17 @@ class MaskGenerator:
         """
         pixels = np.asarray(open_image(image))
         size = (pixels.shape[0], pixels.shape[1])
-        self.highest_iou, self._stabilities = -math.inf, []
+        seen = _Seen([], [])
         crops = crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
         steps = sum(-(-len(self.point_grids[layer]) // self._step()) for layer, _ in crops)
-        chunks = iter(track(self._search(pixels, crops), steps, "clicks") if progress else self._search(pixels, crops))
+        chunks = iter(
+            track(self._search(pixels, crops, seen), steps, "clicks") if progress else self._search(pixels, crops, seen)
+        )
         by_crop: dict[tuple[int, ...], list[Found]] = {tuple(crop): [] for _, crop in crops}
         for crop, found in chunks:
             by_crop[tuple(crop)] += found
-        self.highest_stability = max((s for s in self._stabilities if not math.isnan(s)), default=-math.inf)
+        self.highest_iou = max(seen.scores, default=-math.inf)
+        self.highest_stability = max((s for s in seen.stabilities if not math.isnan(s)), default=-math.inf)
         masks = [
             m for found in by_crop.values() for m in _distinct(found, [m.score for m in found], self.box_nms_thresh)
         ]
@@ -178,39 +189,41 @@ class MaskGenerator:
         return self.points_per_batch or prompts_at_once(self.predictor.model)
 
     def _search(
-        self, pixels: np.ndarray, crops: list[tuple[int, list[int]]]
+        self, pixels: np.ndarray, crops: list[tuple[int, list[int]]], seen: _Seen
     ) -> Iterator[tuple[list[int], list[Found]]]:
         """The masks of each chunk of points, in order. Masks are measured in threads while the model goes on."""
         size = (pixels.shape[0], pixels.shape[1])
         with ThreadPoolExecutor(_threads()) as pool:
             waiting: tuple[list[int], Callable[[], list[Found]]] | None = None
-            try:
-                for layer, crop in crops:
-                    x0, y0, x1, y1 = crop
-                    self.predictor.set_image(np.ascontiguousarray(pixels[y0:y1, x0:x1]))
-                    points = self.point_grids[layer] * (x1 - x0, y1 - y0)
-                    for start in range(0, len(points), self._step()):
-                        results = self._decode(points[start : start + self._step()], crop, size, pool)
-                        if waiting is not None:
-                            yield waiting[0], waiting[1]()
-                        waiting = crop, results
-                if waiting is not None:
-                    yield waiting[0], waiting[1]()
-            finally:
-                self.predictor.reset_image()
+            for layer, crop in crops:
+                x0, y0, x1, y1 = crop
+                image = self.predictor.embed_image(np.ascontiguousarray(pixels[y0:y1, x0:x1]))
+                points = self.point_grids[layer] * (x1 - x0, y1 - y0)
+                for start in range(0, len(points), self._step()):
+                    results = self._decode(image, points[start : start + self._step()], crop, size, pool, seen)
+                    if waiting is not None:
+                        yield waiting[0], waiting[1]()
+                    waiting = crop, results
+            if waiting is not None:
+                yield waiting[0], waiting[1]()
 
     @torch.no_grad()
     def _decode(
-        self, points: np.ndarray, crop: list[int], size: tuple[int, int], pool: ThreadPoolExecutor
+        self,
+        image: SamImage,
+        points: np.ndarray,
+        crop: list[int],
+        size: tuple[int, int],
+        pool: ThreadPoolExecutor,
+        seen: _Seen,
     ) -> Callable[[], list[Found]]:
         """Ask for the masks of some points of a crop; what comes back waits for them."""
         predictor, decoder = self.predictor, self.predictor.model.mask_decoder
-        image = predictor._image()
         coords = torch.from_numpy(resize_coords(points, image.original_size, image.input_size)).float()[:, None]
         prompts = Prompts.of(coords, torch.ones(coords.shape[:2], dtype=torch.int64)).to(predictor.device)
         several = predictor.model.ambiguous
         decoded, scores = predictor.model.ask_scores(image.context, prompts, several)
-        self.highest_iou = max(self.highest_iou, float(scores.max()))
+        seen.scores.append(float(scores.max()))
         good = scores > self.pred_iou_thresh if self.pred_iou_thresh > 0 else torch.ones_like(scores, dtype=torch.bool)
         rows = good.any(dim=1).nonzero()[:, 0]
         low = decoder.masks(decoded.select(rows), several)[good[rows]].float().cpu().numpy()
@@ -218,7 +231,7 @@ class MaskGenerator:
 
         def measure(i: int) -> Found | None:
             x, y = points[owners[i]].tolist()
-            return self._measure(low[i], values[i], (x + crop[0], y + crop[1]), crop, size, image.input_size)
+            return self._measure(low[i], values[i], (x + crop[0], y + crop[1]), crop, size, image.input_size, seen)
 
         jobs = [pool.submit(measure, i) for i in range(len(owners))]
         return lambda: [found for job in jobs if (found := job.result()) is not None]
@@ -231,6 +244,7 @@ class MaskGenerator:
         crop: list[int],
         size: tuple[int, int],
         input_size: tuple[int, int],
+        seen: _Seen,
     ) -> Found | None:
         """One mask at the size of the image; None if a filter drops it. ``low``: (4 h, 4 w) logits."""
         x0, y0, x1, y1 = crop
@@ -240,7 +254,7 @@ class MaskGenerator:
         outer = int(np.count_nonzero(logits > threshold - offset))
         inner = int(np.count_nonzero(logits > threshold + offset))
         stability = inner / outer if outer else float("nan")
-        self._stabilities.append(stability)
+        seen.stabilities.append(stability)
         if self.stability_score_thresh > 0 and not stability >= self.stability_score_thresh:
             return None
         columns = logits > threshold

@@ -122,7 +122,12 @@ def load_text_prompts(run: str | Path, text_model: str | None = None) -> TextPro
     beside = Path(run).parent / Path(source).name  # runs that were moved together
     if text_model is None and not os.path.exists(source) and beside.is_dir():
         source = str(beside)
-    if not source.startswith("hf-hub:") and not os.path.exists(source):
+    if text_model is None and source.startswith("hf-hub:"):
+        raise ValueError(
+            f"{run} was trained with the CLIP {source}, and a run's word opens no network: say --text-model {source}"
+        )
+    there = os.path.exists if text_model else os.path.isdir
+    if not source.startswith("hf-hub:") and not there(source):
         raise FileNotFoundError(f"the CLIP that {run} was trained with is not at {source}; name it with --text-model")
     return TextPrompts.load(source, origin.get("template", TEMPLATE))
 

@@ -87,6 +87,8 @@ class Runs:
 def crop_boxes(size: tuple[int, int], layers: int, overlap: float = CROP_OVERLAP) -> list[tuple[int, list[int]]]:
     """The whole image as layer 0, then ``2 ** i`` by ``2 ** i`` overlapping crops in layer i: (layer, x0, y0, x1, y1).
 
+    Of an image of fewer pixels than that there are fewer crops: none is empty.
+
     Args:
         size: (h, w).
         layers: beside the whole image.
@@ -99,7 +101,7 @@ def crop_boxes(size: tuple[int, int], layers: int, overlap: float = CROP_OVERLAP
         shared = int(overlap * min(h, w) * (2 / n))
         width, height = (math.ceil((shared * (n - 1) + side) / n) for side in (w, h))
         corners = product(((width - shared) * i for i in range(n)), ((height - shared) * i for i in range(n)))
-        found += [(layer, [x, y, min(x + width, w), min(y + height, h)]) for x, y in corners]
+        found += [(layer, [x, y, min(x + width, w), min(y + height, h)]) for x, y in corners if x < w and y < h]
     return found
 
 

@@ -6,6 +6,8 @@ resized image, (height, width) the image itself.
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,11 +33,19 @@ FORMATS = ("RGB", "BGR")
 
 
 class SamImage(NamedTuple):
-    """An image that was encoded."""
+    """An image that was encoded: a value, which any thread may ask about."""
 
     original_size: tuple[int, int]  #: (height, width)
     input_size: tuple[int, int]  #: (H', W')
     context: SamContext
+
+
+class _Held(NamedTuple):
+    """The images that a predictor holds, swapped whole. ``turn`` tells one setting from the next."""
+
+    images: tuple[SamImage, ...]
+    current: int
+    turn: int
 
 
 def prompts_at_once(model: Sam) -> int:
@@ -50,6 +60,10 @@ class SamPredictor:
     An image is set with :meth:`set_image`, then asked about with :meth:`predict`. Several can be held at a time, with
     :meth:`set_images` and :meth:`use_image`. When setting an image fails, no image is set; when a question fails,
     everything is as it was before. The model is put in eval mode; setting an image reads its weights as they are then.
+
+    Threads may share one where each asks by value: ``image = sam.embed_image(picture)``, then ``sam.predict(...,
+    image=image)``. The image that is set belongs to all threads, as it does in Meta's: a thread that asks about the
+    image it set, after another thread has set one, gets an error and not that thread's masks.
     """
 
     def __init__(self, sam_model: Sam) -> None:
@@ -59,8 +73,16 @@ class SamPredictor:
         """
         self.model = sam_model.eval()
         self.transform = ResizeToModel(sam_model.image_size)
-        self._images: tuple[SamImage, ...] = ()
-        self._current: SamImage | None = None
+        self._turns = itertools.count()
+        self._own = threading.local()
+        self._held = _Held((), 0, next(self._turns))
+
+    def __getstate__(self) -> dict[str, Any]:
+        turn = self._held.turn + 1
+        return {**vars(self), "_own": None, "_turns": None, "_held": self._held._replace(turn=turn)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _own=threading.local(), _turns=itertools.count(state["_held"].turn + 1))
 
     @classmethod
     def load(cls, source: str | Path, device: str | torch.device | None = None) -> SamPredictor:
@@ -76,7 +98,8 @@ class SamPredictor:
         return cls(model)
 
     def __repr__(self) -> str:
-        held = "no image set" if self._current is None else "image of {}x{} set".format(*self.original_size)
+        now = self._held
+        held = "image of {}x{} set".format(*now.images[now.current].original_size) if now.images else "no image set"
         h, w = self.model.image_size
         return f"SamPredictor({self.model.name}; {held}; {h}x{w} pixels; {self.device})"
 
@@ -88,7 +111,7 @@ class SamPredictor:
 
     @property
     def is_image_set(self) -> bool:
-        return self._current is not None
+        return bool(self._held.images)
 
     @property
     def original_size(self) -> tuple[int, int]:
@@ -139,6 +162,19 @@ class SamPredictor:
             ValueError: as :meth:`set_image`; for no images, or a batch size below 1. No image is set then.
         """
         self.reset_image()
+        self._hold(self.embed_images(images, image_format, batch_size))
+
+    def embed_image(self, image: ImageInput, image_format: str = "RGB") -> SamImage:
+        """Encode an image, to ask about with ``predict(..., image=...)``; what is set stays as it is.
+
+        Takes and raises what :meth:`set_image` does.
+        """
+        return self.embed_images([image], image_format)[0]
+
+    def embed_images(
+        self, images: Sequence[ImageInput], image_format: str = "RGB", batch_size: int = 4
+    ) -> list[SamImage]:
+        """:meth:`embed_image` for several; takes and raises what :meth:`set_images` does."""
         if image_format not in FORMATS:
             raise ValueError(f"image_format={image_format!r} must be one of {', '.join(FORMATS)}")
         if not len(images) or batch_size < 1:
@@ -150,7 +186,7 @@ class SamPredictor:
             inputs = [fitted_size(size, self.model.image_size) for size in sizes]
             pixels = [self._pixels(p, size) for p, size in zip(pictures, inputs, strict=True)]
             done += self._encode(pixels, sizes)
-        self._hold(done)
+        return done
 
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
         """Encode an image that was resized already and make it the current one.
@@ -177,22 +213,34 @@ class SamPredictor:
         Raises:
             IndexError: if there is none.
         """
-        if not 0 <= index < len(self._images):
-            raise IndexError(f"there is no image {index}: {len(self._images)} are set")
-        self._current = self._images[index]
+        held = self._mine()
+        if not 0 <= index < len(held.images):
+            raise IndexError(f"there is no image {index}: {len(held.images)} are set")
+        self._hold(held.images, index)
 
     def reset_image(self) -> None:
         """Forget all images."""
-        self._hold([])
+        self._hold(())
 
-    def _hold(self, images: list[SamImage]) -> None:
-        self._images = tuple(images)
-        self._current = self._images[0] if images else None
+    def _hold(self, images: Sequence[SamImage], current: int = 0) -> None:
+        self._held = held = _Held(tuple(images), current, next(self._turns))
+        self._own.turn = held.turn
+
+    def _mine(self) -> _Held:
+        """What is held, unless that is another thread's in place of this one's."""
+        held = self._held
+        if getattr(self._own, "turn", held.turn) != held.turn:
+            raise RuntimeError(
+                "another thread has set an image since this one did; where threads share a predictor, ask by value: "
+                "image = predictor.embed_image(picture), predictor.predict(..., image=image); or set the image again"
+            )
+        return held
 
     def _image(self) -> SamImage:
-        if self._current is None:
+        held = self._mine()
+        if not held.images:
             raise RuntimeError("no image is set: call set_image(image) first")
-        return self._current
+        return held.images[held.current]
 
     def _pixels(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         """(3, H', W') uint8."""
@@ -218,8 +266,9 @@ class SamPredictor:
         return_logits: bool = False,
         *,
         text: np.ndarray | Tensor | None = None,
+        image: SamImage | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Masks of one object in the current image.
+        """Masks of one object in the current image, or in ``image``.
 
         Without any prompt the answer is the model's own guess from the image alone, as in Meta's predictor.
 
@@ -231,16 +280,17 @@ class SamPredictor:
             multimask_output: three masks for an ambiguous prompt such as one click, or one mask.
             return_logits: give the masks' logits instead of bool.
             text: (T,), a text embedding, for a model with text prompts.
+            image: from :meth:`embed_image` of this predictor, or one of the same model; None for the current one.
 
         Returns:
             masks (M, height, width), predicted IoU (M,), and low-resolution logits (M, 4 h, 4 w).
 
         Raises:
-            RuntimeError: if no image is set.
+            RuntimeError: if no image is set, or another thread has set one since this thread did.
             ValueError: for a point outside the image, unknown labels, swapped corners, a box that misses the image, or
                 a mask of another size.
         """
-        image = self._image()
+        image = self._image() if image is None else image
         points = labels = boxes = masks = texts = None
         if point_coords is not None:
             coords, kinds = check_points(point_coords, point_labels, image.original_size)
@@ -265,7 +315,7 @@ class SamPredictor:
         if text is not None:
             texts = torch.as_tensor(text, dtype=torch.float32, device=self.device).reshape(1, -1)
         answer = self.predict_torch(
-            points, labels, boxes, masks, multimask_output, return_logits=return_logits, text=texts
+            points, labels, boxes, masks, multimask_output, return_logits=return_logits, text=texts, image=image
         )
         return tuple(x[0].cpu().numpy() for x in answer)  # type: ignore[return-value]
 
@@ -280,8 +330,9 @@ class SamPredictor:
         return_logits: bool = False,
         *,
         text: Tensor | None = None,
+        image: SamImage | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Masks of N objects in the current image, in chunks where there are many.
+        """Masks of N objects in the current image, or in ``image``, in chunks where there are many.
 
         Args:
             point_coords: (N, P, 2), (x, y) in pixels of the resized image.
@@ -291,15 +342,16 @@ class SamPredictor:
             multimask_output: three masks for each object, or one.
             return_logits: give logits instead of bool.
             text: (N, T).
+            image: as for :meth:`predict`.
 
         Returns:
             masks (N, M, height, width), predicted IoU (N, M), and low-resolution logits (N, M, 4 h, 4 w).
 
         Raises:
-            RuntimeError: if no image is set.
+            RuntimeError: as :meth:`predict`.
             ValueError: for shapes that do not fit.
         """
-        image = self._image()
+        image = self._image() if image is None else image
         prompts = Prompts.of(point_coords, point_labels, boxes, mask_input, text).to(self.device)
         step = prompts_at_once(self.model)
         parts = []

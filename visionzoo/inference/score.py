@@ -115,12 +115,13 @@ def score(
     Raises:
         ValueError: for labels that do not fit the classes, or where no image can be read.
     """
-    place = _places(class_labels(source), classifier.labels)
+    names, scores = classifier._scorer()
+    place = _places(class_labels(source), names)
     labelled = np.flatnonzero(source.targets >= 0)
-    labels = (*classifier.labels, *(["unknown"] if unknown is not None else []))
+    labels = (*names, *(["unknown"] if unknown is not None else []))
     matrix = np.zeros((len(labels), len(labels)), dtype=np.int64)
     unreadable: list[Unreadable] = []
-    stream = Stream(classifier._scores, classifier.preprocess, classifier.device)
+    stream = Stream(scores, classifier.preprocess, classifier.device)
     read, name = (lambda i: source.read(int(labelled[i]))), (lambda i: source.sample_id(int(labelled[i])))
     for output in stream.run(len(labelled), read, name, batch_size):
         unreadable += output.unreadable

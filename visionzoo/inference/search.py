@@ -25,6 +25,7 @@ from visionzoo.data.sources.folder import list_images, not_read, warn_not_read
 from visionzoo.inference.classifier import Images, describe_unreadable, expand, name_of, pixels_of
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.load_clip import load_clip
+from visionzoo.inference.locks import Lock
 from visionzoo.inference.stream import Stream, Unreadable
 from visionzoo.inference.text_cache import TextCache
 from visionzoo.models.clip import Clip
@@ -63,12 +64,25 @@ class _Index(NamedTuple):
         return _Index([self.names[i] for i in places], self.state[places], self.features[places])
 
 
+class _Held(NamedTuple):
+    """What is searched, swapped whole: a find never mixes two folders."""
+
+    folder: str
+    found: _Index
+    report: IndexReport
+
+    def paths(self) -> list[str]:
+        return [os.path.join(self.folder, os.fsdecode(name)) for name in self.found.names]
+
+
 def _empty(width: int) -> _Index:
     return _Index([], torch.empty(0, 2, dtype=torch.long), torch.empty(0, width))
 
 
 class ImageSearch:
     """The images of a folder, by what is in them.
+
+    Threads may share one: folders are indexed one call at a time, and until that is done others search what was there.
 
     >>> search = ImageSearch.load("runs/clip").index("photos")          # doctest: +SKIP
     >>> search.find("a red car", top_k=3)                               # doctest: +SKIP
@@ -98,9 +112,8 @@ class ImageSearch:
         self.device = self.model.logit_scale.device
         self.batch_size = batch_size
         self.cache_dir = cache_folder("search") if cache_dir is None else Path(cache_dir)
-        self.folder = ""
-        self.report = IndexReport(0, 0, 0, [])
-        self._index = _empty(model.embed_dim)
+        self._lock = Lock()
+        self._held = _Held("", _empty(model.embed_dim), IndexReport(0, 0, 0, []))
         self._stream = Stream(self._encode, model.preprocess, self.device)
         self._texts = TextCache(self.model, ("{}",), None, 256)
 
@@ -113,7 +126,8 @@ class ImageSearch:
         return cls(load_clip(source, device)[0], cache_dir=cache_dir)
 
     def __repr__(self) -> str:
-        held = f"{len(self._index.names)} images of {self.folder}" if self.folder else "nothing indexed"
+        now = self._held
+        held = f"{len(now.found.names)} images of {now.folder}" if now.folder else "nothing indexed"
         return f"ImageSearch({self.model.name}; {held}; {pixels_of(self.model.image_size)}; {self.device})"
 
     def index(self, folder: str | Path) -> ImageSearch:
@@ -127,7 +141,11 @@ class ImageSearch:
             FileNotFoundError: for a folder that does not exist.
             ValueError: for a folder without images.
         """
-        root = os.fspath(folder)
+        with self._lock:
+            self._held = self._indexed(os.fspath(folder))
+        return self
+
+    def _indexed(self, root: str) -> _Held:
         if not os.path.isdir(root):
             raise FileNotFoundError(f"there is no folder {root}")
         names, others = list_images(root)
@@ -152,15 +170,23 @@ class ImageSearch:
         dropped = len(set(old.names) - set(names))
         if dropped and not todo:
             self._write(index, file)
-        self._index = index.take(sorted(range(len(index.names)), key=index.names.__getitem__))
-        self.folder = root
-        self.report = IndexReport(len(index.names), len(todo) - len(unreadable), dropped, unreadable)
-        return self
+        index = index.take(sorted(range(len(index.names)), key=index.names.__getitem__))
+        return _Held(root, index, IndexReport(len(index.names), len(todo) - len(unreadable), dropped, unreadable))
+
+    @property
+    def folder(self) -> str:
+        """What was indexed last; empty before that."""
+        return self._held.folder
+
+    @property
+    def report(self) -> IndexReport:
+        """What the last :meth:`index` did."""
+        return self._held.report
 
     @property
     def paths(self) -> list[str]:
         """The images that can be found, sorted."""
-        return [os.path.join(self.folder, os.fsdecode(name)) for name in self._index.names]
+        return self._held.paths()
 
     def find(self, query: str, top_k: int = 12) -> list[Match]:
         """The images that fit a description best, best first.
@@ -194,11 +220,12 @@ class ImageSearch:
         """(Q, E) of length one -> the best of each."""
         if top_k < 1:
             raise ValueError(f"top_k={top_k} must be at least 1")
-        if not self._index.names:
+        held = self._held
+        if not held.found.names:
             raise ValueError("there is nothing to search; call index(folder) with a folder of images first")
-        paths, found = self.paths, []
+        paths, found = held.paths(), []
         for query in queries:
-            scores, places = (self._index.features @ query).topk(min(top_k, len(paths)))
+            scores, places = (held.found.features @ query).topk(min(top_k, len(paths)))
             found.append([Match(paths[i], s) for i, s in zip(places.tolist(), scores.tolist(), strict=True)])
         return found
 

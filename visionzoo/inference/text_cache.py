@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visionzoo.data.sources.templates import Template, fill
+from visionzoo.inference.locks import Lock
 from visionzoo.inference.progress import track
 from visionzoo.models.clip.model import Clip
 from visionzoo.weights import write_safetensors
@@ -44,11 +45,19 @@ class TextCache:
         self.templates = tuple(templates)
         self.batch_size = batch_size
         self.encoded = 0  #: prompts that went through the text tower
+        self._lock = Lock()  # what one thread adds to the memory or the file, another would lose
         self._memory: dict[str, Tensor] = {}
         self._path = None if folder is None else Path(folder) / f"{_fingerprint(model)}.safetensors"
 
     def embed(self, labels: Sequence[str]) -> Tensor:
         """(K, E) float32 of length one: the mean direction of each label's sentences, on the model's device."""
+        with self._lock:
+            self._fetch(labels)
+        rows = torch.stack([self._memory[label] for label in labels])
+        return rows.to(self.model.logit_scale.device)
+
+    def _fetch(self, labels: Sequence[str]) -> None:
+        """Put the embeddings of labels into the memory, from the file or the model."""
         missing = [label for label in labels if label not in self._memory]
         if missing and self._path is not None:
             stored = self._read()
@@ -63,8 +72,6 @@ class TextCache:
             if self._path is not None:
                 stored = self._read() | {self._key(label): self._memory[label] for label in missing}
                 write_safetensors(stored, self._path)
-        rows = torch.stack([self._memory[label] for label in labels])
-        return rows.to(self.model.logit_scale.device)
 
     @torch.inference_mode()
     def _encode(self, labels: list[str]) -> Tensor:
@@ -76,7 +83,7 @@ class TextCache:
             warnings.warn(
                 f"{cut} of {len(ids)} prompts are longer than the {model.context_length} tokens this model reads, and "
                 "were cut at the end; use shorter labels",
-                stacklevel=5,
+                stacklevel=6,
             )
         order = model.text.pooled_place(ids).argsort()
         device = model.logit_scale.device
@@ -102,7 +109,7 @@ class TextCache:
         try:
             return load_file(self._path)
         except (SafetensorError, OSError) as error:
-            warnings.warn(f"the cache {self._path} cannot be read and is made anew: {error}", stacklevel=5)
+            warnings.warn(f"the cache {self._path} cannot be read and is made anew: {error}", stacklevel=6)
             return {}
 
 

@@ -6,9 +6,9 @@ Legend: B batch, C channels, (H, W) pixels, N images, K labels, E embedding.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from visionzoo.data.sources.templates import BARE, Templates, describe_templates
 from visionzoo.inference.classifier import ImageLabeller, Images, Prediction, Report
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.load_clip import load_clip
+from visionzoo.inference.locks import Lock
 from visionzoo.inference.text_cache import TextCache
 from visionzoo.models.clip import Clip
 
@@ -28,12 +29,23 @@ NEUTRAL = "something"
 _BARE_WORDS = 2
 
 
+class _Labels(NamedTuple):
+    """Labels and what they are compared by, swapped whole: an answer never mixes two sets."""
+
+    labels: tuple[str, ...]
+    weights: Tensor  #: (K, E)
+    neutral: Tensor | None  #: (1, E)
+
+
 class ZeroShotClassifier(ImageLabeller):
     """A classifier whose classes are texts. An image is whatever :class:`visionzoo.ImageClassifier` takes.
 
     Probabilities are a softmax over the labels, so they say which label fits best, not whether one fits: give
     ``unknown``, or a label such as "something else". With ``multi_label`` each label is scored by itself: SigLIP was
     trained for that; for CLIP the score compares the label with the neutral word "something".
+
+    Threads may share one: labels are added and removed one call at a time, and an answer is by the labels that were
+    there when its call began.
     """
 
     def __init__(
@@ -84,7 +96,8 @@ class ZeroShotClassifier(ImageLabeller):
         self.templates = resolve_templates(templates)
         self.templates_name = describe_templates(templates)  #: what results say of them
         self._cache = TextCache(self.model, self.templates, cache_dir, text_batch_size)
-        self._set_labels(_checked(labels, ()))
+        self._lock = Lock()
+        self._held = self._embedded(_checked(labels, ()))
 
     @classmethod
     def load(
@@ -133,8 +146,9 @@ class ZeroShotClassifier(ImageLabeller):
         Raises:
             ValueError: for empty labels, or ones that are there.
         """
-        new = _checked([labels] if isinstance(labels, str) else labels, self.labels)
-        self._set_labels((*self.labels, *new))
+        with self._lock:
+            new = _checked([labels] if isinstance(labels, str) else labels, self.labels)
+            self._held = self._embedded((*self.labels, *new))
 
     def remove(self, labels: str | Sequence[str]) -> None:
         """Remove labels; nothing is encoded, and their embeddings stay at hand.
@@ -142,21 +156,29 @@ class ZeroShotClassifier(ImageLabeller):
         Raises:
             ValueError: for a label that is not there, or if none would be left.
         """
-        gone = {_folded(label) for label in spoken_labels([labels] if isinstance(labels, str) else labels)}
+        with self._lock:
+            self._held = self._embedded(self._without([labels] if isinstance(labels, str) else labels))
+
+    def _without(self, labels: Sequence[str]) -> tuple[str, ...]:
+        gone = {_folded(label) for label in spoken_labels(labels)}
         if unknown := gone - {_folded(label) for label in self.labels}:
             raise ValueError(f"there is no label {', '.join(map(repr, sorted(unknown)))}; there are {self._shown()}")
         left = tuple(label for label in self.labels if _folded(label) not in gone)
         if not left:
             raise ValueError(f"removing {', '.join(sorted(gone))} leaves no label; make a new classifier instead")
-        self._set_labels(left)
+        return left
 
     def _about(self) -> list[str]:
         return [f"templates: {self.templates_name}", *(["each label by itself"] if self.multi_label else [])]
 
     @property
+    def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._held.labels
+
+    @property
     def text_embeddings(self) -> Tensor:
         """(K, E) float32 of length one, in the order of ``labels``."""
-        return self._weights
+        return self._held.weights
 
     @property
     def width(self) -> int:
@@ -179,7 +201,7 @@ class ZeroShotClassifier(ImageLabeller):
             return prediction
         return [(self.unknown_label, 1 - best), *prediction]
 
-    def _set_labels(self, labels: tuple[str, ...]) -> None:
+    def _embedded(self, labels: tuple[str, ...]) -> _Labels:
         if self.templates == (BARE,) and all(len(label.split()) <= _BARE_WORDS for label in labels):
             warnings.warn(
                 "the labels are bare words, and this model learned from captions: templates='a photo of a {}.' or "
@@ -192,23 +214,27 @@ class ZeroShotClassifier(ImageLabeller):
                 "multi_label=True",
                 stacklevel=3,
             )
-        weights = self._cache.embed(labels)
-        if self.multi_label and self.model.logit_bias is None:
-            self._neutral = self._cache.embed([NEUTRAL])
-        self.labels, self._weights = labels, weights
+        compares = self.multi_label and self.model.logit_bias is None
+        return _Labels(labels, self._cache.embed(labels), self._cache.embed([NEUTRAL]) if compares else None)
 
     def _features(self, images: Tensor) -> Tensor:
         dtype = next(self.model.visual.parameters()).dtype
         return F.normalize(self.model.encode_image(images.to(dtype)).float(), dim=-1)
 
-    def _scores(self, images: Tensor) -> Tensor:
+    def _scorer(self) -> tuple[tuple[str, ...], Callable[[Tensor], Tensor]]:
+        held = self._held
+        return held.labels, lambda images: self._scores(images, held)
+
+    def _scores(self, images: Tensor, held: _Labels) -> Tensor:
+        """(B, C, H, W) normalised images -> (B, K) probabilities of the labels that were held when it was asked."""
         features, scale = self._features(images), self.model.logit_scale.float().exp()
-        cosines = features @ self._weights.T
+        cosines = features @ held.weights.T
         if not self.multi_label:
             return (scale * cosines).softmax(dim=1)  # a bias would change nothing
         if self.model.logit_bias is not None:
             return (scale * cosines + self.model.logit_bias.float()).sigmoid()
-        return (scale * (cosines - features @ self._neutral.T)).sigmoid()
+        assert held.neutral is not None
+        return (scale * (cosines - features @ held.neutral.T)).sigmoid()
 
     def _shown(self) -> str:
         shown = ", ".join(self.labels[:10])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from visionzoo.files import write_json
+from visionzoo.models.config_check import build_checked, check_architecture, check_most
+from visionzoo.plain import check_types, shown
 from visionzoo.types import Preprocess
 from visionzoo.weights import SCHEMA_VERSION, load_weights, write_safetensors
+from visionzoo.weights.preprocessing import read_json
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -48,26 +51,44 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str = "the configuration") -> ModelConfig:
-        """The inverse of :meth:`to_dict`.
+        """The inverse of :meth:`to_dict`. Values may come from anywhere and are checked; nothing is opened for them.
 
         Raises:
-            ValueError: for a file that is none of ours, or of a newer version of visionzoo.
+            ValueError: for a file that is none of ours, of a newer version of visionzoo, or with a value that is
+                unknown, of another type, not finite or too large; and for one that names weights elsewhere.
         """
         known = {f.name for f in fields(cls)}
         missing = {"task", "architecture", "preprocess"} - set(values)
         if missing:
             raise ValueError(f"{origin} is not a visionzoo model configuration: it lacks {', '.join(sorted(missing))}")
+        hints = {**typing.get_type_hints(cls), "preprocess": dict[str, Any]}
         version = values.get("schema_version", SCHEMA_VERSION)
+        check_types({"schema_version": version}, hints, f"{origin}: ")
         if version > SCHEMA_VERSION:
             raise ValueError(
                 f"{origin} has schema_version {version}, this visionzoo reads up to {SCHEMA_VERSION}; update visionzoo"
             )
         if unknown := sorted(set(values) - known):
             raise ValueError(f"{origin} has unknown keys {', '.join(unknown)}")
+        check_types(values, hints, f"{origin}: ")
         if values["task"] not in BUILDERS:
-            raise ValueError(f"{origin} is of task {values['task']!r}; known tasks are {', '.join(BUILDERS)}")
-        preprocess = Preprocess.from_dict(values["preprocess"])
+            raise ValueError(f"{origin} is of task {shown(values['task'])}; known tasks are {', '.join(BUILDERS)}")
+        check_architecture(values["architecture"], _builder(values["task"]), origin)
+        if (name := values["architecture"].get("name")) is not None:
+            from visionzoo.models.clip.config import named_config
+
+            named_config(name)  # the builder would also take a folder
+        check_most(values["preprocess"], f"{origin}: preprocess.")
+        try:
+            preprocess = Preprocess.from_dict(values["preprocess"])
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}") from None
         return cls(**{**values, "preprocess": preprocess, "labels": tuple(values.get("labels", ()))})
+
+
+def _builder(task: str) -> Callable[..., nn.Module]:
+    module, function = BUILDERS[task]
+    return getattr(importlib.import_module(module), function)
 
 
 def save_bundle(
@@ -105,18 +126,13 @@ def read_config(source: str | Path) -> ModelConfig:
         raise FileNotFoundError(
             f"{folder} has no {CONFIG_FILE}: the run has not exported a model yet, or this is another kind of folder"
         )
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); export the model again") from error
-    return ModelConfig.from_dict(values, origin=str(path))
+    return ModelConfig.from_dict(read_json(path), origin=str(path))
 
 
 def build_model(config: ModelConfig) -> nn.Module:
     """The network of a configuration, with random weights."""
-    module, function = BUILDERS[config.task]
-    model = getattr(importlib.import_module(module), function)(**config.architecture)
-    model.preprocess = config.preprocess
+    model = _builder(config.task)(**config.architecture)
+    model.preprocess = config.preprocess  # type: ignore[assignment]
     return model
 
 
@@ -124,9 +140,11 @@ def load_bundle(source: str | Path, device: str | torch.device | None = None) ->
     """Rebuild a model from a run folder, or any folder with ``model.safetensors`` and ``config.json``, in eval mode.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_config` and :func:`visionzoo.load_weights` say.
+        FileNotFoundError, ValueError: as :func:`read_config` and :func:`visionzoo.load_weights` say; and for a
+            configuration that does not fit the weights.
     """
     config = read_config(source)
-    model = build_model(config)
-    load_weights(model, Path(source) / WEIGHTS_FILE)
+    weights = Path(source) / WEIGHTS_FILE
+    model = build_checked(lambda: build_model(config), weights, str(Path(source) / CONFIG_FILE))
+    load_weights(model, weights, reset_head=False)
     return model.eval().to(device or "cpu"), config

@@ -7,8 +7,9 @@ from typing import Any
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
-from visionzoo.models.bundle import WEIGHTS_FILE, ModelConfig, read_config
+from visionzoo.models.bundle import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, read_config
 from visionzoo.models.clip.config import named_config
+from visionzoo.models.config_check import build_checked
 from visionzoo.models.mae import MAE_BACKBONES
 from visionzoo.weights import load_weights
 
@@ -21,7 +22,7 @@ def trunk_name(config: ModelConfig) -> str:
     """
     known = config.architecture
     if config.task == "clip" and known.get("name") is not None:
-        clip = named_config(known["name"]).with_activation(known["activation"])
+        clip = named_config(known["name"]).with_activation(known.get("activation") or "gelu")
         # another activation is another function under the same weights: timm has a name for each
         quick = clip.image_activation == "quick_gelu"
         return clip.backbone.replace("_clip_", "_clip_quickgelu_") if quick else clip.backbone
@@ -43,13 +44,19 @@ def load_trunk(folder: str | Path) -> Backbone:
     config = read_config(folder)
     known: dict[str, Any] = config.architecture
     size = known.get("image_size")
-    backbone = create_backbone(
-        trunk_name(config),
-        image_size=tuple(size) if isinstance(size, list) else size,
-        in_chans=int(known.get("in_chans", 3)),
-    )
-    if known.get("global_pool") is not None:
-        backbone.reset_classifier(0, known["global_pool"])
-    load_weights(backbone, Path(folder) / WEIGHTS_FILE)
+
+    def build() -> Backbone:
+        backbone = create_backbone(
+            trunk_name(config),
+            image_size=tuple(size) if isinstance(size, list) else size,
+            in_chans=known.get("in_chans", 3),
+        )
+        if known.get("global_pool") is not None:
+            backbone.reset_classifier(0, known["global_pool"])
+        return backbone
+
+    weights = Path(folder) / WEIGHTS_FILE
+    backbone = build_checked(build, weights, str(Path(folder) / CONFIG_FILE))
+    load_weights(backbone, weights)
     backbone.preprocess = config.preprocess
     return backbone.eval()

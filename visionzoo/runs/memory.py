@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from visionzoo.limits import parse_size
+
 #: Environment variable: bytes, or a number with K, M or G, that a run may use instead of what is free.
 LIMIT_VARIABLE = "VISIONZOO_MEMORY_LIMIT"
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -58,7 +59,7 @@ def free_bytes(device: str = "cpu") -> int:
         ValueError: for a limit that is no size; OSError where the system does not say.
     """
     if given := os.environ.get(LIMIT_VARIABLE):
-        return parse_size(given)
+        return parse_size(given, LIMIT_VARIABLE)
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info()[0]
     if not Path("/proc/meminfo").is_file():
@@ -66,18 +67,6 @@ def free_bytes(device: str = "cpu") -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     return min([free, *_control_group_free()])
-
-
-def parse_size(text: str) -> int:
-    """``"1500M"`` -> bytes."""
-    unit = UNITS.get(text[-1:].upper(), 0)
-    try:
-        size = int(float(text[:-1] if unit else text) * (unit or 1))
-    except ValueError as error:
-        raise ValueError(f"{LIMIT_VARIABLE}={text!r} is no size; write bytes, or a number with K, M or G") from error
-    if size <= 0:
-        raise ValueError(f"{LIMIT_VARIABLE}={text!r} must be above 0")
-    return size
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from visionzoo.plain import shown
 from visionzoo.text import parse_json
 from visionzoo.types import Preprocess
+
+#: Bytes of a JSON file that describes a model. Names of 100,000 classes take 3 MB.
+MOST_JSON = 2**26
 
 #: timm's crop modes under the names of :class:`Preprocess`.
 RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
@@ -114,16 +119,32 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+@contextmanager
+def description_of(weights: str | Path) -> Iterator[None]:
+    """Turn what a description of a model with values of other kinds makes code raise into one ValueError."""
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(
+            f"what describes the weights of {weights}, beside them or in their header, has a value that does not fit "
+            f"({type(error).__name__}: {str(error)[:200]}); fetch it again, or remove it"
+        ) from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file.
+    """The object in a JSON file that describes a model; empty where there is no file.
 
     Raises:
-        ValueError: for a damaged file.
+        ValueError: for a damaged file, one that holds something else, or one above :data:`MOST_JSON` bytes.
     """
     if not path.is_file():
         return {}
+    if (size := path.stat().st_size) > MOST_JSON:
+        raise ValueError(f"{path} has {size:,} bytes; a description of a model has at most {MOST_JSON:,}")
     try:
         config = parse_json(path.read_bytes(), str(path))
     except ValueError as error:
         raise ValueError(f"{error}; fetch it again, or remove it") from error
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds {shown(config)}, and not an object that describes a model")
+    return config

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from visionzoo.limits import UNPACKED
 from visionzoo.weights.unwrap import unwrap
 from visionzoo.weights.writing import SCHEMA_VERSION
 
@@ -36,6 +37,9 @@ OPENAI_CLIP_ON_HUB = {
     "ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
     "ViT-L-14-336px": "timm/vit_large_patch14_clip_336.openai",
 }
+#: Bytes that an expanded tensor may stand for: a position index, not a layer.
+_MOST_EXPANDED = 2**24
+_PLAIN_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: What the readers below raise for files that are damaged or something else.
 _DAMAGE: tuple[type[Exception], ...] = (
     SafetensorError,
@@ -121,7 +125,22 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
         state, steps = unwrap(raw)
     except ValueError as error:
         raise ValueError(f"{path} holds no weights: {error}") from None
+    if unread := {k: f"{t.dtype}, {t.layout}" for k, t in state.items() if not _is_plain(t)}:
+        raise ValueError(
+            f"{path} holds tensors that are not plain numbers ({', '.join(sorted(set(unread.values())))}), such as "
+            f"{next(iter(unread))}; convert them, with the scales that go with them, to float32, float16 or bfloat16"
+        )
     return state, metadata | ({"unwrapped": " > ".join(steps)} if steps else {})
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is made of numbers that can be copied and compared: not float8, quantized, sparse or empty, nor
+    a few numbers that say they are many."""
+    known = tensor.dtype in _PLAIN_FLOATS or not tensor.dtype.is_floating_point
+    if not known or tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided:
+        return False
+    size = tensor.numel() * tensor.itemsize
+    return size <= max(tensor.untyped_storage().nbytes(), _MOST_EXPANDED)
 
 
 def shard_names(index: Path) -> list[str]:
@@ -202,9 +221,22 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118, it is no dict
 
 
+def unpacks_to_too_much(path: Path) -> str | None:
+    """Why a compressed archive is not unpacked, in a line; None for one that may be, and for any other file."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(info.file_size for info in archive.infolist())
+    size = path.stat().st_size
+    why = UNPACKED.exceeded(unpacked - 4 * size)
+    return why and f"{why} (beyond four times the {size:,} bytes of the file)"
+
+
 def _read_zip(path: Path) -> tuple[Any, dict[str, str]]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
+    if (why := unpacks_to_too_much(path)) is not None:
+        raise _Refused(why)
     if names and all(n.endswith(".npy") for n in names):
         return _read_npz(path)
     # torch.save puts everything under one folder; TorchScript adds the code and constants of the program.

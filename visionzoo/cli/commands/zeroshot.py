@@ -119,11 +119,13 @@ def _class_folders(images: list[str], labels: Sequence[str] | None) -> dict[str,
 
 def _saved_labels(model: str) -> list[str] | None:
     """Those of a run, before the model is loaded, which takes a while."""
-    from visionzoo.models.bundle import CONFIG_FILE
+    from visionzoo.models.bundle import CONFIG_FILE, read_config
     from visionzoo.weights.preprocessing import read_json
 
-    config = read_json(Path(model) / CONFIG_FILE)
-    return config.get("labels") if config.get("task") == "clip" else None
+    if "schema_version" not in read_json(Path(model) / CONFIG_FILE):
+        return None
+    config = read_config(model)
+    return list(config.labels) if config.task == "clip" else None
 
 
 def _score(args: argparse.Namespace, path: str, given: Sequence[str] | None) -> int:

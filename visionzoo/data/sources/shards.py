@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from visionzoo.data.images import ImageInput, UnreadableImage, image_extensions
+from visionzoo.data.images import ImageInput, UnreadableImage, check_size, image_extensions
 from visionzoo.data.sources.base import NO_LABEL, PackedPaths, Source, printable
 from visionzoo.data.sources.captions import CaptionSets, CaptionSource, PackedTexts, clean_captions
 from visionzoo.data.sources.paths import cache_folder, must_exist
@@ -65,6 +65,7 @@ class ShardSource(Source):
 
     def raw(self, i: int) -> ImageInput:
         offset, size = (int(n) for n in self._spans[i])
+        check_size(size)
         try:
             with open(self.shards[self._shard[i]], "rb") as file:
                 data = _member(file, offset, size)

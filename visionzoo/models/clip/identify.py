@@ -10,10 +10,11 @@ import torch
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.vit import VisionTransformer
+from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.clip.config import CLIP_MODELS, ClipConfig, TextConfig, text_from_open_clip
 from visionzoo.models.clip.model import Clip
 from visionzoo.weights.clip_record import transformers_activation
-from visionzoo.weights.preprocessing import read_json
+from visionzoo.weights.preprocessing import description_of, read_json
 from visionzoo.weights.sources import resolve_source
 
 #: What transformers' configurations leave out because it is their default: CLIP's ViT-B-32, SigLIP's ViT-B-16.
@@ -35,11 +36,17 @@ def identify(source: str | Path) -> dict[str, Any]:
         ValueError: when nothing says what it is, or it is no model that has a name here.
     """
     path = resolve_source(source, first=Clip.weight_files)
+    with description_of(source):
+        return _identify(source, path)
+
+
+def _identify(source: str | Path, path: Path) -> dict[str, Any]:
     own = read_json(path.with_name("config.json"))
     if "schema_version" in own:
-        if own.get("task") != "clip":
-            raise ValueError(f"{source} holds a model of task {own.get('task')!r}, not a CLIP")
-        return dict(own["architecture"])
+        config = ModelConfig.from_dict(own, origin=str(path.with_name("config.json")))
+        if config.task != "clip":
+            raise ValueError(f"{source} holds a model of task {config.task!r}, not a CLIP")
+        return dict(config.architecture)
     theirs = read_json(path.with_name("open_clip_config.json"))
     if (path.name.startswith("open_clip") or not own) and "model_cfg" in theirs:
         found = _open_clip(theirs["model_cfg"])

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import string
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from torch import Tensor
 _PLAIN = re.compile(r"[ -%'-;=?-~]*")
 #: What the byte-pair tokenizer cuts plain text into.
 _WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
+
+#: Tokenizers of transformers keep padding and truncation as state, and refuse to be asked by two threads at a time.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Tokenizer:
@@ -145,7 +149,7 @@ class FolderTokenizer(Tokenizer):
                 f"the tokenizer in {folder} needs transformers: pip install 'visionzoo[transformers]'"
             ) from error
         try:
-            self._peer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            self._peer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, ImportError) as error:
             first = (str(error).strip().splitlines() or [""])[0][:200]
             raise ValueError(f"{folder} holds no tokenizer that transformers can open: {first}") from error
@@ -183,9 +187,10 @@ class FolderTokenizer(Tokenizer):
             return torch.zeros(0, length, dtype=torch.long)
         if self.clean is not None:
             texts = [self.clean(t) for t in texts]
-        self.truncated += sum(len(ids) > length for ids in self._peer(texts)["input_ids"])
         options: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": length}
-        return self._peer(texts, return_tensors="pt", **options)["input_ids"]
+        with _ONE_AT_A_TIME:
+            self.truncated += sum(len(ids) > length for ids in self._peer(texts)["input_ids"])
+            return self._peer(texts, return_tensors="pt", **options)["input_ids"]
 
 
 def canonical(text: str) -> str:

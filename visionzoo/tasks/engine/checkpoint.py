@@ -17,6 +17,7 @@ from visionzoo.files import atomic_path
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.export import export_run
+from visionzoo.weights.reading import unpacks_to_too_much
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -52,12 +53,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no checkpoint {path}")
         from pickle import UnpicklingError
+        from zipfile import BadZipFile
 
         try:
+            if (why := unpacks_to_too_much(Path(path))) is not None:
+                raise ValueError(f"{path} was not loaded: {why}")
             return torch.load(path, map_location=map_location, weights_only=True)
         except UnpicklingError as error:
             raise ValueError(f"{path} holds objects, which could run code, and is not loaded") from error
-        except (RuntimeError, EOFError) as error:
+        except (RuntimeError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path} is no whole checkpoint: {str(error).splitlines()[0]}") from error
 
 

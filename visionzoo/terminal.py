@@ -1,0 +1,28 @@
+"""Text that a person reads at a terminal: what a terminal would act on is written out instead.
+
+Names of classes and files come from data that anybody may have made, and a terminal obeys the escape sequences in them.
+Data for programs (JSON, CSV) keep them as they are. This module imports nothing from visionzoo.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Control characters (C0 but newline and tab, DEL, C1), separators that end a line, marks that turn the reading
+#: direction, and what is no character in UTF-8.
+_ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: object) -> str:
+    """``str(text)`` with escape sequences in it written out, as Python would: ``\\x1b[2J``. Newlines and tabs stay."""
+    return _ACTS.sub(_written_out, str(text))
+
+
+def visible_name(text: object) -> str:
+    """:func:`visible` for what belongs on one line, such as a file name: newlines and tabs are written out too."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _written_out(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
