@@ -30,6 +30,7 @@ from visionzoo.tasks.engine.bad_samples import BadSamples
 from visionzoo.tasks.engine.batch_size import ShareBatchSize
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.ema import EMA
+from visionzoo.tasks.engine.finish import held_out_scores, make_up
 from visionzoo.tasks.engine.fsdp import FullySharded
 from visionzoo.tasks.engine.guard import NonFinite
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
@@ -249,15 +250,9 @@ class TrainCLI(LightningCLI):
         if self.model.opening_line:
             self._say(self.model.opening_line)
         if self.model.score_before and not self._get(self.config, "ckpt_path"):
-            self.model.before = self._scores()
+            scores = held_out_scores(self.trainer, self.model, self.datamodule)
+            self.model.before = {name.removeprefix("val/"): value for name, value in scores.items()}
         self._say(f"{summarize_parameters(self.model.model)}; run folder {self._path()}")
-
-    def _scores(self) -> dict[str, float]:
-        """The held-out scores of the task as it is, without leaving a trace in the loggers."""
-        loggers, self.trainer.loggers = self.trainer.loggers, []
-        found = self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        self.trainer.loggers = loggers
-        return {k.removeprefix("val/"): v for part in found for k, v in part.items()}
 
     def after_fit(self) -> None:
         """Evaluate what was exported, as it is on the disk, so that the printed number is that of the file."""
@@ -265,23 +260,15 @@ class TrainCLI(LightningCLI):
         for stopping in self.trainer.early_stopping_callbacks:
             if isinstance(stopping, Stopping) and (why := stopping.why(self.trainer)):
                 self._say(why)
+        validates = bool(self.trainer.limit_val_batches) and self.datamodule.val_dataloader() != []
         if not self._results().trained:
             self._say("nothing was left to train: the run had reached its end. A larger --trainer.max_epochs goes on")
-            self._make_up()
-        has_validation = bool(self.trainer.num_val_batches and sum(self.trainer.num_val_batches))
-        if has_validation and folder.model.is_file():
+            make_up(self.trainer, self.model, self.datamodule, validates=validates)
+        if validates and folder.model.is_file():
             self.model.use_exported(folder)
             self.trainer.loggers = []  # the score of the best weights is no point of the learning curve
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self._report(self._checkpoints().which())
-
-    def _make_up(self) -> None:
-        """Write what a run writes when training ends, where it was killed between its last save and that."""
-        if self.trainer.is_global_zero and not self.model.run_folder.curves.is_file():
-            self._results().draw_curves(self.trainer, self.model)
-        # asked once for all: a rank that looked later would find what another has just written
-        if self.trainer.strategy.broadcast(not self.model.run_folder.model.is_file()):
-            self._checkpoints().export_last(self.trainer, self.model)
 
     def before_validate(self) -> None:
         self.config_init["validate"]["verbose"] = False  # our line says it

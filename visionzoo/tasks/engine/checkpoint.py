@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,22 +89,24 @@ class Checkpoints(Checkpoint):
         self.best: float | None = None
         self.best_at: tuple[int, int] = (0, 0)  #: epoch, from 1 on, and optimizer step of the best weights
         self.epochs = 0  #: the last epoch that was judged
+        self.judged = -1  #: optimizer step of the weights that were judged last
         self._last_step = -1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_at": list(self.best_at), "epochs": self.epochs}
+        return {"best": self.best, "best_at": list(self.best_at), "epochs": self.epochs, "judged": self.judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.epochs = state_dict["best"], state_dict.get("epochs", 0)
+        self.judged = state_dict.get("judged", -1)
         epoch, step = state_dict.get("best_at", (0, 0))
         self.best_at = (epoch, step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
         if trainer.ckpt_path:
-            self._recall_best(trainer, _task(pl_module))
+            self.recall_best(trainer, _task(pl_module))
 
-    def _recall_best(self, trainer: Trainer, task: VisionTask) -> None:
+    def recall_best(self, trainer: Trainer, task: VisionTask) -> None:
         """Weights at an end inside an epoch were judged, and may be the best, after ``last.ckpt`` was written."""
         if not task.run_folder.best.is_file():
             return
@@ -139,13 +141,25 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         task = _task(pl_module)
-        self.epochs = trainer.current_epoch + 1
-        value = trainer.callback_metrics.get(task.monitor)
+        if self._judge(trainer, task, trainer.callback_metrics, trainer.current_epoch + 1):
+            trainer.save_checkpoint(task.run_folder.best, weights_only=False)
+
+    def _judge(self, trainer: Trainer, task: VisionTask, scores: Mapping[str, Any], epoch: int) -> bool:
+        """Whether the weights are the best so far, by ``scores``; then they are exported."""
+        self.epochs, self.judged = epoch, trainer.global_step
+        value = scores.get(task.monitor)
         if value is None or not self._improves(float(value), task.monitor_mode):
-            return
+            return False
         self.best, self.best_at = float(value), (self.epochs, trainer.global_step)
         self._export(trainer, task)
-        trainer.save_checkpoint(task.run_folder.best, weights_only=False)
+        return True
+
+    def judge_last(self, trainer: Trainer, task: VisionTask, scores: Mapping[str, float], epoch: int) -> None:
+        """Judge the weights of ``last.ckpt``, which the run holds and has not judged; call it on every rank."""
+        last = trainer.strategy.checkpoint_io.load_checkpoint(task.run_folder.last)
+        if self._judge(trainer, task, scores, epoch) and trainer.is_global_zero:
+            last["callbacks"][self.state_key] = self.state_dict()
+            trainer.strategy.checkpoint_io.save_checkpoint(last, task.run_folder.best)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # An epoch that max_steps or max_time broke off counts as whole from here on; what was saved between its steps
