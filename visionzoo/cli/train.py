@@ -29,6 +29,7 @@ from visionzoo.tasks.base import VisionTask, summarize_parameters
 from visionzoo.tasks.engine.bad_samples import BadSamples
 from visionzoo.tasks.engine.batch_size import ShareBatchSize
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
+from visionzoo.tasks.engine.disk import what_is_lost
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.finish import held_out_scores, make_up
 from visionzoo.tasks.engine.fsdp import FullySharded
@@ -63,7 +64,6 @@ class TrainCLI(LightningCLI):
         self.entry, self.task_name, self.program = TASKS[name], name, program
         self._only = subcommand
         self._folder: RunFolder | None = None
-        self._checkpoint_io = AtomicCheckpointIO()
         self._made: list[Path] = []  # folders that are new, innermost first
         task, data = self.entry.load()
         try:
@@ -155,7 +155,7 @@ class TrainCLI(LightningCLI):
         if options.get("strategy") == "fsdp":
             kwargs["strategy"] = FullySharded()
         plugins = options.get("plugins") or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self._checkpoint_io]
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         bar = sys.stdout.isatty() and options.get("enable_progress_bar") is not False
         kwargs["enable_progress_bar"] = bar
         kwargs["enable_model_summary"] = False
@@ -289,8 +289,11 @@ class TrainCLI(LightningCLI):
         if line := self._results().line:
             self._say(f"{which}: {line}" if which else line)
         self._say(f"run folder: {self._path()}")
-        if self._checkpoint_io.failed:
-            raise OSError(f"{self._checkpoint_io.failed} checkpoints could not be saved; see the warnings above")
+        if self._folder is not None and (lost := what_is_lost(self._folder.path)):
+            raise OSError(f"could not be written: {lost}. What was there before is whole{self._go_on()}")
+
+    def _go_on(self) -> str:
+        return f"; once there is space: {self.resume_command()}" if self._only == "fit" else ""
 
     def _results(self) -> Results:
         return next(c for c in self.trainer.callbacks if isinstance(c, Results))  # type: ignore[attr-defined]

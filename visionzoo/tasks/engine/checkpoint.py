@@ -11,10 +11,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from visionzoo.files import atomic_path
 from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.disk import disk_may_fail
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.export import export_run
 
@@ -22,23 +22,17 @@ from visionzoo.tasks.engine.export import export_run
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write aside, sync, rename; read tensors and plain types only.
 
-    A disk that is full does not end the run: the earlier checkpoint stays, a warning says so, and ``failed`` counts it.
+    A disk that is full does not end the run: the earlier checkpoint stays, and a warning says so, see ``disk.py``.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.failed = 0
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         del storage_options
-        try:
-            with atomic_path(path) as temporary:
-                _torch_save(checkpoint, temporary)
-        except OSError as error:
-            # raising on one rank would leave the others waiting at the barrier that follows a save
-            self.failed += 1
-            kept = "the earlier one is untouched" if Path(path).exists() else "there is none yet"
-            rank_zero_warn(f"could not save {path} ({error}); {kept}, training goes on")
+        kept = "the earlier one is untouched" if Path(path).exists() else "there is none yet"
+        with (
+            disk_may_fail(Path(path), f"{kept}, training goes on", every_time=True),
+            atomic_path(path) as temporary,
+        ):
+            _torch_save(checkpoint, temporary)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint. Objects in it are never unpickled, so ``weights_only`` other than True is refused.
@@ -150,8 +144,9 @@ class Checkpoints(Checkpoint):
         value = scores.get(task.monitor)
         if value is None or not self._improves(float(value), task.monitor_mode):
             return False
+        if not self._export(trainer, task):
+            return False  # the best is what is on the disk
         self.best, self.best_at = float(value), (self.epochs, trainer.global_step)
-        self._export(trainer, task)
         return True
 
     def judge_last(self, trainer: Trainer, task: VisionTask, scores: Mapping[str, float], epoch: int) -> None:
@@ -189,13 +184,12 @@ class Checkpoints(Checkpoint):
         better: Callable[[float, float], bool] = float.__gt__ if mode == "max" else float.__lt__
         return self.best is None or better(value, self.best)
 
-    def _export(self, trainer: Trainer, task: VisionTask) -> None:
+    def _export(self, trainer: Trainer, task: VisionTask) -> bool:
         ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
         if ema is None:
-            export_run(trainer, task)
-            return
+            return export_run(trainer, task)
         with ema.averaged(task):
-            export_run(trainer, task)
+            return export_run(trainer, task)
 
 
 def save_last(trainer: Trainer, task: VisionTask) -> None:

@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.checkpoint import save_between_steps, save_last
+from visionzoo.tasks.engine.disk import unwritten
 
 #: What a scheduler sends before it takes the machine away.
 PREEMPTION = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n))
@@ -81,6 +82,12 @@ class Interrupt(Callback):
     def _stop(self, trainer: Trainer, pl_module: LightningModule, save: Callable[[Trainer, VisionTask], None]) -> None:
         assert isinstance(pl_module, VisionTask)
         save(trainer, pl_module)
+        lost = trainer.strategy.broadcast(unwritten.get(pl_module.run_folder.last, ""))
+        if lost:
+            raise OSError(
+                f"stopped at step {trainer.global_step}, and could not save ({lost}); an earlier save, if there is "
+                f"one, is whole. Go on from it with: {self.resume_command}"
+            )
         # one rank may have heard of it alone; all must end with the same code
         preempted = trainer.strategy.reduce_boolean_decision(self._preempted, all=False)
         raise RunInterruptedError(
