@@ -21,9 +21,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.cli.batch_size import find_batch_size
 from visionzoo.cli.options import OneLineParser, check_loggers, check_options
+from visionzoo.cli.processes import StopSignal, leave_together, quiet_signals
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
-from visionzoo.runs import RunFolder
+from visionzoo.runs import FolderLock, RunFolder
+from visionzoo.signals import TRY_AGAIN
 from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
 from visionzoo.tasks.engine.bad_samples import BadSamples
@@ -39,6 +41,7 @@ from visionzoo.tasks.engine.loggers import Events, MetricsFile
 from visionzoo.tasks.engine.memory import PeakMemory
 from visionzoo.tasks.engine.predictions import Predictions
 from visionzoo.tasks.engine.progress import EpochLines, ProgressBar
+from visionzoo.tasks.engine.ranks import RankDiedError, Ranks
 from visionzoo.tasks.engine.results import Results
 from visionzoo.tasks.engine.resume import Resume
 from visionzoo.tasks.engine.run_files import RunFiles
@@ -64,6 +67,7 @@ class TrainCLI(LightningCLI):
         self.entry, self.task_name, self.program = TASKS[name], name, program
         self._only = subcommand
         self._folder: RunFolder | None = None
+        self._lock: FolderLock | None = None
         self._made: list[Path] = []  # folders that are new, innermost first
         task, data = self.entry.load()
         try:
@@ -79,7 +83,11 @@ class TrainCLI(LightningCLI):
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
+        except StopSignal as stopped:
+            raise RunInterruptedError(self._stopped_by(str(stopped)), TRY_AGAIN) from None
         finally:  # a command that was refused leaves no empty folder
+            if self._lock is not None:
+                self._lock.release()
             for folder in self._made:
                 with suppress(OSError):  # it is not empty
                     folder.rmdir()
@@ -149,6 +157,7 @@ class TrainCLI(LightningCLI):
         options = self._get(self.config_init, "trainer")
         if _global_rank() == 0 and not self._get(self.config, "print_groups"):
             self._folder = self._make_folder()
+            self._lock = FolderLock(self._folder.path)
         if (logger := options.get("logger")) is not False:
             added = [] if logger in (None, True) else logger if isinstance(logger, list) else [logger]
             kwargs["logger"] = [*self._loggers(), *added]
@@ -160,7 +169,9 @@ class TrainCLI(LightningCLI):
         kwargs["enable_progress_bar"] = bar
         kwargs["enable_model_summary"] = False
         self.trainer_defaults["callbacks"] = self._callbacks(bar)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        quiet_signals(trainer)
+        return trainer
 
     def _make_folder(self) -> RunFolder:
         if given := self._get(self.config, "run_dir"):
@@ -203,6 +214,7 @@ class TrainCLI(LightningCLI):
             SeedBatches(int(seed)),
             BadSamples(getattr(self.datamodule, "max_bad_share", 1.0)),
             Results(),
+            Ranks(self.resume_command() if self._only == "fit" else ""),
         ]
         if self._only == "predict":
             found.append(Predictions())
@@ -289,11 +301,17 @@ class TrainCLI(LightningCLI):
         if line := self._results().line:
             self._say(f"{which}: {line}" if which else line)
         self._say(f"run folder: {self._path()}")
-        if self._folder is not None and (lost := what_is_lost(self._folder.path)):
-            raise OSError(f"could not be written: {lost}. What was there before is whole{self._go_on()}")
 
-    def _go_on(self) -> str:
-        return f"; once there is space: {self.resume_command()}" if self._only == "fit" else ""
+    def check_written(self) -> None:
+        """Raise OSError for what a full disk has kept from being written."""
+        if self._folder is not None and (lost := what_is_lost(self._folder.path)):
+            go_on = f"; once there is space: {self.resume_command()}" if self._only == "fit" else ""
+            raise OSError(f"could not be written: {lost}. What was there before is whole{go_on}")
+
+    def _stopped_by(self, name: str) -> str:
+        if self._folder is not None and self._only == "fit" and self._folder.last.is_file():
+            return f"stopped by {name}. Go on with:\n  {self.resume_command()}"
+        return f"stopped by {name} before anything was saved"
 
     def _results(self) -> Results:
         return next(c for c in self.trainer.callbacks if isinstance(c, Results))  # type: ignore[attr-defined]
@@ -365,11 +383,15 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
     quiet_lightning()
     try:
         name, subcommand, args = split_arguments(argv, program)
-        TrainCLI(name, subcommand, resume_arguments(args), program)
+        command = TrainCLI(name, subcommand, resume_arguments(args), program)
+        leave_together()
+        command.check_written()
     except RunInterruptedError as stopped:
         if _global_rank() == 0:
             print(stopped, file=sys.stderr)
         return stopped.code
+    except RankDiedError:
+        return 1  # it has been said
     except (ValueError, OSError, MemoryError, MisconfigurationException) as error:
         if os.environ.get("VISIONZOO_TRACEBACK"):
             raise

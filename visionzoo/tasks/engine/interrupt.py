@@ -11,14 +11,10 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from visionzoo.signals import PREEMPTION, STOPPED, TRY_AGAIN
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.checkpoint import save_between_steps, save_last
 from visionzoo.tasks.engine.disk import unwritten
-
-#: What a scheduler sends before it takes the machine away.
-PREEMPTION = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n))
-#: Exit codes: of Ctrl-C, as shells have it; and sysexits' "try again later", for a scheduler to start the job again.
-STOPPED, TRY_AGAIN = 130, 75
 
 
 class RunInterruptedError(Exception):
