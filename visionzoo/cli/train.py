@@ -21,15 +21,19 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.cli.batch_size import find_batch_size
 from visionzoo.cli.options import OneLineParser, check_loggers, check_options
+from visionzoo.cli.processes import StopSignal, leave_together, quiet_signals
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
-from visionzoo.runs import RunFolder
+from visionzoo.runs import FolderLock, RunFolder
+from visionzoo.signals import TRY_AGAIN
 from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
 from visionzoo.tasks.engine.bad_samples import BadSamples
 from visionzoo.tasks.engine.batch_size import ShareBatchSize
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
+from visionzoo.tasks.engine.disk import what_is_lost
 from visionzoo.tasks.engine.ema import EMA
+from visionzoo.tasks.engine.finish import held_out_scores, make_up
 from visionzoo.tasks.engine.fsdp import FullySharded
 from visionzoo.tasks.engine.guard import NonFinite
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
@@ -37,6 +41,7 @@ from visionzoo.tasks.engine.loggers import Events, MetricsFile
 from visionzoo.tasks.engine.memory import PeakMemory
 from visionzoo.tasks.engine.predictions import Predictions
 from visionzoo.tasks.engine.progress import EpochLines, ProgressBar
+from visionzoo.tasks.engine.ranks import RankDiedError, Ranks
 from visionzoo.tasks.engine.results import Results
 from visionzoo.tasks.engine.resume import Resume
 from visionzoo.tasks.engine.run_files import RunFiles
@@ -62,7 +67,7 @@ class TrainCLI(LightningCLI):
         self.entry, self.task_name, self.program = TASKS[name], name, program
         self._only = subcommand
         self._folder: RunFolder | None = None
-        self._checkpoint_io = AtomicCheckpointIO()
+        self._lock: FolderLock | None = None
         self._made: list[Path] = []  # folders that are new, innermost first
         task, data = self.entry.load()
         try:
@@ -78,7 +83,11 @@ class TrainCLI(LightningCLI):
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
+        except StopSignal as stopped:
+            raise RunInterruptedError(self._stopped_by(str(stopped)), TRY_AGAIN) from None
         finally:  # a command that was refused leaves no empty folder
+            if self._lock is not None:
+                self._lock.release()
             for folder in self._made:
                 with suppress(OSError):  # it is not empty
                     folder.rmdir()
@@ -148,18 +157,21 @@ class TrainCLI(LightningCLI):
         options = self._get(self.config_init, "trainer")
         if _global_rank() == 0 and not self._get(self.config, "print_groups"):
             self._folder = self._make_folder()
+            self._lock = FolderLock(self._folder.path)
         if (logger := options.get("logger")) is not False:
             added = [] if logger in (None, True) else logger if isinstance(logger, list) else [logger]
             kwargs["logger"] = [*self._loggers(), *added]
         if options.get("strategy") == "fsdp":
             kwargs["strategy"] = FullySharded()
         plugins = options.get("plugins") or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self._checkpoint_io]
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         bar = sys.stdout.isatty() and options.get("enable_progress_bar") is not False
         kwargs["enable_progress_bar"] = bar
         kwargs["enable_model_summary"] = False
         self.trainer_defaults["callbacks"] = self._callbacks(bar)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        quiet_signals(trainer)
+        return trainer
 
     def _make_folder(self) -> RunFolder:
         if given := self._get(self.config, "run_dir"):
@@ -202,6 +214,7 @@ class TrainCLI(LightningCLI):
             SeedBatches(int(seed)),
             BadSamples(getattr(self.datamodule, "max_bad_share", 1.0)),
             Results(),
+            Ranks(self.resume_command() if self._only == "fit" else ""),
         ]
         if self._only == "predict":
             found.append(Predictions())
@@ -249,15 +262,9 @@ class TrainCLI(LightningCLI):
         if self.model.opening_line:
             self._say(self.model.opening_line)
         if self.model.score_before and not self._get(self.config, "ckpt_path"):
-            self.model.before = self._scores()
+            scores = held_out_scores(self.trainer, self.model, self.datamodule)
+            self.model.before = {name.removeprefix("val/"): value for name, value in scores.items()}
         self._say(f"{summarize_parameters(self.model.model)}; run folder {self._path()}")
-
-    def _scores(self) -> dict[str, float]:
-        """The held-out scores of the task as it is, without leaving a trace in the loggers."""
-        loggers, self.trainer.loggers = self.trainer.loggers, []
-        found = self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        self.trainer.loggers = loggers
-        return {k.removeprefix("val/"): v for part in found for k, v in part.items()}
 
     def after_fit(self) -> None:
         """Evaluate what was exported, as it is on the disk, so that the printed number is that of the file."""
@@ -265,23 +272,15 @@ class TrainCLI(LightningCLI):
         for stopping in self.trainer.early_stopping_callbacks:
             if isinstance(stopping, Stopping) and (why := stopping.why(self.trainer)):
                 self._say(why)
+        validates = bool(self.trainer.limit_val_batches) and self.datamodule.val_dataloader() != []
         if not self._results().trained:
             self._say("nothing was left to train: the run had reached its end. A larger --trainer.max_epochs goes on")
-            self._make_up()
-        has_validation = bool(self.trainer.num_val_batches and sum(self.trainer.num_val_batches))
-        if has_validation and folder.model.is_file():
+            make_up(self.trainer, self.model, self.datamodule, validates=validates)
+        if validates and folder.model.is_file():
             self.model.use_exported(folder)
             self.trainer.loggers = []  # the score of the best weights is no point of the learning curve
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self._report(self._checkpoints().which())
-
-    def _make_up(self) -> None:
-        """Write what a run writes when training ends, where it was killed between its last save and that."""
-        if self.trainer.is_global_zero and not self.model.run_folder.curves.is_file():
-            self._results().draw_curves(self.trainer, self.model)
-        # asked once for all: a rank that looked later would find what another has just written
-        if self.trainer.strategy.broadcast(not self.model.run_folder.model.is_file()):
-            self._checkpoints().export_last(self.trainer, self.model)
 
     def before_validate(self) -> None:
         self.config_init["validate"]["verbose"] = False  # our line says it
@@ -302,8 +301,17 @@ class TrainCLI(LightningCLI):
         if line := self._results().line:
             self._say(f"{which}: {line}" if which else line)
         self._say(f"run folder: {self._path()}")
-        if self._checkpoint_io.failed:
-            raise OSError(f"{self._checkpoint_io.failed} checkpoints could not be saved; see the warnings above")
+
+    def check_written(self) -> None:
+        """Raise OSError for what a full disk has kept from being written."""
+        if self._folder is not None and (lost := what_is_lost(self._folder.path)):
+            go_on = f"; once there is space: {self.resume_command()}" if self._only == "fit" else ""
+            raise OSError(f"could not be written: {lost}. What was there before is whole{go_on}")
+
+    def _stopped_by(self, name: str) -> str:
+        if self._folder is not None and self._only == "fit" and self._folder.last.is_file():
+            return f"stopped by {name}. Go on with:\n  {self.resume_command()}"
+        return f"stopped by {name} before anything was saved"
 
     def _results(self) -> Results:
         return next(c for c in self.trainer.callbacks if isinstance(c, Results))  # type: ignore[attr-defined]
@@ -375,11 +383,15 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
     quiet_lightning()
     try:
         name, subcommand, args = split_arguments(argv, program)
-        TrainCLI(name, subcommand, resume_arguments(args), program)
+        command = TrainCLI(name, subcommand, resume_arguments(args), program)
+        leave_together()
+        command.check_written()
     except RunInterruptedError as stopped:
         if _global_rank() == 0:
             print(stopped, file=sys.stderr)
         return stopped.code
+    except RankDiedError:
+        return 1  # it has been said
     except (ValueError, OSError, MemoryError, MisconfigurationException) as error:
         if os.environ.get("VISIONZOO_TRACEBACK"):
             raise

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from visionzoo.files import write_csv
 from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.disk import disk_may_fail, unwritten
 
 
 class BadSamples(Callback):
@@ -95,8 +96,9 @@ class BadSamples(Callback):
         path = pl_module.run_folder.bad_samples
         if self._new and trainer.is_global_zero:
             rows = [(name, split, reason) for name, (split, reason) in sorted(self.seen.items())]
-            write_csv(path, ["sample", "split", "reason"], rows)
-        self._new = False
+            with disk_may_fail(path, "it is tried again"):
+                write_csv(path, ["sample", "split", "reason"], rows)
+        self._new = path in unwritten
         bad = sum(split == "train" for split, _ in self.seen.values())
         total = _training_images(trainer)
         if total and bad > self.max_share * total:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from visionzoo.files import atomic_path
 from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.disk import disk_may_fail
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.export import export_run
 from visionzoo.weights.reading import unpacks_to_too_much
@@ -23,23 +23,17 @@ from visionzoo.weights.reading import unpacks_to_too_much
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write aside, sync, rename; read tensors and plain types only.
 
-    A disk that is full does not end the run: the earlier checkpoint stays, a warning says so, and ``failed`` counts it.
+    A disk that is full does not end the run: the earlier checkpoint stays, and a warning says so, see ``disk.py``.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.failed = 0
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         del storage_options
-        try:
-            with atomic_path(path) as temporary:
-                _torch_save(checkpoint, temporary)
-        except OSError as error:
-            # raising on one rank would leave the others waiting at the barrier that follows a save
-            self.failed += 1
-            kept = "the earlier one is untouched" if Path(path).exists() else "there is none yet"
-            rank_zero_warn(f"could not save {path} ({error}); {kept}, training goes on")
+        kept = "the earlier one is untouched" if Path(path).exists() else "there is none yet"
+        with (
+            disk_may_fail(Path(path), f"{kept}, training goes on", every_time=True),
+            atomic_path(path) as temporary,
+        ):
+            _torch_save(checkpoint, temporary)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint. Objects in it are never unpickled, so ``weights_only`` other than True is refused.
@@ -93,22 +87,24 @@ class Checkpoints(Checkpoint):
         self.best: float | None = None
         self.best_at: tuple[int, int] = (0, 0)  #: epoch, from 1 on, and optimizer step of the best weights
         self.epochs = 0  #: the last epoch that was judged
+        self.judged = -1  #: optimizer step of the weights that were judged last
         self._last_step = -1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_at": list(self.best_at), "epochs": self.epochs}
+        return {"best": self.best, "best_at": list(self.best_at), "epochs": self.epochs, "judged": self.judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.epochs = state_dict["best"], state_dict.get("epochs", 0)
+        self.judged = state_dict.get("judged", -1)
         epoch, step = state_dict.get("best_at", (0, 0))
         self.best_at = (epoch, step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
         if trainer.ckpt_path:
-            self._recall_best(trainer, _task(pl_module))
+            self.recall_best(trainer, _task(pl_module))
 
-    def _recall_best(self, trainer: Trainer, task: VisionTask) -> None:
+    def recall_best(self, trainer: Trainer, task: VisionTask) -> None:
         """Weights at an end inside an epoch were judged, and may be the best, after ``last.ckpt`` was written."""
         if not task.run_folder.best.is_file():
             return
@@ -143,13 +139,26 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         task = _task(pl_module)
-        self.epochs = trainer.current_epoch + 1
-        value = trainer.callback_metrics.get(task.monitor)
+        if self._judge(trainer, task, trainer.callback_metrics, trainer.current_epoch + 1):
+            trainer.save_checkpoint(task.run_folder.best, weights_only=False)
+
+    def _judge(self, trainer: Trainer, task: VisionTask, scores: Mapping[str, Any], epoch: int) -> bool:
+        """Whether the weights are the best so far, by ``scores``; then they are exported."""
+        self.epochs, self.judged = epoch, trainer.global_step
+        value = scores.get(task.monitor)
         if value is None or not self._improves(float(value), task.monitor_mode):
-            return
+            return False
+        if not self._export(trainer, task):
+            return False  # the best is what is on the disk
         self.best, self.best_at = float(value), (self.epochs, trainer.global_step)
-        self._export(trainer, task)
-        trainer.save_checkpoint(task.run_folder.best, weights_only=False)
+        return True
+
+    def judge_last(self, trainer: Trainer, task: VisionTask, scores: Mapping[str, float], epoch: int) -> None:
+        """Judge the weights of ``last.ckpt``, which the run holds and has not judged; call it on every rank."""
+        last = trainer.strategy.checkpoint_io.load_checkpoint(task.run_folder.last)
+        if self._judge(trainer, task, scores, epoch) and trainer.is_global_zero:
+            last["callbacks"][self.state_key] = self.state_dict()
+            trainer.strategy.checkpoint_io.save_checkpoint(last, task.run_folder.best)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # An epoch that max_steps or max_time broke off counts as whole from here on; what was saved between its steps
@@ -179,13 +188,12 @@ class Checkpoints(Checkpoint):
         better: Callable[[float, float], bool] = float.__gt__ if mode == "max" else float.__lt__
         return self.best is None or better(value, self.best)
 
-    def _export(self, trainer: Trainer, task: VisionTask) -> None:
+    def _export(self, trainer: Trainer, task: VisionTask) -> bool:
         ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
         if ema is None:
-            export_run(trainer, task)
-            return
+            return export_run(trainer, task)
         with ema.averaged(task):
-            export_run(trainer, task)
+            return export_run(trainer, task)
 
 
 def save_last(trainer: Trainer, task: VisionTask) -> None:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from visionzoo.files import write_csv
 from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.disk import disk_may_fail
 from visionzoo.tasks.engine.fsdp import FullySharded, local
 
 COLUMNS = ("step", "epoch", "what", "rank", "sample")
@@ -86,7 +87,8 @@ class NonFinite(Callback):
         self._rows += _gathered(trainer, own)
         path = module.run_folder.nonfinite
         if trainer.is_global_zero:
-            write_csv(path, list(COLUMNS), self._rows)
+            with disk_may_fail(path, "training goes on"):
+                write_csv(path, list(COLUMNS), self._rows)
         if self.skipped == 1:
             rank_zero_warn(f"step {step} was left out: {what or 'a value on another rank'} is not finite; see {path}")
         if self.in_a_row >= self.limit:

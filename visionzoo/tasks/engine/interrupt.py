@@ -11,13 +11,10 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from visionzoo.signals import PREEMPTION, STOPPED, TRY_AGAIN
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.checkpoint import save_between_steps, save_last
-
-#: What a scheduler sends before it takes the machine away.
-PREEMPTION = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n))
-#: Exit codes: of Ctrl-C, as shells have it; and sysexits' "try again later", for a scheduler to start the job again.
-STOPPED, TRY_AGAIN = 130, 75
+from visionzoo.tasks.engine.disk import unwritten
 
 
 class RunInterruptedError(Exception):
@@ -81,6 +78,12 @@ class Interrupt(Callback):
     def _stop(self, trainer: Trainer, pl_module: LightningModule, save: Callable[[Trainer, VisionTask], None]) -> None:
         assert isinstance(pl_module, VisionTask)
         save(trainer, pl_module)
+        lost = trainer.strategy.broadcast(unwritten.get(pl_module.run_folder.last, ""))
+        if lost:
+            raise OSError(
+                f"stopped at step {trainer.global_step}, and could not save ({lost}); an earlier save, if there is "
+                f"one, is whole. Go on from it with: {self.resume_command}"
+            )
         # one rank may have heard of it alone; all must end with the same code
         preempted = trainer.strategy.reduce_boolean_decision(self._preempted, all=False)
         raise RunInterruptedError(

@@ -12,12 +12,13 @@ from pytorch_lightning.loggers.logger import DummyExperiment, Logger, rank_zero_
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.files import write_csv
+from visionzoo.tasks.engine.disk import disk_may_fail, unwritten
 
 FIRST_COLUMNS = ("epoch", "step")
 
 
 class MetricsFile(Logger):
-    """Append rows to a CSV file; a new column rewrites it whole.
+    """Append rows to a CSV file; a new column rewrites it whole, and so does a row after one that did not get there.
 
     Args:
         path: the file; None on ranks other than 0. Rows that are there are kept: :meth:`forget_after` drops those
@@ -62,11 +63,19 @@ class MetricsFile(Logger):
         self._rows.append(row)
         new = sorted(k for k in row if k not in self._columns)
         self._columns += new
-        if new or not self.path.exists():
-            self._write()
-            return
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
+        with disk_may_fail(self.path, "its rows are kept in memory, training goes on"):
+            if new or self.path in unwritten or not self.path.exists():
+                self._write()
+                return
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Try once more to write what could not be written."""
+        if self.path in unwritten:
+            with disk_may_fail(self.path, "rows are lost"):
+                self._write()
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:
@@ -100,7 +109,13 @@ class Events(TensorBoardLogger):
 
     @property
     def experiment(self) -> Any:
-        return super().experiment if self._is_open else DummyExperiment()
+        if not self._is_open:
+            return DummyExperiment()
+        if self._experiment is None:
+            from visionzoo.tasks.engine.event_file import EventWriter
+
+            self._experiment = EventWriter(self.log_dir)
+        return self._experiment
 
     @rank_zero_only
     def open(self) -> None:

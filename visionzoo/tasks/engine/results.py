@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.disk import disk_may_fail
 
-
-@contextmanager
-def pictures_may_fail(where: object) -> Iterator[None]:
-    """A disk that is full must not take the result of a run with it."""
-    try:
-        yield
-    except OSError as error:
-        rank_zero_warn(f"could not draw into {where} ({error}); the numbers and the checkpoints are not affected")
+#: What a picture that cannot be written means.
+PICTURES = "the numbers and the checkpoints are not affected"
 
 
 class Results(Callback):
@@ -40,7 +31,7 @@ class Results(Callback):
         assert isinstance(pl_module, VisionTask)
         folder = pl_module.run_folder
         if trainer.is_global_zero and folder.metrics_csv.is_file():
-            with pictures_may_fail(folder.path):
+            with disk_may_fail(folder.curves, PICTURES):
                 viz.learning_curves(folder.metrics_csv, folder.curves)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,5 +46,5 @@ class Results(Callback):
         values = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
         self.line = pl_module.summary(values)
         if trainer.is_global_zero:
-            with pictures_may_fail(pl_module.run_folder.path):
+            with disk_may_fail(pl_module.run_folder.path, PICTURES):
                 pl_module.draw_results(pl_module.run_folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -43,7 +45,8 @@ class RunFiles(Callback):
         self._write(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
-                logger.forget_after(trainer.global_step)
+                with self._or_say_where():
+                    logger.forget_after(trainer.global_step)
             elif isinstance(logger, Events):
                 logger.open()
 
@@ -62,11 +65,22 @@ class RunFiles(Callback):
             return
         self._written = True
         assert self.folder is not None
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.folder.path)  # of saves that a kill broke off; each is as large as a checkpoint
-        if self.config is not None:
-            write_text(self.folder.config_yaml, self.config)
-        write_record(self.folder, describe_run(seed=self.seed, data=_describe_data(trainer)))
+        record = describe_run(seed=self.seed, data=_describe_data(trainer))
+        with self._or_say_where():
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder.path)  # of saves that a kill broke off; each is as large as a checkpoint
+            if self.config is not None:
+                write_text(self.folder.config_yaml, self.config)
+            write_record(self.folder, record)
+
+    @contextmanager
+    def _or_say_where(self) -> Iterator[None]:
+        """A run that cannot write at its start ends there."""
+        assert self.folder is not None
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"cannot write to the run folder {self.folder.path} ({error.strerror or error})") from error
 
 
 def _describe_data(trainer: Trainer) -> dict[str, Any] | None:

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from visionzoo.tasks.engine.disk import disk_may_fail
 from visionzoo.tasks.engine.loggers import Events
-from visionzoo.tasks.engine.results import pictures_may_fail
+from visionzoo.tasks.engine.results import PICTURES
 
 
 class Sheets(Callback):
@@ -49,7 +50,7 @@ class Sheets(Callback):
         out = task.run_folder.sheets / f"step_{step:07d}.png"
         training = task.training
         task.eval()
-        with pictures_may_fail(out.parent):
+        with disk_may_fail(out.parent, PICTURES):
             task.draw_sheet(self._batch, out, title=f"step {step}")
             for logger in trainer.loggers:
                 if isinstance(logger, Events):
