@@ -215,3 +215,14 @@ def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.eye(4).to_sparse()}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"not plain numbers .*sparse|was not loaded"):
         read_state_dict(tmp_path / "w.pth")
+
+
+def test_nested_records_are_one_error(tmp_path: Path) -> None:
+    from visionzoo.weights.preprocessing import read_json
+    from visionzoo.weights.reading import shard_names
+
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text('{"weight_map": ' + "[" * 10_000)
+    for read in (read_json, shard_names):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            read(path)

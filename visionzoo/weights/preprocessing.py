@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -85,7 +84,8 @@ def stored_preprocess(
             interpolation=_PIL_FILTERS.get(config.get("resample", -1), current.interpolation),
         )
     if metadata and "preprocess" in metadata and "schema_version" in metadata:
-        return replace(Preprocess.from_dict(json.loads(metadata["preprocess"])), image_size=current.image_size)
+        record = parse_json(metadata["preprocess"], f"the preprocessing in {weights_file}")
+        return replace(Preprocess.from_dict(record), image_size=current.image_size)
     return None
 
 

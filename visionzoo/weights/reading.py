@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import pickle
 import re
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from visionzoo.limits import UNPACKED
+from visionzoo.text import parse_json
 from visionzoo.weights.unwrap import unwrap
 from visionzoo.weights.writing import SCHEMA_VERSION
 
@@ -150,7 +150,7 @@ def shard_names(index: Path) -> list[str]:
         ValueError: for a damaged index, or one that points outside its own folder.
     """
     try:
-        shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        shards = sorted(set(parse_json(index.read_bytes(), str(index))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is not an index of weight shards: {error!r}") from None
     for shard in shards:
