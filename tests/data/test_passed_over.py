@@ -26,6 +26,7 @@ HEAD = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 @pytest.fixture
 def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """PIL as it is where the extra ``heic`` is not installed."""
+    images.image_extensions()  # PIL's tables must be full before they are cut: it fills them only once
     monkeypatch.setattr(images, "find_spec", lambda name: None)
     for table in (Image.OPEN, Image.EXTENSION):
         for key, value in list(table.items()):
