@@ -14,7 +14,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
-TESTS = ("reliability", "data/test_hostile.py", "tasks/test_micro_batch.py", "cli/test_batch_size.py")
+TESTS = (
+    "reliability",
+    "data/test_hostile.py",
+    "tasks/test_micro_batch.py",
+    "tasks/test_disk.py",
+    "cli/test_batch_size.py",
+    "cli/test_processes.py",
+    "runs/test_lock.py",
+)
 BEGIN, END = "<!-- made by tests/reliability/report.py: begin -->", "<!-- end -->"
 
 
