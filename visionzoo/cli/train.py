@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.cli.batch_size import find_batch_size
-from visionzoo.cli.options import OneLineParser, check_loggers, check_options
+from visionzoo.cli.options import OneLineParser, check_loggers, check_options, shell_quoted
 from visionzoo.cli.processes import StopSignal, leave_together, quiet_signals
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
@@ -66,6 +65,9 @@ class TrainCLI(LightningCLI):
     def __init__(self, name: str, subcommand: str, args: Sequence[str], program: str) -> None:
         self.entry, self.task_name, self.program = TASKS[name], name, program
         self._only = subcommand
+        self._paths, rest = {}, list(args)  # as they are typed: the parser would read them as YAML
+        for option in ("run_dir", "ckpt_path"):
+            rest, self._paths[option] = _take_option(rest, option)
         self._folder: RunFolder | None = None
         self._lock: FolderLock | None = None
         self._made: list[Path] = []  # folders that are new, innermost first
@@ -79,7 +81,7 @@ class TrainCLI(LightningCLI):
                 seed_everything_default=0,
                 parser_class=OneLineParser,
                 parser_kwargs={"prog": f"{program} {name}"},
-                args=[subcommand, *args],
+                args=[subcommand, *rest],
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
@@ -130,6 +132,9 @@ class TrainCLI(LightningCLI):
         known = [s.lstrip("-") for action in options for s in action.option_strings]
         check_options(args[1:], known)
         self.config = parser.parse_args(args)
+        for option, path in self._paths.items():
+            if path not in (None, "null"):
+                self.config[self._only][option] = path
         check_loggers(self.config[self._only]["trainer"].get("logger"))
 
     def _parse_ckpt_path(self) -> None:
@@ -245,7 +250,7 @@ class TrainCLI(LightningCLI):
             config.pop(key, None)
         text = self._parser(self._only).dump(config, skip_none=False, skip_validation=True)
         body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-        return f"# Runs this again: {self.program} {self.task_name} fit --config {self._path()}/config.yaml\n{body}\n"
+        return f"# Runs this again: {self.program} {self.task_name} fit --config {shell_quoted(self._path() + '/config.yaml')}\n{body}\n"
 
     # ---- running --------------------------------------------------------------------------------------------------
 
@@ -328,7 +333,7 @@ class TrainCLI(LightningCLI):
 
     def resume_command(self) -> str:
         """What continues this run."""
-        return f"{self.program} {self.task_name} fit --resume {shlex.quote(self._path())}"
+        return f"{self.program} {self.task_name} fit --resume {shell_quoted(self._path())}"
 
 
 def resume_arguments(args: Sequence[str]) -> list[str]:
@@ -349,13 +354,13 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
         raise FileNotFoundError(
             f"{folder} cannot be resumed: it has no {missing.name}; start it again in another folder"
         )
-    again = ["--config", str(run.config_yaml), *rest, "--run_dir", str(run.path)]
+    again = [f"--config={run.config_yaml}", *rest, f"--run_dir={run.path}"]
     if checkpoint is None:
         print(f"{folder} was stopped before its first save; it starts again", flush=True)
         return again
     if checkpoint == run.best:
         warnings.warn(f"{folder} has no {run.last.name}; going on from {run.best.name}", stacklevel=2)
-    return [*again, "--ckpt_path", str(checkpoint)]
+    return [*again, f"--ckpt_path={checkpoint}"]
 
 
 def _take_option(args: Sequence[str], name: str) -> tuple[list[str], str | None]:
