@@ -67,7 +67,11 @@ ON = "--trainer.max_steps=-1"
         (["--model.layer_decay", "0.5"], "model.layer_decay was 1.0 and is 0.5"),
         (["--seed_everything", "3"], "seed_everything was 0 and is 3"),
         (["--trainer.accumulate_grad_batches", "2"], "trainer.accumulate_grad_batches was 1 and is 2"),
+        (["--trainer.limit_train_batches", "2"], "trainer.limit_train_batches was 1.0 and is 2"),
         (["--data.batch_size", "8"], "batch_size was 16 and is 8"),
+        (["--data.drop_last", "false"], "drop_last was True and is False"),
+        (["--data.train_limit", "80"], "data was "),
+        (["--data.seed", "5"], "seed was 0 and is 5"),
         (["--model.lr", "-1"], "lr=-1"),
     ],
 )
@@ -149,3 +153,16 @@ def test_a_refused_command_leaves_no_folder(options: list[str]) -> None:
     assert not Path("runs").exists()
     assert fit("--run_dir", "a/b", *options) == 2
     assert not Path("a").exists()
+
+
+def test_what_is_applied_in_the_middle_of_an_epoch_is_said(begun: None, capsys: Any) -> None:
+    options = ["--data.magnitude", "3", "--trainer.precision", "bf16-mixed", "--data.eval_batch_size", "128"]
+    assert resume(ON, *options) == 0
+    out = capsys.readouterr().out.splitlines()
+    said = "from here on: data.magnitude was 7.0 and is 3.0; trainer.precision was 32-true and is bf16-mixed"
+    assert said in out
+
+
+def test_what_has_not_changed_is_not_said(begun: None, capsys: Any) -> None:
+    assert resume(ON) == 0
+    assert "from here on" not in capsys.readouterr().out

@@ -119,3 +119,79 @@ def test_torchrun_ends_the_others_when_one_dies(launcher: Launcher, survived: Su
 def _environment(pid: int) -> dict[str, str]:
     text = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
     return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+
+
+def launched(launcher: Launcher, command: list[str], *launch: str) -> subprocess.Popen[bytes]:
+    """A run of two processes that has saved once and goes on for long."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with (launcher.folder / "log-launched.txt").open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, *launch, str(ROOT / "train.py"), *command],
+            cwd=launcher.folder,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=file,
+            stderr=file,
+        )
+    launcher.wait_for("cut/last.ckpt", process)
+    return process
+
+
+LONG = ["classify", "fit", *TINY["classify"], *COMMON, *TWO, "--data.batch_size=8", "--data.num_workers=0"]
+LONG += ["--trainer.max_epochs=1000", "--save_every_n_steps=1", "--run_dir=cut"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def gone(launcher: Launcher, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while launcher.processes():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_ranks_save_and_end_when_torchrun_is_killed(launcher: Launcher, survived: Survived) -> None:
+    process = launched(launcher, LONG, *TORCHRUN)
+    process.kill()
+    assert gone(launcher, 20)
+    assert "stopped and saved at step" in launcher.output()
+    survived("SIGKILL of torchrun: its ranks save and end")
+
+
+def test_sigterm_to_torchrun_saves(launcher: Launcher, survived: Survived) -> None:
+    """The exit code is torchrun's own."""
+    process = launched(launcher, LONG, *TORCHRUN)
+    process.terminate()
+    assert process.wait(60) == 1
+    assert "stopped and saved at step" in launcher.output()
+    assert gone(launcher, 20)
+    survived("SIGTERM to torchrun: its ranks save and end")
+
+
+def test_without_torchrun_the_exit_code_is_ours(launcher: Launcher, survived: Survived) -> None:
+    process = launched(launcher, LONG)
+    process.terminate()
+    assert process.wait(60) == 75
+    assert "stopped and saved at step" in launcher.output()
+    assert gone(launcher, 20)
+    survived("SIGTERM to rank 0 of two that Lightning started: both save, exit 75")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_rank_that_died_is_named(launcher: Launcher, survived: Survived, number: int) -> None:
+    process = launched(launcher, LONG)
+    second = next(pid for pid in launcher.processes() if _environment(pid).get("LOCAL_RANK") == "1")
+    os.kill(second, number)
+    assert process.wait(60) != 0
+    said = f"error: rank 1 (process {second}) was ended by {signal.Signals(number).name}; the others are stopped."
+    assert said in launcher.output()
+    assert gone(launcher, 20)
+    survived(f"{signal.Signals(number).name} of a rank that Lightning started: named, the others end")
+
+
+def test_ranks_end_with_rank_0(launcher: Launcher, survived: Survived) -> None:
+    process = launched(launcher, LONG)
+    process.kill()
+    process.wait()
+    assert gone(launcher, 5)
+    survived("SIGKILL of rank 0 that Lightning started: the others end")

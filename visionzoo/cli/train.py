@@ -47,6 +47,7 @@ from visionzoo.tasks.engine.run_files import RunFiles
 from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.engine.stopping import Stopping
+from visionzoo.tasks.options import plain
 
 #: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
 NOT_IN_CONFIG = ("config", "run_dir", "ckpt_path", "print_groups")
@@ -184,7 +185,8 @@ class TrainCLI(LightningCLI):
             # killed before its first save, a run has nothing to lose and starts again where it stood: at the beginning
             saved = any(file.is_file() for file in (folder.last, folder.best, folder.model))
             if saved and not self._get(self.config, "ckpt_path") and self._only == "fit":
-                raise UsageError(f"{given} holds a run; go on with it by --resume {given}, or give another --run_dir")
+                again = f"--resume {shell_quoted(given)}"
+                raise UsageError(f"{given} holds a run; go on with it by {again}, or give another --run_dir")
             self._made = [p for p in (folder.path, *folder.path.parents) if not p.exists()]
             folder.path.mkdir(parents=True, exist_ok=True)
             return folder
@@ -213,7 +215,7 @@ class TrainCLI(LightningCLI):
         seed = self._get(self.config, "seed_everything")
         config = self._config_text() if self._only == "fit" else None
         found: list[Callback] = [
-            Resume(int(seed)),
+            Resume(int(seed), plain(self._get(self.config, "data").as_dict())),
             RunFiles(self._folder, config, seed=None if seed is False else int(seed)),
             ShareBatchSize(),
             SeedBatches(int(seed)),
@@ -250,7 +252,8 @@ class TrainCLI(LightningCLI):
             config.pop(key, None)
         text = self._parser(self._only).dump(config, skip_none=False, skip_validation=True)
         body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-        return f"# Runs this again: {self.program} {self.task_name} fit --config {shell_quoted(self._path() + '/config.yaml')}\n{body}\n"
+        path = shell_quoted(f"{self._path()}/config.yaml")
+        return f"# Runs this again: {self.program} {self.task_name} fit --config {path}\n{body}\n"
 
     # ---- running --------------------------------------------------------------------------------------------------
 
