@@ -19,7 +19,10 @@ TESTS = (
     "data/test_hostile.py",
     "data/test_text_files.py",
     "tasks/test_micro_batch.py",
+    "tasks/test_disk.py",
     "cli/test_batch_size.py",
+    "cli/test_processes.py",
+    "runs/test_lock.py",
 )
 BEGIN, END = "<!-- made by tests/reliability/report.py: begin -->", "<!-- end -->"
 
