@@ -19,6 +19,7 @@ from visionzoo.cli.commands.arguments import (
     whole,
 )
 from visionzoo.cli.commands.output import check_target, emit_json
+from visionzoo.files import refuse_address
 
 if TYPE_CHECKING:
     from visionzoo.inference.masks import Segmented
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if [bool(args.point or args.box), args.all, bool(args.text)].count(True) != 1:
         raise ValueError("say what to segment: either --point and --box, or --text, or --all")
     if not os.path.isfile(args.image):
+        refuse_address(args.image)
         raise FileNotFoundError(f"there is no image {args.image}")
     if Path(args.out).suffix.lower() not in PICTURES:
         raise ValueError(f"--out {args.out}: the file must end in one of {', '.join(PICTURES)}")
