@@ -25,6 +25,7 @@ from visionzoo.inference.device import as_input, own_precision, resolve_device
 from visionzoo.inference.stream import Output, Stream, Unreadable
 from visionzoo.models.bundle import load_bundle
 from visionzoo.runs.folder import RunFolder
+from visionzoo.terminal import visible_name
 from visionzoo.types import Preprocess
 
 #: One image, a folder of images (searched at any depth), or several of either.
@@ -325,6 +326,6 @@ def name_of(item: ImageInput, index: int) -> str:
 
 def describe_unreadable(unreadable: Sequence[Unreadable], total: int) -> str:
     """One line that says how many images could not be read, and which and why for the first five."""
-    listed = "; ".join(f"{u.name}: {u.reason}" for u in unreadable[:5])
+    listed = "; ".join(visible_name(f"{u.name}: {u.reason}") for u in unreadable[:5])
     more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
     return f"{len(unreadable)} of {total} images cannot be read: {listed}{more}"

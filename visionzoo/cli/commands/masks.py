@@ -20,6 +20,7 @@ from visionzoo.cli.commands.arguments import (
 )
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.files import refuse_address
+from visionzoo.terminal import say
 
 if TYPE_CHECKING:
     from visionzoo.inference.masks import Segmented
@@ -134,9 +135,9 @@ def run(args: argparse.Namespace) -> int:
         emit_json(coco_record(result, os.path.basename(args.image)), args.json)
     out = draw_segmented(args.image, result, args.out, points=points, labels=labels, box=args.box)
     count = f"{len(result.masks)} mask{'s' if len(result.masks) != 1 else ''}"
-    print(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
+    say(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
     if args.all and not result.masks:
-        print(_why_none(result, args.min_iou, args.min_stability), file=sys.stderr)
+        say(_why_none(result, args.min_iou, args.min_stability), file=sys.stderr)
     return 0
 
 
