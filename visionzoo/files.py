@@ -17,8 +17,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+#: One slash is enough: ``pathlib`` folds two into one.
+_ADDRESS = re.compile(r"(?:^|/)(?:https?|ftps?|s3|gs|gcs|hf|az|abfss?|hdfs):/", re.IGNORECASE)
 #: The names that :func:`atomic_path` gives while it writes: a dot, the stem, 12 hex digits, the suffix.
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}(\.[^.]*)?", re.DOTALL)
+
+
+def is_address(path: Any) -> bool:
+    """Whether a path is one of the network's, such as ``https://...`` or ``s3://...``, also behind a folder's name."""
+    return isinstance(path, str | os.PathLike) and _ADDRESS.search(os.fsdecode(path)) is not None
+
+
+def refuse_address(path: Any) -> None:
+    """Raises ValueError for a path that is an address: nothing is fetched."""
+    if is_address(path):
+        raise ValueError(
+            f"{os.fsdecode(path)} is an address, and addresses are not fetched; download it first and give the path"
+        )
 
 
 def similar_names(name: str, names: Iterable[str]) -> list[str]:

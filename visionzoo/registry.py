@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from visionzoo.facts import backbone_facts
+from visionzoo.files import refuse_address
 from visionzoo.macs import count_macs
 from visionzoo.types import CAPABILITIES, BackboneInfo
 
@@ -99,6 +100,7 @@ def _spec(name: str) -> BackboneSpec:
             return resolve(name)
     if not _SPECS:
         raise ValueError(f"cannot find backbone {name!r}: none is registered; import visionzoo.backbones first")
+    refuse_address(name)
     bare = glob.escape(name.partition(".")[0])  # what stands behind a dot is a tag
     near = [n for prefix, (_, names) in _RESOLVERS.items() for n in names(prefix + bare)]
     near = near or difflib.get_close_matches(name.lower(), _SPECS, n=3, cutoff=0.5)

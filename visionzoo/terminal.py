@@ -7,6 +7,7 @@ Data for programs (JSON, CSV) keep them as they are. This module imports nothing
 from __future__ import annotations
 
 import re
+from typing import TextIO
 
 #: Control characters (C0 but newline and tab, DEL, C1), separators that end a line, marks that turn the reading
 #: direction, and what is no character in UTF-8.
@@ -26,3 +27,13 @@ def visible_name(text: object) -> str:
 def _written_out(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def visible_json(text: str) -> str:
+    """JSON that is safe to show, and still says the same: what a terminal acts on is in JSON's own escapes."""
+    return _ACTS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def say(text: object = "", *, file: TextIO | None = None, flush: bool = False) -> None:
+    """``print`` for everything that a person reads: :func:`visible`, on stdout or ``file``."""
+    print(visible(text), file=file, flush=flush)

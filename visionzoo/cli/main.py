@@ -16,6 +16,7 @@ from visionzoo.cli.processes import StopSignal, die_with_launcher, scheduler_sig
 from visionzoo.cli.suggest import suggestion
 from visionzoo.cli.tasks import help_page, split_arguments
 from visionzoo.signals import TRY_AGAIN
+from visionzoo.terminal import say, visible
 
 # OpenMP's threads spin while they wait for each other. Where something else wants the cores too, a small model then
 # trains ten times slower or worse (measured: 8 to 70 images/s against 330 to 430, two threads on two busy cores).
@@ -25,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def _plain_warnings() -> None:
     """A warning is a line for the person at the terminal, not a place in our source."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {visible(message)}\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,12 +59,12 @@ def _as_a_command(run: Callable[[], int]) -> int:
 
 def _train(args: list[str], program: str) -> int:
     if (page := help_page(args, program)) is not None:
-        print(page)
+        say(page)
         return 0
     try:
         split_arguments(args, program)  # a mistake in the first words is said at once
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return 2
     die_with_launcher()
     try:
@@ -72,7 +73,7 @@ def _train(args: list[str], program: str) -> int:
 
             return run(args, program)
     except StopSignal as stopped:
-        print(f"stopped by {stopped} before the run began", file=sys.stderr)
+        say(f"stopped by {stopped} before the run began", file=sys.stderr)
         return TRY_AGAIN
 
 
@@ -81,7 +82,7 @@ def _command(args: list[str]) -> int:
     known = ["train", *COMMANDS]
     if name is not None and name not in known:
         hint = suggestion(name, known, otherwise=f"the commands are {', '.join(known)}")
-        print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
+        say(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2
     try:
         parsed = _parser(only=name).parse_args(args)
@@ -94,7 +95,7 @@ def _command(args: list[str]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("VISIONZOO_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return 2
 
 

@@ -48,6 +48,7 @@ from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.engine.stopping import Stopping
 from visionzoo.tasks.options import plain
+from visionzoo.terminal import say
 
 #: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
 NOT_IN_CONFIG = ("config", "run_dir", "ckpt_path", "print_groups")
@@ -260,7 +261,7 @@ class TrainCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if self._get(self.config, "print_groups"):
             lr = self.model.peak_lr(self.trainer, self.datamodule)
-            print(optim.group_table(self.model.param_groups(lr)))
+            say(optim.group_table(self.model.param_groups(lr)))
             return
         super()._run_subcommand(subcommand)
 
@@ -332,7 +333,7 @@ class TrainCLI(LightningCLI):
 
     def _say(self, text: str) -> None:
         if self.trainer.is_global_zero:
-            print(text, flush=True)
+            say(text, flush=True)
 
     def resume_command(self) -> str:
         """What continues this run."""
@@ -359,7 +360,7 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
         )
     again = [f"--config={run.config_yaml}", *rest, f"--run_dir={run.path}"]
     if checkpoint is None:
-        print(f"{folder} was stopped before its first save; it starts again", flush=True)
+        say(f"{folder} was stopped before its first save; it starts again", flush=True)
         return again
     if checkpoint == run.best:
         warnings.warn(f"{folder} has no {run.last.name}; going on from {run.best.name}", stacklevel=2)
@@ -396,14 +397,14 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
         command.check_written()
     except RunInterruptedError as stopped:
         if _global_rank() == 0:
-            print(stopped, file=sys.stderr)
+            say(stopped, file=sys.stderr)
         return stopped.code
     except RankDiedError:
         return 1  # it has been said
     except (ValueError, OSError, MemoryError, MisconfigurationException) as error:
         if os.environ.get("VISIONZOO_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
     return 0
 

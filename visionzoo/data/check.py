@@ -23,6 +23,7 @@ from visionzoo.data.layouts import Layout, OpenLayout, open_layout
 from visionzoo.data.sources.base import Source, class_counts
 from visionzoo.data.sources.captions import CaptionSource
 from visionzoo.data.sources.objects import ObjectSource, check_size
+from visionzoo.terminal import visible_name
 
 #: A largest class this many times the smallest is worth a warning.
 IMBALANCE = 10.0
@@ -89,11 +90,11 @@ def _split_lines(split: SplitReport) -> Iterator[str]:
         yield f"{key}: " + ", ".join(f"{name} {n}" for name, n in getattr(split, key).items())
     counts = sorted(split.counts.items(), key=lambda item: -item[1])
     for name, n in counts if len(counts) <= 2 * _SHOWN else counts[:_SHOWN]:
-        yield f"{n:8d}  {name}"
+        yield f"{n:8d}  {visible_name(name)}"
     if len(counts) > 2 * _SHOWN:
         yield f"          ... {len(counts) - 2 * _SHOWN} more classes"
         for name, n in counts[-_SHOWN:]:
-            yield f"{n:8d}  {name}"
+            yield f"{n:8d}  {visible_name(name)}"
     if split.captions:
         yield f"{split.captions:8d}  captions"
     if any(split.objects):

@@ -18,22 +18,29 @@ import os
 import re
 import stat
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from visionzoo.data.jpeg import is_plain, top_rows
+from visionzoo.files import is_address
 from visionzoo.limits import IMAGE_FILE
 
 #: Everything :func:`open_image` takes.
-ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | Image.Image
+if TYPE_CHECKING:  # workers that only decode do without torch
+    from torch import Tensor
+
+    ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | Image.Image | Tensor
+else:
+    ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | Image.Image
 
 #: (left, top, right, bottom) in pixels; right and bottom lie outside.
 Box = tuple[int, int, int, int]
@@ -122,7 +129,9 @@ def open_image(source: ImageInput) -> Image.Image:
 
     Args:
         source: a path, the bytes of a file, a binary file object, a PIL image of any mode, or an array: (H, W), (H, W,
-            1), (H, W, 3) or (H, W, 4); uint8 in 0..255, uint16 in 0..65535, bool, or float in 0..1.
+            1), (H, W, 3) or (H, W, 4); uint8 in 0..255, uint16 in 0..65535, bool, or float in 0..1; or a tensor of
+            these values, (H, W), (1, H, W), (3, H, W) or (4, H, W), on any device. A float image outside 0..1, such as
+            one that is normalised already, is refused.
 
     Returns:
         an upright image of mode "RGB", fully in memory. A PIL image that is one already comes back as it is.
@@ -277,6 +286,8 @@ def _decoded(source: ImageInput) -> Iterator[Image.Image]:
             yield source
         elif isinstance(source, np.ndarray):
             yield _from_array(source)
+        elif _is_tensor(source):
+            yield _from_array(_channels_last(source))
         elif isinstance(source, str | os.PathLike):
             with _open_regular(source) as file:
                 yield _open_known(file)
@@ -288,7 +299,8 @@ def _decoded(source: ImageInput) -> Iterator[Image.Image]:
         elif hasattr(source, "read"):
             yield _open_known(source)
         else:
-            raise UnreadableImage(f"{type(source).__name__} is not a path, bytes, a file, an array or a PIL image")
+            name = type(source).__name__
+            raise UnreadableImage(f"{name} is not a path, bytes, a file, an array, a tensor or a PIL image")
 
 
 def _open_known(file: Any) -> Image.Image:
@@ -307,7 +319,12 @@ def _open_known(file: Any) -> Image.Image:
 
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file; a pipe or a device would block for ever."""
-    file_stat = os.stat(path)
+    try:
+        file_stat = os.stat(path)
+    except FileNotFoundError:
+        if is_address(path):
+            raise UnreadableImage("an address, and addresses are not fetched; download the image first") from None
+        raise
     if not stat.S_ISREG(file_stat.st_mode):
         raise UnreadableImage("a folder, not an image" if stat.S_ISDIR(file_stat.st_mode) else "not a regular file")
     if file_stat.st_size == 0:
@@ -392,6 +409,27 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     return converted
 
 
+def _is_tensor(source: Any) -> bool:
+    """Whether it is one of torch's, without loading torch: whoever has a tensor has done that."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
+
+
+def _channels_last(tensor: Any) -> np.ndarray:
+    """(H, W) or (C, H, W) tensor -> (H, W) or (H, W, C) array."""
+    shape = tuple(tensor.shape)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3, 4)):
+        raise UnreadableImage(
+            f"tensor of shape {shape}; need (H, W), (1, H, W), (3, H, W) or (4, H, W), channels first; an image with "
+            "its channels last is tensor.permute(2, 0, 1), or an array"
+        )
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.double()  # numpy has no bfloat16
+    values: np.ndarray = tensor.numpy()
+    return values if values.ndim == 2 else values.transpose(1, 2, 0)
+
+
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -403,7 +441,10 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = np.rint(array / 257.0).astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise UnreadableImage(f"float array in {array.min()}..{array.max()}; need 0..1, or uint8 in 0..255")
+            raise UnreadableImage(
+                f"float array in {array.min()}..{array.max()}; need 0..1, or uint8 in 0..255; not "
+                "normalised, which the model's own preprocessing does"
+            )
         array = np.rint(array * 255.0).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise UnreadableImage(f"array of type {array.dtype}; need uint8, uint16, bool or float in 0..1")

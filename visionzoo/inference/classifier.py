@@ -20,10 +20,12 @@ from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.folder import list_images, not_read, warn_not_read
 from visionzoo.facts import backbone_facts
-from visionzoo.inference.device import resolve_device
+from visionzoo.files import refuse_address
+from visionzoo.inference.device import as_input, own_precision, resolve_device
 from visionzoo.inference.stream import Output, Stream, Unreadable
 from visionzoo.models.bundle import load_bundle
 from visionzoo.runs.folder import RunFolder
+from visionzoo.terminal import visible_name
 from visionzoo.types import Preprocess
 
 #: One image, a folder of images (searched at any depth), or several of either.
@@ -164,9 +166,9 @@ class ImageClassifier(ImageLabeller):
     """A trained classifier that takes images in any form and answers with labels and probabilities.
 
     Made by :meth:`load` or :meth:`from_model`. An image is whatever PIL can open (a path, bytes, an open file), a PIL
-    image, or an array as :func:`visionzoo.data.images.open_image` takes it; a path to a folder stands for the images in
-    it, sorted. The model is put in eval mode; evaluation geometry and normalisation are the ones saved with it.
-    Threads may share one.
+    image, or an array or tensor as :func:`visionzoo.data.images.open_image` takes it; a path to a folder stands for the
+    images in it, sorted. The model is put in eval mode; evaluation geometry and normalisation are the ones saved with
+    it. Threads may share one.
     """
 
     def __init__(
@@ -254,11 +256,13 @@ class ImageClassifier(ImageLabeller):
         return self.labels, self._scores
 
     def _scores(self, images: Tensor) -> Tensor:
-        logits = self.model(images).float()
+        with own_precision(self.model):
+            logits = self.model(as_input(images, self.model)).float()
         return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
     def _features(self, images: Tensor) -> Tensor:
-        return self.model.embed_images(images)  # type: ignore[operator]
+        with own_precision(self.model):
+            return self.model.embed_images(as_input(images, self.model))  # type: ignore[operator]
 
     def _about(self) -> list[str]:
         backbone = str(getattr(self.model, "name", type(self.model).__name__))
@@ -289,11 +293,11 @@ def expand(images: Images) -> list[ImageInput]:
 
     Raises:
         FileNotFoundError: for a path that does not exist.
-        ValueError: for a folder without images.
+        ValueError: for a folder without images, or an address of the network.
     """
-    if isinstance(images, np.ndarray) and images.ndim == 4:
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
         return list(images)
-    single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image)
+    single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Tensor | Image.Image)
     several: Iterable[Any] = [images] if single or hasattr(images, "read") else images  # type: ignore[list-item, assignment]
     items: list[ImageInput] = []
     for item in several:
@@ -308,6 +312,7 @@ def expand(images: Images) -> list[ImageInput]:
             warn_not_read(folder, len(names), others)
             items += [os.path.join(folder, os.fsdecode(name)) for name in names]
         elif not os.path.lexists(item):
+            refuse_address(item)
             raise FileNotFoundError(f"there is no image or folder {os.fspath(item)}")
         else:
             items.append(item)
@@ -321,6 +326,6 @@ def name_of(item: ImageInput, index: int) -> str:
 
 def describe_unreadable(unreadable: Sequence[Unreadable], total: int) -> str:
     """One line that says how many images could not be read, and which and why for the first five."""
-    listed = "; ".join(f"{u.name}: {u.reason}" for u in unreadable[:5])
+    listed = "; ".join(visible_name(f"{u.name}: {u.reason}") for u in unreadable[:5])
     more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
     return f"{len(unreadable)} of {total} images cannot be read: {listed}{more}"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import Tensor, nn
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -24,3 +28,20 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     if resolved.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device={device!r}: this machine has no Apple GPU; use device='cpu'")
     return resolved
+
+
+def as_input(images: Tensor, model: nn.Module) -> Tensor:
+    """Normalised images in the precision of a model's weights, so that one in half or double takes them as well."""
+    return images.to(_precision(model))
+
+
+@contextmanager
+def own_precision(model: nn.Module) -> Iterator[None]:
+    """Run a model that was brought to half, bfloat16 or double in that, also inside autocast, which is for float32."""
+    where = next(model.parameters()).device.type
+    with torch.autocast(where, enabled=torch.is_autocast_enabled(where) and _precision(model) == torch.float32):
+        yield
+
+
+def _precision(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

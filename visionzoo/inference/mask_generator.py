@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from visionzoo.data.images import ImageInput, open_image
+from visionzoo.inference.device import own_precision
 from visionzoo.inference.progress import track
 from visionzoo.inference.regions import CROP_OVERLAP, Runs, crop_boxes, remove_small_regions, touches_crop
 from visionzoo.inference.sam_predictor import SamImage, SamPredictor, prompts_at_once
@@ -222,11 +223,13 @@ class MaskGenerator:
         coords = torch.from_numpy(resize_coords(points, image.original_size, image.input_size)).float()[:, None]
         prompts = Prompts.of(coords, torch.ones(coords.shape[:2], dtype=torch.int64)).to(predictor.device)
         several = predictor.model.ambiguous
-        decoded, scores = predictor.model.ask_scores(image.context, prompts, several)
+        with own_precision(predictor.model):
+            decoded, scores = predictor.model.ask_scores(image.context, prompts, several)
         seen.scores.append(float(scores.max()))
         good = scores > self.pred_iou_thresh if self.pred_iou_thresh > 0 else torch.ones_like(scores, dtype=torch.bool)
         rows = good.any(dim=1).nonzero()[:, 0]
-        low = decoder.masks(decoded.select(rows), several)[good[rows]].float().cpu().numpy()
+        with own_precision(predictor.model):
+            low = decoder.masks(decoded.select(rows), several)[good[rows]].float().cpu().numpy()
         owners, values = good.nonzero()[:, 0].tolist(), scores[good].tolist()
 
         def measure(i: int) -> Found | None:

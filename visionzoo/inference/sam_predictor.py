@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from visionzoo.data.images import ImageInput, open_image
-from visionzoo.inference.device import resolve_device
+from visionzoo.inference.device import as_input, own_precision, resolve_device
 from visionzoo.inference.sam_transform import ResizeToModel, fitted_size, resize_coords, resize_picture
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.sam.model import Sam, SamContext
@@ -142,7 +142,8 @@ class SamPredictor:
         """Encode an image and make it the current one.
 
         Args:
-            image: (height, width, 3) uint8 in 0..255, or anything else that ``open_image`` takes: a path, bytes, PIL.
+            image: (height, width, 3) uint8 in 0..255, or anything else that ``open_image`` takes: a path, bytes, PIL,
+                a tensor (3, height, width).
             image_format: ``RGB``, or ``BGR`` for an array as OpenCV reads it.
 
         Raises:
@@ -248,11 +249,12 @@ class SamPredictor:
 
     @torch.no_grad()
     def _encode(self, pixels: list[Tensor], original_sizes: list[tuple[int, int]]) -> list[SamImage]:
-        embeddings = self.model.encode(torch.stack([self.model.preprocess(x) for x in pixels]))
-        return [
-            SamImage(size, (x.shape[1], x.shape[2]), self.model.context(embedding.unsqueeze(0)))
-            for embedding, x, size in zip(embeddings, pixels, original_sizes, strict=True)
-        ]
+        with own_precision(self.model):
+            images = as_input(torch.stack([self.model.preprocess(x) for x in pixels]), self.model)
+            return [
+                SamImage(size, (x.shape[1], x.shape[2]), self.model.context(embedding.unsqueeze(0)))
+                for embedding, x, size in zip(self.model.encode(images), pixels, original_sizes, strict=True)
+            ]
 
     # Questions.
 
@@ -317,7 +319,7 @@ class SamPredictor:
         answer = self.predict_torch(
             points, labels, boxes, masks, multimask_output, return_logits=return_logits, text=texts, image=image
         )
-        return tuple(x[0].cpu().numpy() for x in answer)  # type: ignore[return-value]
+        return tuple(_numpy(x[0]) for x in answer)  # type: ignore[return-value]
 
     @torch.no_grad()
     def predict_torch(
@@ -357,8 +359,9 @@ class SamPredictor:
         parts = []
         for start in range(0, max(prompts.number, 1), step):
             some = prompts.select(slice(start, start + step))
-            low, scores = self.model.ask(image.context, some, multimask_output)
-            masks = self.model.postprocess_masks(low, image.input_size, image.original_size)
+            with own_precision(self.model):
+                low, scores = self.model.ask(image.context, some, multimask_output)
+                masks = self.model.postprocess_masks(low, image.input_size, image.original_size)
             parts.append((masks if return_logits else masks > self.model.mask_threshold, scores, low))
         masks, scores, low = (torch.cat(x) if len(x) > 1 else x[0] for x in zip(*parts, strict=True))
         return masks, scores, low
@@ -419,7 +422,15 @@ def check_box(box: Any, size: tuple[int, int]) -> np.ndarray:
     return values
 
 
+def _numpy(values: Tensor) -> np.ndarray:
+    """An array; numpy has no bfloat16, and half precision is no type to calculate in."""
+    narrow = values.dtype in (torch.bfloat16, torch.float16)
+    return (values.float() if narrow else values).cpu().numpy()
+
+
 def _picture(image: ImageInput, image_format: str) -> Image.Image:
     if image_format == "BGR" and isinstance(image, np.ndarray) and image.ndim == 3:
         image = image[..., ::-1]
+    if image_format == "BGR" and isinstance(image, Tensor) and image.ndim == 3:
+        image = image.flip(0)
     return open_image(image)

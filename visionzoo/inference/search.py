@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from visionzoo.data.images import open_image
 from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.folder import list_images, not_read, warn_not_read
+from visionzoo.files import refuse_address
 from visionzoo.inference.classifier import Images, describe_unreadable, expand, name_of, pixels_of
-from visionzoo.inference.device import resolve_device
+from visionzoo.inference.device import as_input, own_precision, resolve_device
 from visionzoo.inference.load_clip import load_clip
 from visionzoo.inference.locks import Lock
 from visionzoo.inference.stream import Stream, Unreadable
@@ -147,6 +148,7 @@ class ImageSearch:
 
     def _indexed(self, root: str) -> _Held:
         if not os.path.isdir(root):
+            refuse_address(root)
             raise FileNotFoundError(f"there is no folder {root}")
         names, others = list_images(root)
         if not names:
@@ -230,8 +232,8 @@ class ImageSearch:
         return found
 
     def _encode(self, images: Tensor) -> Tensor:
-        dtype = next(self.model.visual.parameters()).dtype
-        return F.normalize(self.model.encode_image(images.to(dtype)).float(), dim=-1)
+        with own_precision(self.model):
+            return F.normalize(self.model.encode_image(as_input(images, self.model.visual)).float(), dim=-1)
 
     def _extend(
         self, index: _Index, root: str, names: list[bytes], state: list[list[int]]

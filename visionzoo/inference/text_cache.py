@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visionzoo.data.sources.templates import Template, fill
+from visionzoo.inference.device import own_precision
 from visionzoo.inference.locks import Lock
 from visionzoo.inference.progress import track
 from visionzoo.models.clip.model import Clip
@@ -46,6 +47,7 @@ class TextCache:
         self.batch_size = batch_size
         self.encoded = 0  #: prompts that went through the text tower
         self._lock = Lock()  # what one thread adds to the memory or the file, another would lose
+        self._tokens: dict[str, bytes] = {}
         self._memory: dict[str, Tensor] = {}
         self._path = None if folder is None else Path(folder) / f"{_fingerprint(model)}.safetensors"
 
@@ -73,8 +75,24 @@ class TextCache:
                 stored = self._read() | {self._key(label): self._memory[label] for label in missing}
                 write_safetensors(stored, self._path)
 
-    @torch.inference_mode()
+    def read_alike(self, labels: Sequence[str]) -> list[list[str]]:
+        """Groups of labels whose first sentences are the same tokens: composed letters, signs, or what is cut off."""
+        with self._lock:
+            new = [label for label in labels if label not in self._tokens]
+            for start in range(0, len(new), _ROUND):
+                some = new[start : start + _ROUND]
+                ids = self.model.tokenizer([fill(self.templates[0], label) for label in some])
+                self._tokens.update(zip(some, (row.numpy().tobytes() for row in ids), strict=True))
+            groups: dict[bytes, list[str]] = {}
+            for label in labels:
+                groups.setdefault(self._tokens[label], []).append(label)
+        return [group for group in groups.values() if len(group) > 1]
+
     def _encode(self, labels: list[str]) -> Tensor:
+        with torch.inference_mode(), own_precision(self.model):
+            return self._encode_sentences(labels)
+
+    def _encode_sentences(self, labels: list[str]) -> Tensor:
         """(K, E): all sentences of all labels, the short ones together, since a batch is as long as its longest."""
         model, count = self.model, len(self.templates)
         cut = model.tokenizer.truncated
@@ -83,7 +101,7 @@ class TextCache:
             warnings.warn(
                 f"{cut} of {len(ids)} prompts are longer than the {model.context_length} tokens this model reads, and "
                 "were cut at the end; use shorter labels",
-                stacklevel=6,
+                stacklevel=7,
             )
         order = model.text.pooled_place(ids).argsort()
         device = model.logit_scale.device

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from visionzoo.data.sources.spoken import WNID, spoken_names
 from visionzoo.data.sources.templates import BARE, Templates, describe_templates, resolve_templates
 from visionzoo.inference.classifier import ImageLabeller, Images, Prediction, Report
-from visionzoo.inference.device import resolve_device
+from visionzoo.inference.device import as_input, own_precision, resolve_device
 from visionzoo.inference.load_clip import load_clip
 from visionzoo.inference.locks import Lock
 from visionzoo.inference.text_cache import TextCache
@@ -214,12 +214,20 @@ class ZeroShotClassifier(ImageLabeller):
                 "multi_label=True",
                 stacklevel=3,
             )
+        if alike := self._cache.read_alike(labels):
+            named = "; ".join(" and ".join(map(ascii, group)) for group in alike[:5])
+            more = f"; and {len(alike) - 5} more groups" if len(alike) > 5 else ""
+            warnings.warn(
+                f"labels that this model reads as the same tokens, and cannot tell apart: {named}{more}. Remove "
+                "all but one of each, or say what differs in other words",
+                stacklevel=3,
+            )
         compares = self.multi_label and self.model.logit_bias is None
         return _Labels(labels, self._cache.embed(labels), self._cache.embed([NEUTRAL]) if compares else None)
 
     def _features(self, images: Tensor) -> Tensor:
-        dtype = next(self.model.visual.parameters()).dtype
-        return F.normalize(self.model.encode_image(images.to(dtype)).float(), dim=-1)
+        with own_precision(self.model):
+            return F.normalize(self.model.encode_image(as_input(images, self.model.visual)).float(), dim=-1)
 
     def _scorer(self) -> tuple[tuple[str, ...], Callable[[Tensor], Tensor]]:
         held = self._held

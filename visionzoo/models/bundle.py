@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionzoo.files import write_json
+from visionzoo.files import refuse_address, write_json
 from visionzoo.models.config_check import build_checked, check_architecture, check_most
 from visionzoo.plain import check_types, shown
 from visionzoo.types import Preprocess
@@ -121,6 +121,7 @@ def read_config(source: str | Path) -> ModelConfig:
     folder = Path(source)
     path = folder / CONFIG_FILE
     if not folder.is_dir():
+        refuse_address(source)
         raise FileNotFoundError(f"there is no folder {folder}; give a run folder or a folder with {CONFIG_FILE}")
     if not path.is_file():
         raise FileNotFoundError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from visionzoo.files import similar_names
+from visionzoo.files import refuse_address, similar_names
 
 
 class RunFolder:
@@ -66,10 +66,11 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: if there is no such folder; the message names runs with a similar name.
-            ValueError: if the folder does not hold a run.
+            ValueError: if the folder does not hold a run, or the path is an address.
         """
         run = cls(path)
         if not run.path.exists():
+            refuse_address(path)
             raise FileNotFoundError(f"there is no run folder {run.path}{_near(run.path)}")
         if not run.path.is_dir():
             raise ValueError(f"{run.path} is a file; give the run folder, for example {run.path.parent}")

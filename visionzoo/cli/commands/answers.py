@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from visionzoo.cli.commands.output import emit_csv, emit_json
+from visionzoo.terminal import say, visible_name
 
 if TYPE_CHECKING:
     from visionzoo.inference.classifier import Report
@@ -32,7 +33,7 @@ def emit_report(report: Report, *, csv: str | None, json: str | None, more: Mapp
     else:
         _print_table(report)
     for image in report.unreadable:
-        print(f"cannot read {image.name}: {image.reason}", file=sys.stderr)
+        say(visible_name(f"cannot read {image.name}: {image.reason}"), file=sys.stderr)
     return 1 if report.unreadable else 0
 
 
@@ -75,7 +76,7 @@ def _print_table(report: Report) -> None:
 
     names, folder = _without_common_folder(report.names)
     if folder:
-        print(f"images in {folder}:")
+        say(f"images in {folder}:")
     table = Table(box=SIMPLE_HEAD)
     table.add_column("image", overflow="fold")
     table.add_column("label", style="bold")
@@ -83,11 +84,11 @@ def _print_table(report: Report) -> None:
     table.add_column("then", style="dim", overflow="ellipsis", no_wrap=True)
     for name, prediction in zip(names, report.predictions, strict=True):
         if prediction is None:
-            table.add_row(escape(name), "[red]cannot be read", "", "")
+            table.add_row(escape(visible_name(name)), "[red]cannot be read", "", "")
             continue
         (label, p), *others = prediction
-        then = ", ".join(f"{escape(o)} {q:.1%}" for o, q in others)
-        table.add_row(escape(name), escape(label), f"{p:.1%}", then)
+        then = ", ".join(f"{escape(visible_name(o))} {q:.1%}" for o, q in others)
+        table.add_row(escape(visible_name(name)), escape(visible_name(label)), f"{p:.1%}", then)
     Console().print(table)
 
 

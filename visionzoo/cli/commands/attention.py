@@ -6,6 +6,7 @@ import argparse
 
 from visionzoo.cli.commands.arguments import add_device, add_image_size, add_model, add_out, add_weights
 from visionzoo.cli.commands.output import PICTURES, check_picture
+from visionzoo.terminal import say
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     out = draw_attention(
         args.image, args.model, args.out, weights=args.weights, image_size=args.image_size, device=args.device
     )
-    print(out)
+    say(out)
     return 0

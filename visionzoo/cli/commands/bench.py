@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionzoo.cli.commands.arguments import add_device, add_image_size, add_json, add_model, the_model, whole
 from visionzoo.cli.commands.output import check_target, emit_json
+from visionzoo.terminal import say
 
 if TYPE_CHECKING:
     from visionzoo.inference.speed import Case, Speed
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             rounds=args.rounds,
             latency=job == "inference",
         )
-        print(f"{job}: {args.rounds} batches of {case.batch} ...", file=sys.stderr)
+        say(f"{job}: {args.rounds} batches of {case.batch} ...", file=sys.stderr)
         record: dict[str, Any] = {"job": job, "batch": case.batch}
         try:
             record |= _facts(measure(case), case.batch)
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             record["out_of_memory"] = True
             failed = True
         if args.max_batch:
-            print(f"{job}: searching the largest batch that leaves {HEADROOM:.0%} free ...", file=sys.stderr)
+            say(f"{job}: searching the largest batch that leaves {HEADROOM:.0%} free ...", file=sys.stderr)
             record["largest_batch"] = largest_batch(replace(case, rounds=1, latency=False), args.max_batch)
             record["search_ended_at"] = args.max_batch
         records.append(record)
@@ -108,9 +109,9 @@ def largest_batch(case: Case, most: int) -> int:
         try:
             speed = measure(replace(case, batch=size))
         except OutOfMemory:
-            print(f"  {size}: too much", file=sys.stderr)
+            say(f"  {size}: too much", file=sys.stderr)
             return Measured(size, 0, 0, most)
-        print(f"  {size}: {speed.peak / 2**30:.2f} of {speed.budget / 2**30:.2f} GiB", file=sys.stderr)
+        say(f"  {size}: {speed.peak / 2**30:.2f} of {speed.budget / 2**30:.2f} GiB", file=sys.stderr)
         return Measured(size, speed.peak, speed.budget, most)
 
     first = tried(1)
@@ -148,7 +149,7 @@ def _print(value: dict[str, Any]) -> None:
     known = next((record for record in value["jobs"] if "params" in record), None)
     size = "" if known is None else f", {known['params'] / 1e6:.1f} M parameters, {known['image_size'][0]} pixels"
     compiled = ", compiled" if value["compiled"] else ""
-    print(f"{value['model']}{size}, {value['precision']}, {value['device']}{compiled}")
+    say(f"{value['model']}{size}, {value['precision']}, {value['device']}{compiled}")
     table = Table("job", box=SIMPLE_HEAD)
     for heading in ("batch", "images/s", "quartiles", "one image ms, p50", "p95", "peak GiB", "largest batch"):
         table.add_column(heading, justify="right")

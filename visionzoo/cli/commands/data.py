@@ -7,6 +7,7 @@ import sys
 
 from visionzoo.cli.commands.arguments import add_json
 from visionzoo.cli.commands.output import check_target, emit_json
+from visionzoo.terminal import say
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit_json(report.to_dict(), args.json)
     if args.json != "-":
-        print(report.to_text())
+        say(report.to_text())
     return 0

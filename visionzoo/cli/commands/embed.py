@@ -7,6 +7,7 @@ import sys
 
 from visionzoo.cli.commands.arguments import add_batch_size, add_device, add_image_size, add_model, add_out, add_weights
 from visionzoo.cli.commands.output import check_target
+from visionzoo.terminal import say, visible_name
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         device=args.device,
     )
-    print(f"{report.out}: {report.rows} images, {report.width} features each")
+    say(f"{report.out}: {report.rows} images, {report.width} features each")
     for image in report.unreadable:
-        print(f"left out {image.name}: {image.reason}", file=sys.stderr)
+        say(visible_name(f"left out {image.name}: {image.reason}"), file=sys.stderr)
     return 1 if report.unreadable else 0

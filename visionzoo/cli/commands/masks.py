@@ -19,6 +19,8 @@ from visionzoo.cli.commands.arguments import (
     whole,
 )
 from visionzoo.cli.commands.output import check_target, emit_json
+from visionzoo.files import refuse_address
+from visionzoo.terminal import say
 
 if TYPE_CHECKING:
     from visionzoo.inference.masks import Segmented
@@ -91,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if [bool(args.point or args.box), args.all, bool(args.text)].count(True) != 1:
         raise ValueError("say what to segment: either --point and --box, or --text, or --all")
     if not os.path.isfile(args.image):
+        refuse_address(args.image)
         raise FileNotFoundError(f"there is no image {args.image}")
     if Path(args.out).suffix.lower() not in PICTURES:
         raise ValueError(f"--out {args.out}: the file must end in one of {', '.join(PICTURES)}")
@@ -132,9 +135,9 @@ def run(args: argparse.Namespace) -> int:
         emit_json(coco_record(result, os.path.basename(args.image)), args.json)
     out = draw_segmented(args.image, result, args.out, points=points, labels=labels, box=args.box)
     count = f"{len(result.masks)} mask{'s' if len(result.masks) != 1 else ''}"
-    print(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
+    say(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
     if args.all and not result.masks:
-        print(_why_none(result, args.min_iou, args.min_stability), file=sys.stderr)
+        say(_why_none(result, args.min_iou, args.min_stability), file=sys.stderr)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from visionzoo.cli.commands.arguments import add_json
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.cli.suggest import suggestion
+from visionzoo.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
         names = _matching(pattern, list_backbones("timm/*"))
         if len(names) > DESCRIBE_UP_TO and not args.json and args.capability is None:
-            print("\n".join(names))
-            print(f"{len(names)} models; a pattern with at most {DESCRIBE_UP_TO} shows more of each", file=sys.stderr)
+            say("\n".join(names))
+            say(f"{len(names)} models; a pattern with at most {DESCRIBE_UP_TO} shows more of each", file=sys.stderr)
             return 0
         infos, unusable = _describe(names)
     else:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-":
         _print_table(infos)
     for line in unusable:
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionzoo.files import write_csv, write_json
+from visionzoo.terminal import visible_json, visible_name
 
 
 def check_target(option: str, value: str | None, ending: str) -> None:
@@ -45,17 +46,23 @@ def check_picture(option: str, value: str, sources: Sequence[str], endings: Sequ
 def emit_json(value: Any, target: str) -> None:
     """Write JSON to a file, or to stdout for ``-``."""
     if target == "-":
-        json.dump(value, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write("\n")
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        sys.stdout.write(visible_json(text) + "\n")
     else:
         write_json(target, value)
 
 
 def emit_csv(header: Sequence[str], rows: Sequence[Sequence[Any]], target: str) -> None:
-    """Write CSV to a file, or to stdout for ``-``."""
+    """Write CSV to a file, or to stdout for ``-``: exact for programs, escaped for a person at a terminal."""
     if target == "-":
+        if sys.stdout.isatty():
+            header, rows = _visible(header), [_visible(row) for row in rows]
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
     else:
         write_csv(target, header, rows)
+
+
+def _visible(cells: Sequence[Any]) -> list[str]:
+    return [visible_name(cell) for cell in cells]

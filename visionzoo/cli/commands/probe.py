@@ -16,6 +16,7 @@ from visionzoo.cli.commands.arguments import (
     whole,
 )
 from visionzoo.cli.commands.output import check_target, emit_json
+from visionzoo.terminal import say, visible_name
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
     )
     if args.json != "-":
-        print(report.to_text())
+        say(report.to_text())
     if args.json is not None:
         emit_json(report.to_dict(), args.json)
     for image in report.unreadable:
-        print(f"left out {image.name}: {image.reason}", file=sys.stderr)
+        say(visible_name(f"left out {image.name}: {image.reason}"), file=sys.stderr)
     return 1 if report.unreadable else 0

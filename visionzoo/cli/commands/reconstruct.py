@@ -6,6 +6,7 @@ import argparse
 
 from visionzoo.cli.commands.arguments import add_device, add_model, add_out
 from visionzoo.cli.commands.output import check_picture
+from visionzoo.terminal import say
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     made = draw_reconstruction(
         args.images, args.model, args.out, mask_ratio=args.mask_ratio, seed=args.seed, device=args.device
     )
-    print(f"{made.out}: {made.hidden} of {made.patches} patches hidden, loss {made.loss:.4f}")
+    say(f"{made.out}: {made.hidden} of {made.patches} patches hidden, loss {made.loss:.4f}")
     return 0

@@ -18,6 +18,7 @@ from visionzoo.cli.commands.arguments import (
 )
 from visionzoo.cli.commands.output import check_picture, check_target, emit_json
 from visionzoo.cli.suggest import UsageError
+from visionzoo.terminal import say, visible_name
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     done = search.report
     notes = [f"{done.images:,} images", f"{done.encoded:,} of them new or changed"]
     notes += [f"{done.dropped:,} gone since"] if done.dropped else []
-    print(", ".join(notes), file=sys.stderr)
+    say(", ".join(notes), file=sys.stderr)
     found = list(zip(args.queries, search.find_all(args.queries, args.top), strict=True))
     if args.image:
         found += zip(args.image, search.find_like(args.image, args.top), strict=True)
@@ -70,11 +71,11 @@ def run(args: argparse.Namespace) -> int:
         emit_json(records, args.json)
     if args.json != "-":
         for query, matches in found:
-            print(f"\n{query}" if len(found) > 1 else query)
+            say(f"\n{query}" if len(found) > 1 else query)
             for match in matches:
-                print(f"  {match.score:6.3f}  {printable(match.path)}")
+                say(f"  {match.score:6.3f}  {visible_name(printable(match.path))}")
     if args.out:
-        print(f"written to {search_sheet(found, args.out)}", file=sys.stderr)
+        say(f"written to {search_sheet(found, args.out)}", file=sys.stderr)
     for image in done.unreadable:
-        print(f"cannot read {image.name}: {image.reason}", file=sys.stderr)
+        say(visible_name(f"cannot read {image.name}: {image.reason}"), file=sys.stderr)
     return 1 if done.unreadable else 0

@@ -22,6 +22,7 @@ from visionzoo.cli.commands.arguments import (
     add_weights,
 )
 from visionzoo.cli.commands.output import check_picture, check_target, emit_json
+from visionzoo.terminal import say, visible_name
 from visionzoo.text import check_text, nfc, read_text, split_lines
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if not labels and not folders:
         raise ValueError('say what may be in the images: --labels "cat,dog", or a file with one label on each line')
     classifier = _classifier(args, labels or list(folders))
-    print(f"templates: {classifier.templates_name}", file=sys.stderr)
+    say(f"templates: {classifier.templates_name}", file=sys.stderr)
     report = classifier.report(args.images, top_k=args.top, batch_size=args.batch_size)
     status = emit_report(report, csv=args.csv, json=args.json, more={"templates": classifier.templates_name})
     if folders:
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
         rows_to_terminal = "-" in (args.csv, args.json) or not (args.csv or args.json or sys.stdout.isatty())
         found = score_report(report, folders, classifier.labels, classifier.templates_name)
-        print(found.to_text(), file=sys.stderr if rows_to_terminal else sys.stdout)
+        say(found.to_text(), file=sys.stderr if rows_to_terminal else sys.stdout)
         _draw(args, found, classifier.name, args.images[0])
     return status
 
@@ -135,12 +136,12 @@ def _score(args: argparse.Namespace, path: str, given: Sequence[str] | None) -> 
     classifier = _classifier(args, class_labels(source) if given is None else given)
     found = score(classifier, source, batch_size=args.batch_size, unknown=args.unknown)
     if args.json != "-":
-        print(found.to_text())
+        say(found.to_text())
     if args.json:
         emit_json(found.to_dict(), args.json)
     _draw(args, found, classifier.name, path)
     for image in found.unreadable:
-        print(f"cannot read {image.name}: {image.reason}", file=sys.stderr)
+        say(visible_name(f"cannot read {image.name}: {image.reason}"), file=sys.stderr)
     return 1 if found.unreadable else 0
 
 
@@ -149,7 +150,7 @@ def _draw(args: argparse.Namespace, found: LabelledScore, name: str, path: str) 
         from visionzoo.viz import confusion_matrix
 
         confusion_matrix(found.matrix, found.labels, args.out, title=f"{name} on {path}")
-        print(f"written to {args.out}", file=sys.stderr)
+        say(f"written to {args.out}", file=sys.stderr)
 
 
 def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroShotClassifier:

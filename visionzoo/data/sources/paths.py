@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 
-from visionzoo.files import similar_names
+from visionzoo.files import refuse_address, similar_names
 
 #: Names people give to a split. A file belongs to a split if its name starts with one of them.
 SPLIT_NAMES = {
@@ -16,9 +16,10 @@ SPLIT_NAMES = {
 
 
 def must_exist(path: str) -> None:
-    """Raises FileNotFoundError for a missing path; the message suggests near names."""
+    """Raises FileNotFoundError for a missing path, suggesting near names, and ValueError for one of the network's."""
     if os.path.exists(path):
         return
+    refuse_address(path)
     parent, name = os.path.split(os.path.abspath(path))
     while not os.path.isdir(parent):
         parent, name = os.path.split(parent)

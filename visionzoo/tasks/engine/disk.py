@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
+from visionzoo.terminal import say
+
 #: What should be on the disk and is not, with the reason. A later write that ends well takes it off.
 unwritten: dict[Path, str] = {}
 
@@ -33,7 +35,7 @@ def disk_may_fail(path: Path, cost: str, *, every_time: bool = False) -> Iterato
         unwritten[path] = error.strerror or str(error)
     else:
         if unwritten.pop(path, None) is not None:
-            print(f"{path} could be written again", flush=True)
+            say(f"{path} could be written again", flush=True)
 
 
 def what_is_lost(folder: Path) -> str:

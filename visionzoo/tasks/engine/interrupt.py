@@ -15,6 +15,7 @@ from visionzoo.signals import PREEMPTION, STOPPED, TRY_AGAIN
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.checkpoint import save_between_steps, save_last
 from visionzoo.tasks.engine.disk import unwritten
+from visionzoo.terminal import say
 
 
 class RunInterruptedError(Exception):
@@ -56,7 +57,7 @@ class Interrupt(Callback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nstopping after this step; Ctrl-C again stops at once without saving", file=sys.stderr, flush=True)
+        say("\nstopping after this step; Ctrl-C again stops at once without saving", file=sys.stderr, flush=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -100,7 +101,7 @@ class Interrupt(Callback):
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
             assert isinstance(pl_module, VisionTask)
             if pl_module.run_folder.last.is_file():
-                print(f"stopped at once. Go on from the last save with:\n  {self.resume_command}", file=sys.stderr)
+                say(f"stopped at once. Go on from the last save with:\n  {self.resume_command}", file=sys.stderr)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from visionzoo.runs.memory import peak_bytes
+from visionzoo.terminal import say
 
 
 class PeakMemory(Callback):
@@ -22,4 +23,4 @@ class PeakMemory(Callback):
             return
         self._said = True
         if trainer.is_global_zero:
-            print(f"peak memory after the first step: {peak_bytes(str(pl_module.device)) / 2**30:.2f} GiB", flush=True)
+            say(f"peak memory after the first step: {peak_bytes(str(pl_module.device)) / 2**30:.2f} GiB", flush=True)

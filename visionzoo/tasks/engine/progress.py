@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextCol
 
 from visionzoo.tasks.engine.bad_samples import BadSamples
 from visionzoo.tasks.engine.guard import NonFinite
+from visionzoo.terminal import say
 
 
 class Speed:
@@ -154,7 +155,7 @@ class EpochLines(Callback):
         parts.append(f"{self._images / (now - self._started):,.0f} images/s")
         if (left := seconds_left(trainer, self._run_begun, now)) is not None:
             parts.append(f"{timedelta(seconds=round(left))} left")
-        print("  ".join(parts), flush=True)
+        say("  ".join(parts), flush=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -168,7 +169,7 @@ class EpochLines(Callback):
         bad = next((len(c.seen) for c in trainer.callbacks if isinstance(c, BadSamples)), 0)  # type: ignore[attr-defined]
         tail = f"  unreadable images {bad}" if bad else ""
         tail += f"  steps left out {n}" if (n := _skipped(trainer)) else ""
-        print(
+        say(
             f"epoch {trainer.current_epoch + 1}{last}  {text}  {self._images / seconds:,.0f} images/s{tail}", flush=True
         )
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from visionzoo.terminal import say
+
 #: Seconds that rank 0 has to end by itself once another rank has died.
 GRACE = 3.0
 
@@ -62,7 +64,7 @@ class Ranks(Callback):
         with self._lock:
             if not self._said:
                 go_on = f" Go on with:\n  {self.resume_command}" if self.resume_command else ""
-                print(f"error: {what}; the others are stopped.{go_on}", file=sys.stderr, flush=True)
+                say(f"error: {what}; the others are stopped.{go_on}", file=sys.stderr, flush=True)
                 self._said = what
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

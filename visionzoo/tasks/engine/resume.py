@@ -7,6 +7,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from visionzoo.terminal import say
+
 #: Options of the data that change nothing of what is learned. What ``path`` holds is compared, not how it is called.
 FREE = frozenset({"path", "num_workers", "worker_start_method", "eval_batch_size", "predict_path", "max_bad_share"})
 
@@ -66,9 +68,9 @@ class Resume(Callback):
         if trainer.is_global_zero:
             total = trainer.estimated_stepping_batches
             of = f" of {int(total)}" if 0 < total < float("inf") else ""
-            print(f"goes on at step {trainer.global_step}{of}, in epoch {trainer.current_epoch + 1}", flush=True)
+            say(f"goes on at step {trainer.global_step}{of}, in epoch {trainer.current_epoch + 1}", flush=True)
             if applied := _changes(self._applied_then, self._applied_now):
-                print(f"from here on: {'; '.join(applied)}", flush=True)
+                say(f"from here on: {'; '.join(applied)}", flush=True)
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
