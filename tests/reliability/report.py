@@ -21,7 +21,7 @@ TESTS = (
     "tasks/test_micro_batch.py",
     "tasks/test_disk.py",
     "cli/test_batch_size.py",
-    "cli/test_processes.py",
+    "cli/test_launchers.py",
     "runs/test_lock.py",
 )
 BEGIN, END = "<!-- made by tests/reliability/report.py: begin -->", "<!-- end -->"
