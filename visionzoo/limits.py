@@ -1,4 +1,4 @@
-"""How much of a file from anywhere is read into memory, at most, and how to raise it. Imports nothing from visionzoo.
+"""How much of a file from anywhere is taken into memory, at most, and how to raise it. Imports nothing from visionzoo.
 
 A sparse file or a compressed archive can say much more than its sender paid for. What is larger than a limit is refused
 before it is read; the message names the limit and the environment variable that raises it.
@@ -14,14 +14,15 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 @dataclass(frozen=True)
 class Limit:
-    """A number of bytes."""
+    """How many bytes, or what else, of something."""
 
     variable: str  #: the environment variable that changes it
     default: int
-    what: str  #: that has so many bytes
+    what: str  #: that has so many
+    unit: str = "bytes"
 
     @property
-    def bytes(self) -> int:
+    def most(self) -> int:
         """The limit now.
 
         Raises:
@@ -31,16 +32,22 @@ class Limit:
         return self.default if text is None else parse_size(text, self.variable)
 
     def exceeded(self, size: int) -> str | None:
-        """Why ``size`` bytes are too many, in a line; None where they are not."""
-        if size <= self.bytes:
+        """Why ``size`` is too much, in a line; None where it is not."""
+        if size <= self.most:
             return None
-        return f"{self.what} has {in_units(size)}, above the limit of {in_units(self.bytes)}; {self.variable} raises it"
+        has, most = (in_units(n) if self.unit == "bytes" else f"{n:,} {self.unit}" for n in (size, self.most))
+        return f"{self.what} has {has}, above the limit of {most}; {self.variable} raises it"
 
 
 #: PIL refuses more than 179 million pixels; this is that many in RGB, uncompressed.
 IMAGE_FILE = Limit("VISIONZOO_MAX_IMAGE_BYTES", 2**29, "the image file")
 #: Weights hardly compress: what unpacks to more than four times the file and this is no model.
 UNPACKED = Limit("VISIONZOO_MAX_UNPACKED_BYTES", 2**28, "what the archive unpacks to")
+
+#: Of one object. The most in COCO are some 6,000; each takes memory whatever it draws.
+CORNERS = Limit("VISIONZOO_MAX_POLYGON_CORNERS", 100_000, "a polygon", "corners")
+#: cocoapi walks along outlines in fifths of a pixel, at some 100 bytes a pixel.
+OUTLINE = Limit("VISIONZOO_MAX_POLYGON_PIXELS", 2_000_000, "the outline of a polygon", "pixels")
 
 
 def parse_size(text: str, variable: str) -> int:

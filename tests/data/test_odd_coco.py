@@ -172,17 +172,31 @@ def test_annotations_of_a_photo_that_exif_turns(tmp_path: Path, survived: Surviv
     survived("masks of photos that EXIF turns: matched by size")
 
 
-def test_endless_polygons_are_refused_before_they_take_memory(survived: Survived) -> None:
+def test_endless_polygons_are_refused_before_they_take_memory(
+    survived: Survived, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     many = (rng.random(2_000_000) * 1000).tolist()
     long = np.tile([0.0, 0.0, 999.0, 999.0], 3000).tolist()
-    for polygon, message in ((many, "1,000,000 corners; the most are 100,000"), (long, "an outline of 5,99.* pixels")):
+    cases = (
+        (
+            many,
+            "a polygon has 1,000,000 corners, above the limit of 100,000 corners; VISIONZOO_MAX_POLYGON_CORNERS raises",
+        ),
+        (
+            long,
+            "the outline of a polygon has 5,99.* pixels, above .*; VISIONZOO_MAX_POLYGON_PIXELS raises it, or write",
+        ),
+    )
+    for polygon, message in cases:
         tracemalloc.start()
         with pytest.raises(UnreadableImage, match=message):
             read_segmentation([polygon], 1000, 1000)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2**27
+    monkeypatch.setenv("VISIONZOO_MAX_POLYGON_PIXELS", "6M")
+    assert read_segmentation([long], 1000, 1000).sum() == 1_000_000
     angles = np.linspace(0, 2 * np.pi, 50_000)
     circle = (500 + 400 * np.stack([np.cos(angles), np.sin(angles)], axis=1)).reshape(-1).tolist()
     assert abs(read_segmentation([circle], 1000, 1000)[1::2].sum() / (np.pi * 160_000) - 1) < 0.01

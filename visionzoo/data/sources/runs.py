@@ -16,15 +16,10 @@ from typing import Any
 import numpy as np
 
 from visionzoo.data.images import UnreadableImage
+from visionzoo.limits import CORNERS, OUTLINE
 
 #: Above what PIL takes for a decompression bomb: no image that can be read has more.
 MOST_PIXELS = 2**28
-
-
-#: Corners of one object. The most in COCO are some 6,000; each takes memory whatever it draws.
-MOST_CORNERS = 100_000
-#: Pixels along the outlines of one object: cocoapi walks them in fifths of a pixel, at some 100 bytes a pixel.
-LONGEST_OUTLINE = 2_000_000
 
 
 def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -40,7 +35,7 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
 
     Raises:
         UnreadableImage: for anything else, another size, counts that do not fill the mask, or polygons of more than
-            :data:`MOST_CORNERS` corners or :data:`LONGEST_OUTLINE` pixels of outline.
+            corners or pixels of outline than :mod:`visionzoo.limits` allows.
     """
     if min(height, width) < 1 or height * width > MOST_PIXELS:
         raise UnreadableImage(f"a mask of {height} x {width} pixels; need at least 1 x 1 and at most {MOST_PIXELS:,}")
@@ -121,15 +116,12 @@ def _polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
 
 def _refuse_endless(polygons: list[list[float]]) -> None:
     """Raises UnreadableImage before a polygon takes gigabytes."""
-    corners = sum(len(polygon) // 2 for polygon in polygons)
-    outline = 0.0
-    if corners <= MOST_CORNERS:
+    why = CORNERS.exceeded(sum(len(polygon) // 2 for polygon in polygons))
+    if why is None:
+        outline = 0.0
         for polygon in polygons:
             points = np.array(polygon).reshape(-1, 2)
             outline += np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum()
-    if corners > MOST_CORNERS or outline > LONGEST_OUTLINE:
-        drawn = f"{corners:,} corners" if corners > MOST_CORNERS else f"an outline of {outline:,.0f} pixels"
-        raise UnreadableImage(
-            f"a polygon has {drawn}; the most are {MOST_CORNERS:,} corners and {LONGEST_OUTLINE:,} pixels (write "
-            "such a mask as run lengths)"
-        )
+        why = OUTLINE.exceeded(int(min(outline, 2.0**62)))  # corners may be anywhere
+    if why is not None:
+        raise UnreadableImage(f"{why}, or write such a mask as run lengths")
