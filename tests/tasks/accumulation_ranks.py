@@ -1,7 +1,8 @@
-"""Gradients of the steps of a tiny run, here and on each of two processes: ``torchrun accumulation_ranks.py OUT``."""
+"""Gradients of the steps of a tiny run, here and on each of some processes: ``torchrun accumulation_ranks.py OUT``."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,15 @@ def uneven(processes: int, **options: Any) -> list[Tensor]:
     data = tiny_data(
         batch_size=8 // processes, train_limit=44, drop_last=False, crop="resize", hflip=0.0, policy="none"
     )
-    shared = {"devices": processes, "strategy": "ddp" if processes > 1 else "auto", "precision": "64-true"}
+    shared = {"devices": processes, "strategy": options.get("strategy", "auto"), "precision": "64-true"}
     task = tiny_task()
     task.halve_on_oom = options.get("halve_on_oom", True)
     return gradients(task, data, 4, **shared)
 
 
 def main() -> None:
-    found = [uneven(2), uneven(2, halve_on_oom=False)]
+    processes = int(os.environ["WORLD_SIZE"])
+    found = [uneven(processes, strategy="ddp"), uneven(processes, strategy="ddp", halve_on_oom=False)]
     torch.save(found, Path(sys.argv[1]) / f"rank{torch.distributed.get_rank()}.pt")
 
 
