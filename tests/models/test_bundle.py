@@ -57,5 +57,5 @@ def test_missing_and_damaged_files(tmp_path):
         load_bundle(tmp_path)
     save_bundle(*_model_and_config(), tmp_path)
     (tmp_path / "config.json").write_text('{"task": ')
-    with pytest.raises(ValueError, match="not valid JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         load_bundle(tmp_path)

@@ -43,7 +43,7 @@ def test_constants_are_not_in_the_state_dict():
         ({"interpolation": "cubic"}, "interpolation='cubic' is unknown; use one of nearest"),
         ({"resize_mode": "stretch"}, "resize_mode='stretch'"),
         ({"image_size": (0, 4)}, "image_size"),
-        ({"std": (0.0, 1.0, 1.0)}, "std above 0"),
+        ({"std": (0.0, 1.0, 1.0)}, "std and value_scale=255.0 above 0"),
         ({"crop_pct": 2.5}, r"crop_pct=2.5 must be in \(0, 2\]"),
     ],
 )

@@ -34,6 +34,7 @@ class EventFile:
     def add_event(self, event: Event) -> None:
         with disk_may_fail(self.path, "TensorBoard will not see some points; training goes on"):
             if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self.path.open("ab", buffering=0)
             if self._file.tell() == 0:
                 self._append(Event(wall_time=event.wall_time, file_version="brain.Event:2"))
