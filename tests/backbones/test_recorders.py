@@ -42,8 +42,8 @@ def test_a_traced_model_is_saved_and_takes_other_batches(name: str, grad: bool) 
         torch.testing.assert_close(loaded(_images(5)), model(_images(5)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", [*NAMES[:2], pytest.param(NAMES[2], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("grad", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_exported_model_takes_other_batches(name: str, grad: bool) -> None:
     model, batch = _model(name), torch.export.Dim("batch", min=1, max=64)
     with torch.set_grad_enabled(grad):
@@ -114,6 +114,7 @@ def test_an_empty_batch_gives_an_empty_answer(name: str) -> None:
             assert model(_images()[:0]).shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_trace_leaves_nothing_behind_that_a_later_step_would_meet() -> None:
     # in a process of its own: layouts and indices are cached per process
     code = (

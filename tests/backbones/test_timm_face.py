@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +61,14 @@ OF_VITS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*VITS, *SWINS])
+HEAVY = ("beit_base_patch16_224", "swinv2_tiny_window8_256", "vit_base_patch16_siglip_224")
+
+
+def heavy_are_slow(names: Sequence[str]) -> list[Any]:
+    return [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in names]
+
+
+@pytest.mark.parametrize("name", heavy_are_slow([*VITS, *SWINS]))
 @torch.no_grad()
 def test_intermediates_are_timms(name: str) -> None:
     ours, theirs = pair(name)
@@ -120,7 +128,9 @@ def test_a_timm_backbone_follows_its_preprocessing_too() -> None:
     assert resolve_model_data_config(model)["mean"] == (0.1, 0.2, 0.3)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224", "deit_tiny_distilled_patch16_224"])
+@pytest.mark.parametrize(
+    "name", heavy_are_slow(["vit_tiny_patch16_224", "beit_base_patch16_224", "deit_tiny_distilled_patch16_224"])
+)
 @torch.no_grad()
 def test_another_input_size_is_timms(name: str) -> None:
     ours, theirs = pair(name)
@@ -156,7 +166,7 @@ def test_another_input_size_of_a_swin_keeps_its_windows() -> None:
         vz.create_backbone("samvit_base_patch16", image_size=64).set_input_size(128)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("name", [VITS[0], VITS[1], "vit_base_patch16_siglip_224", *SWINS])
+@pytest.mark.parametrize("name", heavy_are_slow([VITS[0], VITS[1], "vit_base_patch16_siglip_224", *SWINS]))
 @torch.no_grad()
 def test_a_classifier_without_pooling_is_timms(name: str) -> None:
     theirs: Any = timm.create_model(name, num_classes=5).eval()

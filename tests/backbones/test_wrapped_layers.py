@@ -143,7 +143,7 @@ def test_our_adapters_reach_every_linear_layer_and_merge_into_the_same(name: str
     assert _difference(adapted, plain) > 1e-4
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*OURS, *(pytest.param(n, marks=pytest.mark.slow) for n in CASES if n not in OURS)])
 @pytest.mark.parametrize("targets", ["all-linear", "named"])
 def test_pefts_adapters_reach_what_they_are_given(name: str, targets: str) -> None:
     case = _case(name)

@@ -31,7 +31,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", [*ODD[:4], *(pytest.param(n, marks=pytest.mark.slow) for n in ODD[4:])])
 def test_a_run_in_a_folder_of_any_name_goes_on(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -122,7 +122,8 @@ def test_a_set_of_unknown_length(recwarn: Any) -> None:
         gradients(tiny_task(warmup_epochs=1.0), loader(), max_steps=4)
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_ddp_takes_the_steps_of_one_process_alone(processes: int, tmp_path: Path) -> None:
     script = Path(__file__).with_name("accumulation_ranks.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
