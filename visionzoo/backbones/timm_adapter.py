@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import timm
@@ -341,7 +342,10 @@ def _stride(pixels: int, cells: int, declared: int) -> int:
 def _token_grid(image_size: tuple[int, int], stride: int, tokens: int) -> tuple[int, int] | None:
     """The (h, w) grid that ``tokens`` cells form; borders are dropped or padded, depending on the family."""
     rows, columns = ((-(-s // stride), s // stride) for s in image_size)
-    return next(((h, w) for h in rows for w in columns if h * w == tokens), None)
+    for h, w in product(rows, columns):  # torch 2.8's compiler does not trace next(..., None)
+        if h * w == tokens:
+            return h, w
+    return None
 
 
 def _pyramid(model: Any) -> tuple[tuple[int, PyramidLevel], ...]:

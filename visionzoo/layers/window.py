@@ -135,14 +135,15 @@ def to_windows(x: Tensor, layout: WindowLayout) -> Tensor:
     x = x.reshape(b, hp * wp, c)
     if layout.order is not None:
         x = _reorder(x, layout.order, layout.inverse)
-    return x.reshape(b * layout.num_windows, layout.window**2, c)
+    n = hp * wp // layout.window**2  # not the property, which torch 2.8's compiler does not trace
+    return x.reshape(b * n, layout.window**2, c)
 
 
 def from_windows(x: Tensor, layout: WindowLayout) -> Tensor:
     """(B * n, N, C) -> (B, h, w, C), the inverse of :func:`to_windows`; what stands in the padding is dropped."""
     (h, w), (hp, wp) = layout.grid, layout.padded
     c = x.shape[-1]
-    b = x.shape[0] // layout.num_windows
+    b = x.shape[0] // (hp * wp // layout.window**2)
     x = x.reshape(b, hp * wp, c)
     if layout.inverse is not None:
         x = _reorder(x, layout.inverse, layout.order)
