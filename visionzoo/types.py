@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from visionzoo.plain import check_types
 
 if TYPE_CHECKING:  # the commands that only look names up do without torch
+    from collections.abc import Iterable
+
+    import torch
     from torch import Tensor
 
 #: Everything a backbone can declare. A job asks for what it needs by these names.
@@ -80,6 +83,10 @@ class Tokens(NamedTuple):
     keep: Tensor | None = None  #: (B, N) int64 raster indices of the tokens in ``x``; None means all h * w
 
 
+def _moved(parts: Iterable[Any], device: torch.device | str) -> list[Any]:
+    return [x.to(device, non_blocking=True) if hasattr(x, "to") else x for x in parts]
+
+
 class ImageBatch(NamedTuple):
     """A batch of labelled images as it leaves the loader.
 
@@ -90,6 +97,10 @@ class ImageBatch(NamedTuple):
     labels: Tensor  #: (B,) int64 class indices, or (B, K) float32 in {0, 1} for multi-label data
     index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
     bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every image that could not be read
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        """The batch with its tensors on a device; where they lie in page-locked memory, nobody waits for the copy."""
+        return ImageBatch(*_moved(self, device))
 
 
 class CaptionBatch(NamedTuple):
@@ -104,6 +115,10 @@ class CaptionBatch(NamedTuple):
     text_image: Tensor  #: (T,) int64 in 0..B-1, the image in this batch that each text describes; never falls
     index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
     bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every sample that could not be read
+
+    def to(self, device: torch.device | str) -> CaptionBatch:
+        """The batch with its tensors on a device; where they lie in page-locked memory, nobody waits for the copy."""
+        return CaptionBatch(*_moved(self, device))
 
 
 #: Why an object is left out of a :class:`SegmentBatch`, in the order of the columns of ``left_out``.
@@ -126,6 +141,10 @@ class SegmentBatch(NamedTuple):
     left_out: Tensor  #: (B, 3) int64, objects of each image that were left out, by :data:`LEFT_OUT`
     index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
     bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every sample that could not be read
+
+    def to(self, device: torch.device | str) -> SegmentBatch:
+        """The batch with its tensors on a device; where they lie in page-locked memory, nobody waits for the copy."""
+        return SegmentBatch(*_moved(self, device))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,20 +90,23 @@ def _little_memory(most: int) -> None:
     """This process has no memory for the backward pass of more than so many images; it fails in its middle."""
     from visionzoo.tasks.classify import Classify
 
-    whole = Classify.part_loss
+    whole = Classify.loss_parts
 
-    def part_loss(self: Classify, part: Any) -> Any:
-        step = whole(self, part)
-        if step.size > most:
-            first = next(p for p in self.parameters() if p.requires_grad)
-            handle = first.register_hook(lambda _: refuse(handle))
-        return step
+    def loss_parts(self: Classify, batch: Any, size: int | None) -> Any:
+        for part in whole(self, batch, size):
+            if part.size > most:
+                first = next(p for p in self.parameters() if p.requires_grad)
+                _once(first, refuse)
+            yield part
+
+    def _once(parameter: Any, refuse: Any) -> None:
+        handle = parameter.register_hook(lambda _: refuse(handle))
 
     def refuse(handle: Any) -> None:
         handle.remove()
         raise torch.OutOfMemoryError("out of memory, says the test")
 
-    Classify.part_loss = part_loss  # type: ignore[method-assign]
+    Classify.loss_parts = loss_parts  # type: ignore[method-assign]
 
 
 class Residence(pl.Callback):

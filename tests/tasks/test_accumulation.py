@@ -90,7 +90,7 @@ def test_it_holds_in_parts_and_by_lightnings_own_backward_pass(halve_on_oom: boo
     a, b, c = gradients(*classify(10, 4))
     task, data = classify(10, 4)
     task.halve_on_oom = halve_on_oom
-    task.micro_batches.size = 3
+    task.take_step.size = 3
     (together,) = gradients(task, data, 4)
     assert_close(together, (4 * a + 4 * b + 2 * c) / 10)
 

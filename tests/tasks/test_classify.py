@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import Run, run_training, tiny_task
+from tiny_run import Run, run_training, take, tiny_task
 
 import visionzoo as vz
 from visionzoo.models.bundle import load_bundle
@@ -53,7 +53,7 @@ def test_the_export_answers_as_the_task_does(learned: Run) -> None:
 
 def test_first_loss_is_that_of_the_plain_formula() -> None:
     task, data = tiny_task(label_smoothing=0.1), batch()
-    step = task.eval().train_loss(data)
+    step = take(task.eval(), data)
     logits = task.model(task.normalize(data.images))
     expected = torch.nn.functional.cross_entropy(logits, data.labels, label_smoothing=0.1)
     assert torch.equal(step.loss, expected)
@@ -62,7 +62,7 @@ def test_first_loss_is_that_of_the_plain_formula() -> None:
 
 def test_multi_label_uses_binary_cross_entropy_and_scores() -> None:
     task, data = tiny_task(num_classes=4, multi_label=True), batch(classes=4, multi_label=True)
-    step = task.eval().train_loss(data)
+    step = take(task.eval(), data)
     logits = task(data.images)
     torch.testing.assert_close(step.loss, torch.nn.functional.binary_cross_entropy_with_logits(logits, data.labels))
     task.update_evaluation(data)
@@ -82,8 +82,8 @@ def test_balanced_class_weights_reach_the_loss() -> None:
     logits = balanced(data.images)
     weights = torch.tensor([40 / 20, 40 / 60])
     expected = torch.nn.functional.cross_entropy(logits, data.labels, weight=weights)
-    torch.testing.assert_close(balanced.train_loss(data).loss, expected)
-    assert not torch.allclose(plain.train_loss(data).loss, expected)
+    torch.testing.assert_close(take(balanced, data).loss, expected)
+    assert not torch.allclose(take(plain, data).loss, expected)
     assert "class_weights" not in balanced.state_dict()
 
 
@@ -110,7 +110,7 @@ def test_head_trains_the_head_alone_and_keeps_the_trunk_in_eval_mode() -> None:
     assert task.model.head.training
     assert not task.model.blocks[0].training
     data = batch()
-    assert torch.equal(task.train_loss(data).loss, task.train_loss(data).loss)  # no drop path
+    assert torch.equal(take(task, data).loss, take(task, data).loss)  # no drop path
     task.eval()
     assert not task.model.head.training
 

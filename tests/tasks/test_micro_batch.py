@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from visionzoo.cli import train as cli
-from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.classify import Classify
 from visionzoo.tasks.contrast import Contrast
 from visionzoo.tasks.engine import checkpoint
+from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.masked import MaskedPretrain
 from visionzoo.tasks.segment import PromptSegment
 
@@ -62,27 +63,31 @@ class Machine:
 
     def __init__(self, most: int, where: str = "forward", error: Callable[[], BaseException] | None = None) -> None:
         self.most, self.where, self.refused = most, where, 0
+        self._armed: Any = None
         self.error = error or (lambda: torch.OutOfMemoryError("CUDA out of memory."))
 
     def install(self, monkeypatch: pytest.MonkeyPatch, task: type[VisionTask]) -> None:
-        whole = task.part_loss
+        whole = task.loss_parts
 
-        def part_loss(module: Any, part: Any) -> TrainStep:
-            step = whole(module, part)
-            if step.size <= self.most:
-                return step
-            if self.where == "forward":
-                self._refuse()
-            some = list(module.parameters())
-            first = next(p for p in some if p.requires_grad)
-            # in the middle of the backward pass, with some gradients there already
-            handle = first.register_hook(lambda _: (handle.remove(), self._refuse()))
-            return step
+        def loss_parts(module: Any, batch: Any, size: int | None) -> Iterator[LossPart]:
+            for part in whole(module, batch, size):
+                if part.size > self.most:
+                    if self.where == "forward":
+                        self._refuse()
+                    some = list(module.parameters())
+                    first = next(p for p in some if p.requires_grad)
+                    # in the middle of the backward pass, with some gradients there already
+                    if self._armed is not None:  # by an earlier part of this try
+                        self._armed.remove()
+                    self._armed = first.register_hook(lambda _: self._refuse())
+                yield part
 
-        monkeypatch.setattr(task, "part_loss", part_loss)
+        monkeypatch.setattr(task, "loss_parts", loss_parts)
 
     def _refuse(self) -> None:
         self.refused += 1
+        if self._armed is not None:
+            self._armed.remove()
         raise self.error()
 
 
@@ -136,23 +141,24 @@ def test_gradients_of_earlier_batches_survive(
     """Memory runs out in the second of two batches that are accumulated, once its backward pass has begun."""
     more = ["--trainer.accumulate_grad_batches=2", "--trainer.max_steps=2"]
     plain = train("classify", "plain", *more)
-    count, whole = [0], Classify.part_loss
+    count, whole, hooks = [0], Classify.loss_parts, list[Any]()
 
-    def part_loss(module: Any, part: Any) -> TrainStep:
-        step = whole(module, part)
-        count[0] += 1
-        if count[0] == 2:
-            first = next(p for p in module.parameters() if p.requires_grad)
-            handle = first.register_hook(lambda _: (handle.remove(), _raise(torch.OutOfMemoryError("x"))))
-        return step
+    def loss_parts(module: Any, batch: Any, size: int | None) -> Iterator[LossPart]:
+        for part in whole(module, batch, size):
+            count[0] += 1
+            if count[0] == 2:
+                first = next(p for p in module.parameters() if p.requires_grad)
+                hooks.append(first.register_hook(lambda _: _run_out(hooks.pop())))
+            yield part
 
-    monkeypatch.setattr(Classify, "part_loss", part_loss)
+    monkeypatch.setattr(Classify, "loss_parts", loss_parts)
     with pytest.warns(UserWarning, match="memory ran out at step 0: from here on 6"):
         assert_same(plain, train("classify", "halves", *more))
 
 
-def _raise(error: BaseException) -> None:
-    raise error
+def _run_out(hook: Any) -> None:
+    hook.remove()
+    raise torch.OutOfMemoryError("x")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def objects(n: int = 6, padded: int = 4) -> Objects:
 
 def talk(stub: Stub, some: Objects, **options: Any) -> list[Answer]:
     given: dict[str, Any] = {"clicks": 4, "mask_rounds": 2, "box_share": 0.5, **options}
-    return list(training_rounds(cast(Sam, stub), torch.zeros(2, 1, 1, 1), some, **given))
+    return [a for r in training_rounds(cast(Sam, stub), torch.zeros(2, 1, 1, 1), some, **given) for a in r]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -150,16 +150,23 @@ def small_sam() -> Sam:
     return model
 
 
-def test_recomputing_gives_the_same_gradients() -> None:
+def test_round_by_round_gives_the_gradients_of_all_at_once() -> None:
     model, some = small_sam(), objects(4)
-    embeddings = torch.randn(2, 16, 4, 4)
+    embeddings = torch.randn(2, 16, 4, 4, requires_grad=True)
     found = []
-    for recompute in (False, True):
+    for at_once in (True, False):
         torch.manual_seed(1)
         model.zero_grad()
-        answers = training_rounds(model, embeddings, some, clicks=2, mask_rounds=1, box_share=0.5, recompute=recompute)
-        sum(a.output.masks.square().mean() + a.output.scores.sum() for a in answers).backward()  # type: ignore[union-attr]
-        found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        embeddings.grad = None
+        losses = []
+        for answers in training_rounds(model, embeddings, some, clicks=2, mask_rounds=1, box_share=0.5):
+            loss = torch.stack([a.output.masks.square().mean() + a.output.scores.sum() for a in answers]).sum()
+            losses.append(loss) if at_once else loss.backward()
+        if at_once:
+            torch.stack(losses).sum().backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        assert embeddings.grad is not None
+        found.append({**gradients, "embeddings": embeddings.grad})
     assert set(found[0]) == set(found[1])
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name])

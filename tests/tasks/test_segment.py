@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import Kill, Killed, fit_quietly
+from tiny_run import Kill, Killed, fit_quietly, take
 from torch import Tensor
 
 from visionzoo.data.segmentation import SegmentationData
@@ -108,9 +109,7 @@ def test_everything_that_trains_gets_a_gradient_in_every_step(options: dict[str,
     nothing = batch._replace(masks=batch.masks[:0], image_index=batch.image_index[:0], names=())
     for some in (batch, nothing):
         module.zero_grad(set_to_none=True)
-        loss = module.train_loss(some).loss
-        assert torch.isfinite(loss)
-        loss.backward()
+        assert torch.isfinite(take(module, some).loss)
         for name, parameter in module.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, name
     if module.encoder != "full":
@@ -141,13 +140,13 @@ def test_the_loss_is_the_mean_over_all_answers() -> None:
     module = task(clicks=2)
     batch = batch_of(module)
     torch.manual_seed(5)
-    step = module.train_loss(batch)
+    step = take(module, batch)
     torch.manual_seed(5)
     embeddings = module.model.encode(module.normalize(batch.images))
-    answers = training_rounds(module.model, embeddings, Objects.of(batch), clicks=2, mask_rounds=1, box_share=0.5)
+    rounds = training_rounds(module.model, embeddings, Objects.of(batch), clicks=2, mask_rounds=1, box_share=0.5)
     targets = torch.nn.functional.interpolate(batch.masks[:, None].float(), (16, 16), mode="area")
     values = []
-    for answer in answers:
+    for answer in chain.from_iterable(rounds):
         for k, row in enumerate(answer.rows.tolist()):
             masks, scores = answer.output.masks[k : k + 1], answer.output.scores[k : k + 1]
             values.append(prompt_loss(masks, scores, targets[row : row + 1]).total)
@@ -160,10 +159,10 @@ def test_it_learns(tmp_path: Path) -> None:
     batch = batch_of(module)
     with torch.no_grad():
         torch.manual_seed(1)
-        before = module.train_loss(batch)
+        before = take(module, batch)
         fit(module, tmp_path, max_epochs=15)
         torch.manual_seed(1)
-        after = module.train_loss(batch)
+        after = take(module, batch)
     assert after.loss < 0.85 * before.loss  # thirty steps: that masks are found is the slow test at the end
     assert after.logs["focal"] < 0.8 * before.logs["focal"]
 
@@ -458,8 +457,7 @@ def test_names_are_prompts(clip_run: str) -> None:
     nameless = batch._replace(names=("",) * len(batch.names))
     for some in (batch, nameless):
         module.zero_grad(set_to_none=True)
-        step = module.train_loss(some)
-        step.loss.backward()
+        step = take(module, some)
         assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
         assert (float(step.logs["text"]) > 0) == (some is batch)
     module.eval()
@@ -496,7 +494,7 @@ def test_text_prompts_of_runs(clip_run: str, tmp_path: Path) -> None:
 
     silent = PromptSegment(weights=str(tmp_path / "spoken"), clicks=1, encoder="full").train()
     batch = batch_of(silent)
-    silent.train_loss(batch).loss.backward()
+    take(silent, batch)
     assert all((p.grad is not None) == p.requires_grad for p in silent.parameters())
     assert not silent.model.prompt_encoder.text_projection.weight.requires_grad
 
@@ -555,7 +553,7 @@ def overfit(source: SegmentationData, steps: int, **options: Any) -> dict[str, f
         module.train()
         for group in optimizer.param_groups:
             group["lr"] = module.lr * min(1, (step + 1) / 20) * (0.1 if step > 0.8 * steps else 1)
-        module.train_loss(batch).loss.backward()
+        take(module, batch)
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

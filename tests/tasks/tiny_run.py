@@ -12,12 +12,14 @@ import torch
 
 from visionzoo.data.classification import ClassificationData
 from visionzoo.runs import RunFolder
+from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.classify import Classify
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.loggers import MetricsFile
 from visionzoo.tasks.engine.run_files import RunFiles
 from visionzoo.tasks.engine.seeding import SeedBatches
+from visionzoo.tasks.interface import LossPart
 
 #: 96 digits in batches of 16: six steps an epoch.
 STEPS = 6
@@ -80,6 +82,21 @@ def tiny_task(**options: Any) -> Classify:
 def tiny_data(**options: Any) -> ClassificationData:
     defaults: dict[str, Any] = {"batch_size": 16, "eval_batch_size": 64, "num_workers": 0, "train_limit": 96}
     return ClassificationData("digits", **{**defaults, **options})
+
+
+def take(task: VisionTask, batch: Any, size: int | None = None) -> LossPart:
+    """What a training batch comes to, with the gradient of every part run backward; no Trainer is needed."""
+    losses: list[torch.Tensor] = []
+    logs: dict[str, list[torch.Tensor]] = {}
+    for part in task.loss_parts(batch, size):
+        losses.append((part.loss if part.value is None else part.value).detach())
+        for name, value in part.logs.items():
+            logs.setdefault(name, []).append(value.detach())
+        if part.loss.requires_grad:
+            part.loss.backward(part.gradient)
+    assert part.last
+    summed = {name: torch.stack(values).sum() for name, values in logs.items()}
+    return LossPart(torch.stack(losses).sum(), summed, task.images_in(batch))
 
 
 def run_training(

@@ -86,3 +86,5 @@ def leave_together() -> None:
 def quiet_signals(trainer: Any) -> None:
     """Keep Lightning's handlers out: theirs broadcasts inside the handler, and waits for ranks that heard nothing."""
     trainer._signal_connector.register_signal_handlers = lambda: None
+    # and has rank 0 tell the others before every batch, which costs each of them a wait; Interrupt does that
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None

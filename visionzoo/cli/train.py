@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -33,6 +33,7 @@ from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.disk import what_is_lost
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.finish import held_out_scores, make_up
+from visionzoo.tasks.engine.flags import Flags
 from visionzoo.tasks.engine.fsdp import FullySharded
 from visionzoo.tasks.engine.guard import NonFinite
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
@@ -122,9 +123,9 @@ class TrainCLI(LightningCLI):
             help="Steps in a row without a finite loss and gradient until the run goes back to its last checkpoint.",
         )  # fmt: skip
         parser.add_argument(
-            "--halve_on_oom", type=bool, default=True,
-            help="Repeat a step that runs out of memory in parts of half the size. With several processes gradients "
-            "are then exchanged after the backward pass, not during it.",
+            "--halve_on_oom", type=bool | Literal["auto"], default="auto",
+            help="Repeat a step that runs out of memory in parts of half the size; auto does so in a single process. "
+            "With several, true has gradients exchanged after the backward pass, not during it.",
         )  # fmt: skip
         for source, target, through in self.entry.links:
             parser.link_arguments(f"data.{source}", f"model.{target}", compute_fn=through, apply_on="instantiate")
@@ -238,12 +239,13 @@ class TrainCLI(LightningCLI):
             found.append(Stopping(task.monitor, task.monitor_mode, patience))
         if bar:
             found.append(ProgressBar())
+        flags = Flags()
         return [
             *found,
-            NonFinite(self._get(self.config, "max_nonfinite_steps")),
+            NonFinite(self._get(self.config, "max_nonfinite_steps"), flags),
             EpochLines(),
             PeakMemory(),
-            Interrupt(self.resume_command()),
+            Interrupt(self.resume_command(), flags),
             Checkpoints(self._get(self.config, "save_every_n_steps")),
         ]
 

@@ -113,11 +113,6 @@ def _prepare(image: Tensor, text: Tensor, logit_scale: Tensor, limit: float | No
             f"image features {tuple(image.shape)} and text features {tuple(text.shape)} must both be (B, D), with at "
             "least one pair"
         )
-    if not bool(torch.isfinite(logit_scale.detach()).all()):
-        raise ValueError(
-            f"the temperature is broken: logit_scale={float(logit_scale.detach()):.4g}. An earlier step had a gradient "
-            "that was not finite; lower the learning rate, clip gradients, or go back to an earlier checkpoint"
-        )
     dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
     scale = logit_scale.to(dtype)
     scale = (scale if limit is None else scale.clamp(max=limit)).exp().reshape(())

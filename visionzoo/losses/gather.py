@@ -5,8 +5,7 @@ Legend: B pairs of this process, W processes, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -44,17 +43,15 @@ class _AllGather(torch.autograd.Function):
         return grad[first : first + ctx.rows]
 
 
-def cached_backward(
+def cached_losses(
     encode: Callable[[Part], tuple[Tensor, Tensor]],
     parts: Sequence[Part],
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
     shared: Sequence[Tensor] = (),
-    backward: Callable[[Tensor], Any] = torch.Tensor.backward,
-    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
     statistics: Sequence[Tensor] = (),
-) -> Tensor:
-    """Gradients of a contrastive loss over a batch that does not fit into memory (GradCache, arXiv 2101.06983).
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """A contrastive loss over a batch that does not fit into memory, part by part (GradCache, arXiv 2101.06983).
 
     Every part is encoded without a graph; the loss is taken over all features; then each part is encoded again, with
     the same random numbers, and gets the gradient of its features. The result is that of one large batch, but for
@@ -65,14 +62,13 @@ def cached_backward(
         parts: the batch in parts that fit.
         loss: features of the whole batch -> scalar.
         shared: parameters that ``loss`` reads itself: temperature and bias.
-        backward: what runs the backward pass of a scalar; Lightning's ``manual_backward``.
-        no_sync: a context in which gradients are not exchanged between processes (``DDP.no_sync``); entered for all
-            parts but the last.
         statistics: what encoding changes in passing, such as BatchNorm's running mean; the pass without a graph leaves
             no trace in them, so that each part counts once.
 
-    Returns:
-        the loss, without a graph.
+    Yields:
+        for each part a scalar whose gradient is the part's share of that of the loss, and the loss of the whole batch,
+        without a graph. Run the scalar backward before the next is asked for: then memory holds one part. The last one
+        has the gradients of ``shared``, so that processes exchange them with everything else.
 
     Raises:
         ValueError: without parts.
@@ -91,20 +87,17 @@ def cached_backward(
     with torch.enable_grad():
         value = loss(*features)
     image_grad, text_grad, *learned_grads = torch.autograd.grad(value, [*features, *learned])
+    value = value.detach()
     after = RandomState()
     pieces = zip(parts, states, image_grad.split(sizes), text_grad.split(sizes), strict=True)
     for number, (part, state, of_image, of_text) in enumerate(pieces, 1):
-        last = number == len(parts)
-        with nullcontext() if last else no_sync():
-            state.restore()
-            image, text = encode(part)
-            surrogate = (image * of_image).sum() + (text * of_text).sum()
-            if last:
-                # With the last part, so that they are exchanged with everything else.
-                surrogate = surrogate + sum((p * g).sum() for p, g in zip(learned, learned_grads, strict=True))
-            backward(surrogate)
+        state.restore()
+        image, text = encode(part)
+        surrogate = (image * of_image).sum() + (text * of_text).sum()
+        if number == len(parts):
+            surrogate = surrogate + sum((p * g).sum() for p, g in zip(learned, learned_grads, strict=True))
+        yield surrogate, value
     after.restore()
-    return value.detach()
 
 
 class RandomState:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, Self
 
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from pytorch_lightning.utilities.parsing import AttributeDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,27 +17,19 @@ from visionzoo.models.bundle import load_bundle
 from visionzoo.models.preprocess import Normalize, as_grey
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
-from visionzoo.tasks.accumulation import Window, rescale_gradients
-from visionzoo.tasks.micro_batch import MicroBatches, told_what_to_do
+from visionzoo.tasks.interface import TaskInterface
 from visionzoo.tasks.options import plain, settled_changes
+from visionzoo.tasks.out_of_memory import advise, statistics_of
+from visionzoo.tasks.step import Step, TrainingStep
 from visionzoo.types import Preprocess
 from visionzoo.weights import SCHEMA_VERSION, LoadReport
 
 
-class TrainStep(NamedTuple):
-    """What a task computes from one training batch, or from a part of one."""
-
-    loss: Tensor  #: scalar, float32; those of the parts of a batch add up to that of the batch
-    logs: Mapping[str, Tensor]  #: scalars, logged as ``train/<name>``; they add up as well
-    size: int  #: images in the batch
-
-
-class VisionTask(LightningModule):
+class VisionTask(TaskInterface):
     """A task: it computes a loss and an evaluation; this class optimizes, schedules, logs and stores.
 
-    A subclass builds its network, calls :meth:`use_model`, and implements :meth:`prepare`, :meth:`split` and
-    :meth:`part_loss` (or, where a batch cannot be taken apart, :meth:`train_loss`), :meth:`update_evaluation`,
-    :meth:`finish_evaluation` and :meth:`export_model`.
+    A subclass builds its network, calls :meth:`use_model`, and implements :meth:`train_loss` (or :meth:`loss_parts`,
+    where a batch can be taken apart), :meth:`update_evaluation`, :meth:`finish_evaluation` and :meth:`export_model`.
 
     Args:
         lr: peak learning rate of the layer nearest the output.
@@ -53,30 +47,10 @@ class VisionTask(LightningModule):
         grad_checkpointing: recompute activations in the backward pass, to save memory.
     """
 
-    task_name: ClassVar[str]
-    monitor: str  #: the logged value by which the best weights are chosen
-    monitor_mode: str = "max"
-    prediction_columns: ClassVar[tuple[str, ...]] = ()  #: of ``predictions.csv``, after the image
     load_report: LoadReport | None = None  #: what came of ``weights``
-    score_before: bool = False  #: whether to evaluate before training, so that what is forgotten is seen
-    before: Mapping[str, float] = {}  #: that evaluation, by name without stage
-    opening_line: str = ""  #: what a person should know before training starts, such as what was loaded
-    sheet_every_n_steps: int = 0  #: optimizer steps between pictures drawn by ``draw_sheet``, for tasks that have it
-    sheet_every_epoch: bool = False
-    sheet_images: int = 8
-    splits: ClassVar[bool] = True  #: whether the loss of a batch is the sum of those of its parts
-    can_shard: bool = (
-        False  #: whether FSDP can be used: nothing but ``forward`` of the network and its blocks is called
-    )
-    settled: ClassVar[frozenset[str]] = frozenset()  #: options that a run which goes on cannot change
-    built: Mapping[str, Any] = {}  #: options that rebuild this task from a checkpoint, without what it started from
-    lr_factor: float = 1.0  #: on the learning rate, after going back from numbers that were not finite
     _group_options: list[dict[str, Any]] | None = None  #: what :meth:`configure_optimizers` gave each group
-    halve_on_oom: bool = True  #: repeat a step that runs out of memory in parts of half the size
-
-    model: nn.Module
-    preprocess: Preprocess  #: how the data must prepare images for this model
-    run_folder: RunFolder  #: set by the engine before training starts
+    step: Step | None = None  #: what the last training batch came to
+    logged_step: Step | None = None  #: the last one whose values were logged
 
     def __init__(
         self,
@@ -111,7 +85,7 @@ class VisionTask(LightningModule):
         self.weight_decay, self.layer_decay = weight_decay, layer_decay
         self.warmup_epochs, self.warmup_steps, self.min_lr = warmup_epochs, warmup_steps, min_lr
         self.ema_decay, self.compile_model, self.grad_checkpointing = ema_decay, compile, grad_checkpointing
-        self.micro_batches, self.window = MicroBatches(), Window()
+        self.take_step = TrainingStep()
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -131,62 +105,6 @@ class VisionTask(LightningModule):
         return super().load_from_checkpoint(
             checkpoint_path, map_location, hparams_file, strict, weights_only=weights_only, **kwargs
         )
-
-    # ---- what a task implements -------------------------------------------------------------------------------------
-
-    def prepare(self, batch: Any) -> Any:
-        """A training batch with all random numbers drawn that concern it as a whole."""
-        raise AssertionError(f"{type(self).__name__} must implement prepare")
-
-    def split(self, prepared: Any, size: int) -> Sequence[Any]:
-        """What :meth:`prepare` gave, in parts of at most ``size`` images. Each knows its share of the batch."""
-        raise AssertionError(f"{type(self).__name__} must implement split")
-
-    def part_loss(self, part: Any) -> TrainStep:
-        """Loss and logs of what :meth:`prepare` gave, or of a part of it."""
-        raise AssertionError(f"{type(self).__name__} must implement part_loss")
-
-    def train_loss(self, batch: Any) -> TrainStep:
-        """Loss and logs of one training batch."""
-        return self.part_loss(self.prepare(batch))
-
-    def take_batch(self, batch: Any) -> Any:
-        """A batch of any loader as this task takes it.
-
-        Raises:
-            ValueError: naming the type that is expected.
-        """
-        return batch
-
-    def memory_advice(self) -> str:
-        """What a person can do when memory runs out and the step cannot be repeated in parts."""
-        return (
-            "take a smaller --data.batch_size (auto measures it) with --trainer.accumulate_grad_batches, "
-            "--model.grad_checkpointing true, or --trainer.precision bf16-mixed"
-        )
-
-    def update_evaluation(self, batch: Any) -> None:
-        """Take one held-out batch into account; the batch may be empty."""
-        raise AssertionError(f"{type(self).__name__} must implement update_evaluation")
-
-    def finish_evaluation(self) -> dict[str, Tensor]:
-        """Scalars over all held-out batches of all ranks, by name without stage; then start afresh."""
-        raise AssertionError(f"{type(self).__name__} must implement finish_evaluation")
-
-    def export_model(self) -> tuple[nn.Module, Any]:
-        """The network to hand on, and its :class:`visionzoo.models.bundle.ModelConfig`. Must not change this task."""
-        raise AssertionError(f"{type(self).__name__} must implement export_model")
-
-    def prediction_rows(self, outputs: Any) -> list[tuple[str, ...]]:
-        """One row of ``prediction_columns`` for each image, from what ``predict_step`` returned."""
-        raise AssertionError(f"{type(self).__name__} must implement prediction_rows")
-
-    def draw_results(self, folder: RunFolder) -> None:
-        """Draw the last evaluation into the run folder; called on rank 0 only."""
-
-    def summary(self, metrics: Mapping[str, float]) -> str:
-        """One line for the end of a run, from logged values by name without stage."""
-        return ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
 
     # ---- the network ------------------------------------------------------------------------------------------------
 
@@ -232,45 +150,60 @@ class VisionTask(LightningModule):
     def on_train_start(self) -> None:
         self.apply_optimizer_options()
         self.train()  # Lightning leaves every module in the mode it finds, also what must be in eval mode
+        self.running_statistics = statistics_of(self)
         # on a small set an epoch has fewer steps than the logging interval, and would show no loss at all
         trainer: Any = self.trainer
         if (steps := self._steps_per_epoch()) is not None:
             trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(steps)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.micro_batches.done = False
-        batch = self.take_batch(batch)
-        if self.micro_batches.used_by(self):
-            step = self.micro_batches.step(self, batch, batch_idx)
-            loss = step.loss
-        else:
-            step = told_what_to_do(self, partial(self.train_loss, batch))
-            loss = self._weighted(step, batch_idx) if self.automatic_optimization else step.loss
-        if self.micro_batches.size is not None:
-            self.log("micro_batch", float(self.micro_batches.size), batch_size=step.size)
-        self.log("train/loss", step.loss.detach(), prog_bar=True, batch_size=step.size)
-        for name, value in step.logs.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=True, batch_size=step.size)
+        self.step = step = self.take_step(self, self.take_batch(batch), batch_idx)
+        if self._is_logged(batch_idx):
+            self.logged_step = step
+            self._log_step(step)
+        return step.loss
+
+    def _is_logged(self, batch_idx: int) -> bool:
+        """Whether anybody reads this step's values: loggers, or whoever asks for the last ones of an epoch."""
+        # each value costs more than the steps of a small model, and on a bar it would have the device waited for
+        trainer: Any = self.trainer
+        every = trainer.log_every_n_steps
+        return (
+            (every > 0 and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0)
+            or trainer.should_stop
+            or batch_idx + 1 >= trainer.num_training_batches
+        )
+
+    def _log_step(self, step: Step) -> None:
+        if self.take_step.size is not None:
+            self.log("micro_batch", float(self.take_step.size), batch_size=step.size)
+        values = {"train/loss": step.value, **{f"train/{name}": value for name, value in step.logs.items()}}
+        self.log_dict(values, prog_bar=True, batch_size=step.size)
         if self.trainer.optimizers:
             self.log("lr", max(g["lr"] for g in self.trainer.optimizers[0].param_groups), batch_size=step.size)
-        return loss
-
-    def _weighted(self, step: TrainStep, batch_idx: int) -> Tensor:
-        """The loss so that it counts as it must once Lightning has divided it by ``accumulate_grad_batches``."""
-        share = self.window.add(self, batch_idx, step.size)
-        rescale_gradients(self, share.rescale)
-        factor = self.trainer.accumulate_grad_batches / share.divisor
-        return step.loss if factor == 1 else step.loss * factor
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        # a step in micro-batches has had its backward pass; what is left is to exchange gradients, or nothing
+        # a step that may be repeated has had its backward pass; what is left is to exchange gradients, or nothing
         if loss.requires_grad:
-            told_what_to_do(self, partial(loss.backward, *args, **kwargs))
+            with advise(self):
+                loss.backward(*args, **kwargs)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        plugin = self.trainer.precision_plugin
+        if self.trainer.precision != "bf16-mixed" or not isinstance(plugin, MixedPrecision):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        # Lightning's own refuses to clip for a fused optimizer, which unscales; but in bfloat16 nothing is scaled
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        # Lightning comes here after training_step
-        if not self.micro_batches.done:
-            optimizer.zero_grad()
+        """Nothing: Lightning comes here when :class:`TrainingStep` has begun to fill them."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         del batch_idx
@@ -385,14 +318,13 @@ class VisionTask(LightningModule):
         return steps
 
     def _fused_allowed(self) -> bool:
-        # Lightning refuses to clip for a fused optimizer under either kind of AMP: in 16 bits both would unscale.
-        clips = self.trainer.precision == "bf16-mixed" and bool(self.trainer.gradient_clip_val)
-        return self.trainer.precision != "16-mixed" and not clips
+        # in 16 bits clipping and a fused optimizer would both unscale
+        return self.trainer.precision != "16-mixed"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schema_version"] = SCHEMA_VERSION
         checkpoint["task"] = self.task_name
-        checkpoint["micro_batch"] = self.micro_batches.size
+        checkpoint["micro_batch"] = self.take_step.size
         checkpoint["lr_factor"] = self.lr_factor
         checkpoint["preprocess"] = self.preprocess.to_dict()
         checkpoint["options"] = dict(self.hparams)
@@ -407,7 +339,7 @@ class VisionTask(LightningModule):
             raise ValueError(f"the checkpoint belongs to the task {task!r}, not to {self.task_name!r}")
         if self._trainer is not None and self._trainer.state.fn == "fit":
             self._check_options(checkpoint)
-        self.micro_batches.size = checkpoint.get("micro_batch")
+        self.take_step.size = checkpoint.get("micro_batch")
         self.lr_factor = checkpoint.get("lr_factor", 1.0)
         if "preprocess" in checkpoint:
             self._use_preprocess(Preprocess.from_dict(checkpoint["preprocess"]))

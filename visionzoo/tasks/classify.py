@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +13,16 @@ from visionzoo.losses.classification import balanced_class_weights, binary_cross
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.classifier import Classifier, create_classifier, head_dropout
 from visionzoo.runs import RunFolder
-from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.class_names import class_difference, class_places, known_classes
 from visionzoo.tasks.evaluation import ClassificationEvaluation, EvaluationResults
 from visionzoo.tasks.handover import describe_handover, trunk_options
+from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.lora import add_adapters, merged_copy
 from visionzoo.tasks.mixing import Mixer, soft_targets
 from visionzoo.types import ImageBatch
 from visionzoo.weights import load_weights
-
-
-class Part(NamedTuple):
-    """A training batch, or a part of one."""
-
-    images: Tensor  #: (B, C, H, W) uint8, or normalised where images are mixed
-    targets: Tensor  #: (B,) or (B, K)
-    share: float = 1.0  #: of the batch
-    loss_share: Tensor | float = 1.0  #: of the weights in the batch's mean loss
 
 
 class Classify(VisionTask):
@@ -171,17 +163,39 @@ class Classify(VisionTask):
     def take_batch(self, batch: Any) -> ImageBatch:
         return image_batch(batch)
 
-    def prepare(self, batch: ImageBatch) -> Part:
+    def loss_parts(self, batch: ImageBatch, size: int | None) -> Iterator[LossPart]:
         images, targets = batch.images, self._by_logit(batch.labels)
         if self.mixer.active:  # partners come from the whole batch
             images, targets = self.mixer(self.normalize(images), soft_targets(targets, self.num_classes))
-        return Part(images, targets)
+        if size is None or size >= len(images):
+            yield self._loss_part(images, targets)
+            return
+        whole, done = self._weight(targets), 0
+        for some, their in zip(images.split(size), targets.split(size), strict=True):
+            done += len(some)
+            share, last = len(some) / len(images), done == len(images)
+            yield self._loss_part(some, their, share, self._weight(their) / whole, last)
 
-    def split(self, prepared: Part, size: int) -> list[Part]:
-        parts = [Part(*some) for some in zip(prepared.images.split(size), prepared.targets.split(size), strict=True)]
-        weights = torch.stack([self._weight(part.targets) for part in parts])
-        shares = zip(parts, weights / weights.sum(), strict=True)
-        return [p._replace(share=len(p.images) / len(prepared.images), loss_share=s) for p, s in shares]
+    def _loss_part(
+        self, images: Tensor, targets: Tensor, share: float = 1.0, loss_share: Tensor | float = 1.0, last: bool = True
+    ) -> LossPart:
+        """The loss of some images.
+
+        Args:
+            images: (B, C, H, W) uint8, or normalised where images are mixed.
+            targets: (B,) or (B, K).
+            share: theirs of the batch.
+            loss_share: theirs of the weights in the batch's mean loss.
+            last: whether they are the last of the batch.
+        """
+        logits = self.model(images if self.mixer.active else self.normalize(images))
+        logs = {}
+        if not self.multi_label:
+            # under mixup a prediction counts as right when it names the larger part
+            named = targets if targets.ndim == 1 else targets.argmax(1)
+            logs["accuracy"] = (logits.argmax(1) == named).float().mean() * share
+        loss = self._loss(logits, targets, self.label_smoothing) * loss_share
+        return LossPart(loss, logs, len(images), last)
 
     def _weight(self, targets: Tensor) -> Tensor:
         """What the mean that is the loss divides by."""
@@ -190,17 +204,6 @@ class Classify(VisionTask):
         if targets.ndim == 1:
             return self.class_weights[targets].sum()
         return (targets * self.class_weights).sum()
-
-    def part_loss(self, part: Part) -> TrainStep:
-        images, targets = part.images, part.targets
-        logits = self.model(images if self.mixer.active else self.normalize(images))
-        logs = {}
-        if not self.multi_label:
-            # under mixup a prediction counts as right when it names the larger part
-            named = targets if targets.ndim == 1 else targets.argmax(1)
-            logs["accuracy"] = (logits.argmax(1) == named).float().mean() * part.share
-        loss = self._loss(logits, targets, self.label_smoothing) * part.loss_share
-        return TrainStep(loss, logs, len(images))
 
     def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         loss = binary_cross_entropy if self.multi_label else cross_entropy

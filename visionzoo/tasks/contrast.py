@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.losses.contrastive import info_nce, sigmoid_loss
-from visionzoo.losses.gather import RandomState, Values, cached_backward, gather_features
+from visionzoo.losses.gather import cached_losses, gather_features
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.clip import Clip, create_clip
 from visionzoo.models.clip.interpolate import interpolated
 from visionzoo.models.trunk import trunk_name
 from visionzoo.runs import RunFolder
-from visionzoo.runs.memory import is_out_of_memory
-from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import caption_batch
 from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found, Share, text_groups
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
-from visionzoo.tasks.micro_batch import halved, running_statistics
+from visionzoo.tasks.interface import LossPart
+from visionzoo.tasks.step import Step
 from visionzoo.types import CaptionBatch, ImageBatch
 from visionzoo.weights import load_weights
 
@@ -59,7 +59,6 @@ class Contrast(VisionTask):
         lock_image: freeze the image backbone and train the rest (LiT).
         micro_batch: encode this many pairs at a time and still take the loss over the whole batch (GradCache); 0 for
             all at once. BatchNorm then sees one part at a time.
-        clip_grad_norm: with micro_batch, the largest norm of the gradient; elsewhere use trainer.gradient_clip_val.
         choose_by: the score on held-out images by which the best epoch is chosen: recall (the mean of all six) or
             accuracy (zero-shot).
         wise_ft: share of the trained weights in what is exported, the rest being those it started from (WiSE-FT, arXiv
@@ -70,7 +69,6 @@ class Contrast(VisionTask):
     """
 
     task_name = "clip"
-    splits = False  # every pair is compared with all others; micro_batch is how a batch is taken apart here
     prediction_columns = ("label", "probability")
     settled = frozenset(
         {"name", "backbone", "image_size", "text", "text_width", "text_layers", "text_heads", "context_length"}
@@ -103,7 +101,6 @@ class Contrast(VisionTask):
         drop_path: float = 0.0,
         lock_image: bool = False,
         micro_batch: int = 0,
-        clip_grad_norm: float = 0.0,
         choose_by: Literal["recall", "accuracy"] = "recall",
         wise_ft: float = 1.0,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -122,18 +119,15 @@ class Contrast(VisionTask):
             raise ValueError(f"choose_by={choose_by!r} is unknown; use recall or accuracy")
         if choose_by == "accuracy" and not zero_shot_classes:
             raise ValueError("choose_by=accuracy needs labelled images; give --data.zero_shot_path")
-        if micro_batch < 0 or clip_grad_norm < 0:
-            raise ValueError(f"micro_batch={micro_batch} and clip_grad_norm={clip_grad_norm} must be at least 0")
-        if clip_grad_norm and not micro_batch:
-            raise ValueError("clip_grad_norm is for micro_batch; without it use --trainer.gradient_clip_val")
+        if micro_batch < 0:
+            raise ValueError(f"micro_batch={micro_batch} must be at least 0; 0 encodes all pairs at once")
         if bare := [t for t in zero_shot_templates if "{}" not in t]:
             raise ValueError(f"template {bare[0]!r} needs {{}} for the class name, such as 'a photo of a {{}}.'")
         if self.layer_decay != 1:
             raise ValueError(f"layer_decay={self.layer_decay}: two towers have no one order of layers; use 1")
         self.zero_shot_classes, self.zero_shot_templates = tuple(zero_shot_classes), tuple(zero_shot_templates)
         self.monitor = "val/accuracy" if choose_by == "accuracy" else "val/recall_mean"
-        self.micro_batch, self.clip_grad_norm, self.wise_ft = micro_batch, clip_grad_norm, wise_ft
-        self.automatic_optimization = not micro_batch
+        self.micro_batch, self.wise_ft = micro_batch, wise_ft
         self.score_before = (weights or image_weights) is not None and bool(zero_shot_classes)
 
         options = {
@@ -183,57 +177,30 @@ class Contrast(VisionTask):
         """(T, L) token ids; those that had to be cut are counted."""
         tokenizer = self.model.tokenizer
         before = tokenizer.truncated
-        ids = tokenizer(list(texts)).to(self.device)
+        ids = tokenizer(list(texts))  # on the CPU, where the tower sees how long they are without waiting
         cut.update(tokenizer.truncated - before, len(ids))
         return ids
 
-    def train_loss(self, batch: CaptionBatch) -> TrainStep:
+    def loss_parts(self, batch: CaptionBatch, size: int | None) -> Iterator[LossPart]:
         images, ids = self.normalize(batch.images), self._ids(batch.texts, self.train_cut)
-        groups = self._groups(batch.texts)
-        if self.micro_batch:
-            loss = self._cached_step(images, ids, groups)
-        else:
-            loss = self.contrast(*self.encode((images, ids)), groups)
-        return TrainStep(loss, {"temperature": 1 / self.model.logit_scale.exp()}, len(images))
-
-    def _cached_step(self, images: Tensor, ids: Tensor, groups: Tensor | None) -> Tensor:
-        """A whole optimizer step of a batch larger than memory."""
-        optimizer: Any = self.optimizers()
-        strategy: Any = self.trainer.strategy
-        before, statistics = RandomState(), Values(running_statistics(self))
-        no_sync = getattr(strategy.model, "no_sync", nullcontext)
-        while (loss := self._try_cached(images, ids, groups, no_sync)) is None:
-            optimizer.zero_grad()
-            before.restore()
-            statistics.restore()
-        if self.clip_grad_norm:
-            self.clip_gradients(optimizer, self.clip_grad_norm, "norm")
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler: Any = self.lr_schedulers()
-        scheduler.step()
-        return loss
-
-    def _try_cached(self, images: Tensor, ids: Tensor, groups: Tensor | None, no_sync: Any) -> Tensor | None:
-        """Gradients and loss, or None where memory ran out; ``micro_batch`` is then half of what it was."""
-        parts = list(zip(images.split(self.micro_batch), ids.split(self.micro_batch), strict=True))
+        contrast = partial(self.contrast, groups=self._groups(batch.texts))
+        logs = {"temperature": 1 / self.model.logit_scale.exp()}
+        if not self.micro_batch:
+            yield LossPart(contrast(*self.encode((images, ids))), logs, len(images))
+            return
+        size = size or self.micro_batch
+        parts = list(zip(images.split(size), ids.split(size), strict=True))
         shared = [p for p in (self.model.logit_scale, self.model.logit_bias) if p is not None]
-        try:
-            return cached_backward(
-                self.encode,
-                parts,
-                partial(self.contrast, groups=groups),
-                shared=shared,
-                backward=self.manual_backward,
-                no_sync=no_sync,
-                statistics=running_statistics(self),
-            )
-        except (RuntimeError, MemoryError) as error:
-            # several processes would wait for this one in the middle of their exchange of features
-            if not (is_out_of_memory(error) and self.halve_on_oom and self.trainer.world_size == 1):
-                raise
-        self.micro_batch = self.micro_batches.size = halved(self, min(self.micro_batch, len(images)), len(images))
-        return None
+        losses = cached_losses(self.encode, parts, contrast, shared=shared, statistics=self.running_statistics)
+        for number, ((some, _), (loss, value)) in enumerate(zip(parts, losses, strict=True)):
+            last = number + 1 == len(parts)
+            if number:  # the loss is that of all parts, and logged with the first
+                logs, value = {}, torch.zeros_like(value)
+            yield LossPart(loss, logs, len(some), last, value)
+
+    def can_split(self) -> bool:
+        # several processes would wait for this one in the middle of their exchange of features
+        return bool(self.micro_batch) and self.trainer.world_size == 1
 
     def memory_advice(self) -> str:
         if self.micro_batch:
@@ -243,10 +210,13 @@ class Contrast(VisionTask):
             "--model.micro_batch 32 (GradCache), which encodes a part at a time, or take a smaller --data.batch_size"
         )
 
-    def on_fit_start(self) -> None:
-        if self.clip_grad_norm and self.trainer.precision == "16-mixed":
+    def _log_step(self, step: Step) -> None:
+        super()._log_step(step)
+        scale = self.model.logit_scale.detach()
+        if not math.isfinite(float(scale)):
             raise ValueError(
-                "clip_grad_norm would clip scaled gradients under --trainer.precision 16-mixed; use bf16-mixed"
+                f"the temperature is broken: logit_scale={float(scale):.4g}. An earlier step had a gradient that was "
+                "not finite; lower the learning rate, clip gradients, or go back to an earlier checkpoint"
             )
 
     def on_train_epoch_start(self) -> None:
@@ -348,8 +318,6 @@ class Contrast(VisionTask):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.before = checkpoint.get("before", {})
-        if self.micro_batch and self.micro_batches.size is not None:
-            self.micro_batch = min(self.micro_batch, self.micro_batches.size)
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
         model: Clip = self.model if self.start is None else interpolated(self.model, self.start, self.wise_ft)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,10 @@ from visionzoo.models.mae import MAE, MAE_BACKBONES, create_mae
 from visionzoo.models.masking import draw_noise
 from visionzoo.models.simmim import SimMIM, create_simmim
 from visionzoo.runs import RunFolder
-from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.handover import run_config, trunk_options
+from visionzoo.tasks.interface import LossPart
 from visionzoo.types import ImageBatch
 from visionzoo.weights import load_weights
 
@@ -34,14 +35,6 @@ MAE_USUAL: dict[str, Any] = {
     "positions": "sincos",
 }
 SIMMIM_USUAL: dict[str, Any] = {"mask_ratio": 0.6, "mask_patch_size": 32}
-
-
-class Part(NamedTuple):
-    """A training batch, or a part of one."""
-
-    images: Tensor  #: (B, C, H, W) uint8
-    noise: Tensor  #: (B, N) float32: the patches with the least stay visible
-    share: float = 1.0  #: of the batch
 
 
 class MaskedPretrain(VisionTask):
@@ -158,17 +151,15 @@ class MaskedPretrain(VisionTask):
     def take_batch(self, batch: Any) -> ImageBatch:
         return image_batch(batch)
 
-    def prepare(self, batch: ImageBatch) -> Part:
-        rows, columns = self.model.grid_of((batch.images.shape[2], batch.images.shape[3]))
-        return Part(batch.images, draw_noise(batch.images, rows * columns))
-
-    def split(self, prepared: Part, size: int) -> list[Part]:
-        parts = zip(prepared.images.split(size), prepared.noise.split(size), strict=True)
-        # as much is hidden of every image, so each counts the same
-        return [Part(images, noise, len(images) / len(prepared.images)) for images, noise in parts]
-
-    def part_loss(self, part: Part) -> TrainStep:
-        return TrainStep(self.network(self.normalize(part.images), part.noise) * part.share, {}, len(part.images))
+    def loss_parts(self, batch: ImageBatch, size: int | None) -> Iterator[LossPart]:
+        images, done = batch.images, 0
+        rows, columns = self.model.grid_of((images.shape[2], images.shape[3]))
+        noise = draw_noise(images, rows * columns)
+        for some, theirs in zip(images.split(size or len(images)), noise.split(size or len(images)), strict=True):
+            done += len(some)
+            # as much is hidden of every image, so each counts the same
+            loss = self.network(self.normalize(some), theirs) * (len(some) / len(images))
+            yield LossPart(loss, {}, len(some), done == len(images))
 
     def _noise(self, images: Tensor, index: Tensor) -> Tensor:
         """(B, N) noise that depends on each image's position in the data only, so that every epoch hides the same."""

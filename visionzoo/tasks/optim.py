@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -92,6 +93,21 @@ def make_adamw(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, f
     # param_names would make torch print and store every name; the table above is their only reader
     plain = [{k: v for k, v in g.items() if k != "param_names"} for g in groups]
     return AdamW(plain, lr=lr, betas=betas, fused=fused or None)
+
+
+def skip_on(optimizer: Optimizer, flag: Tensor) -> bool:
+    """Have the next step change nothing where ``flag``, a float32 scalar on the device, is 1; nobody waits to see it.
+
+    Returns:
+        whether this optimizer can: fused ones do, by what torch's own GradScaler tells them.
+    """
+    groups = optimizer.param_groups
+    device = flag.device
+    same = all(not isinstance(p, DTensor) and p.device == device for g in groups for p in g["params"])
+    if not same or not isinstance(optimizer, AdamW) or not all(g.get("fused") for g in groups):
+        return False
+    optimizer.found_inf, optimizer.grad_scale = flag, None  # type: ignore[attr-defined]
+    return True
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, floor: float = 0.0) -> float:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from visionzoo.metrics.clicks import Clicks, central_clicks, noisy_boxes, random_clicks
 from visionzoo.metrics.segmentation import mask_boxes, mask_iou
@@ -85,8 +84,10 @@ class Answer(NamedTuple):
 class Draws(NamedTuple):
     """The random numbers of a conversation. Those of an object do not depend on which others are asked about."""
 
-    boxed: Tensor  #: (N,) bool, first shown by a box
-    clear: Tensor  #: (N,) bool, whose first prompt means one thing, and so has the one answer as well as the three
+    boxed: Tensor  #: (N,) bool on the CPU, first shown by a box
+    #: (N,) bool, whose first prompt means one thing, and so has the one answer as well as the three; on the CPU too,
+    #: since it decides how many answers there are
+    clear: Tensor
     box_noise: Tensor  #: (N, 4) normal
     places: Tensor  #: (N, 1 + clicks) in [0, 1), where each click falls among the pixels that it may fall on
     early: int  #: the corrective click after which a round without one comes; -1 for none
@@ -95,7 +96,7 @@ class Draws(NamedTuple):
     def of(cls, objects: Objects, *, clicks: int, mask_rounds: int, box_share: float, ambiguous: bool = True) -> Draws:
         """Draw all of them; see :func:`training_rounds`."""
         n, device = len(objects.masks), objects.masks.device
-        boxed = torch.rand(n, device=device) < box_share
+        boxed = torch.rand(n) < box_share
         return cls(
             boxed=boxed,
             clear=boxed if ambiguous else torch.ones_like(boxed),
@@ -106,7 +107,8 @@ class Draws(NamedTuple):
 
     def select(self, rows: Tensor) -> Draws:
         """Those of some objects."""
-        return Draws(self.boxed[rows], self.clear[rows], self.box_noise[rows], self.places[rows], self.early)
+        here = rows.cpu()
+        return Draws(self.boxed[here], self.clear[here], self.box_noise[rows], self.places[rows], self.early)
 
 
 def training_rounds(
@@ -117,10 +119,10 @@ def training_rounds(
     clicks: int,
     mask_rounds: int,
     box_share: float,
-    recompute: bool = False,
     draws: Draws | None = None,
-) -> Iterator[Answer]:
-    """The answers that are trained: to a first click or a noisy box, to corrective clicks, and without a further click.
+) -> Iterator[list[Answer]]:
+    """The answers that are trained, round by round: to a first click or a noisy box, to corrective clicks, and without
+    a further click.
 
     The algorithm is that of appendix A. A first click is drawn evenly from the object, a corrective one from where the
     last mask is wrong. Each round gets the last mask back as logits, without its gradient: of three masks the one that
@@ -131,6 +133,9 @@ def training_rounds(
     well, and is asked for one mask when the model is used, so it has both: those that began with a box come twice. So
     do all where clicks are not ambiguous (``model.ambiguous``), and the one mask is what later rounds get back.
 
+    No round has a gradient to an earlier one: each may have its backward pass before the next is asked for, and memory
+    then holds the activations of one. Both answers of the first are of one graph.
+
     Args:
         model: the network.
         embeddings: (B, C, h', w').
@@ -138,7 +143,6 @@ def training_rounds(
         clicks: corrective clicks; 8 in the paper.
         mask_rounds: rounds without a further click; 2 in the paper.
         box_share: chance that an object is first shown by a box; one half in the paper.
-        recompute: decode again in the backward pass, so that memory holds the activations of one round, not of all.
         draws: the random numbers; None draws them.
     """
     n, size = len(objects.masks), objects.masks.shape[-2:]
@@ -151,7 +155,7 @@ def training_rounds(
     by_click = point_prompts(first, objects.image_index)
     boxes = noisy_boxes(mask_boxes(objects.masks), (size[0], size[1]), draw=draws.box_noise)
     by_box = box_prompts(boxes, objects.image_index)
-    boxed, early = draws.boxed, draws.early
+    boxed, early = draws.boxed.to(objects.masks.device), draws.early
     prompts = Prompts(
         torch.where(boxed[:, None, None], by_box.points, by_click.points),
         torch.where(boxed[:, None], by_box.labels, by_click.labels),
@@ -162,17 +166,12 @@ def training_rounds(
         steps.insert(early + 1, False)
     steps += [False] * (mask_rounds - (early >= 0))
 
-    def decode(multimask: bool | None) -> SamOutput:
-        if not recompute:
-            return model.decode(embeddings, prompts, multimask)
-        return checkpoint(model.decode, embeddings, prompts, multimask, use_reentrant=False)
-
     every = torch.arange(n, device=objects.masks.device)
-    both = decode(None)
+    both = model.decode(embeddings, prompts, None)
     output = SamOutput(both.masks[:, 1:], both.scores[:, 1:])
-    yield Answer(output, prompts, every)
-    one, rows = SamOutput(both.masks[:, :1], both.scores[:, :1]), every[draws.clear]
-    yield Answer(SamOutput(one.masks[rows], one.scores[rows]), prompts.select(rows), rows)
+    one, rows = SamOutput(both.masks[:, :1], both.scores[:, :1]), draws.clear.nonzero()[:, 0].to(objects.masks.device)
+    of_clear = Answer(SamOutput(one.masks[rows], one.scores[rows]), prompts.select(rows), rows)
+    yield [Answer(output, prompts, every), of_clear]
     if not model.ambiguous:
         output = one
     for is_click in steps:
@@ -182,8 +181,8 @@ def training_rounds(
             prompts = add_clicks(prompts, random_clicks(seen, objects.masks, draw=next(places)), last)
         else:
             prompts = prompts._replace(masks=last)
-        output = decode(False)
-        yield Answer(output, prompts, every)
+        output = model.decode(embeddings, prompts, False)
+        yield [Answer(output, prompts, every)]
 
 
 class Answers(NamedTuple):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from torchmetrics import MeanMetric
 
 from visionzoo.losses.segmentation import prompt_loss
@@ -22,9 +20,10 @@ from visionzoo.models.sam.prompts import Prompts
 from visionzoo.models.sam.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.runs import RunFolder
 from visionzoo.runs.cache import cache_folder
-from visionzoo.tasks.base import TrainStep, VisionTask
+from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import describe
 from visionzoo.tasks.embedding_cache import EmbeddingCache
+from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
 from visionzoo.tasks.segment_batch import Part, each_image
@@ -70,8 +69,7 @@ class PromptSegment(VisionTask):
             turns names into prompts; none for no text prompts.
         text_template: the text of a name; best like the captions that the CLIP was trained on.
         sheet_images: images on the sheet that is drawn after every epoch.
-        grad_checkpointing: recompute encoder and decoder in the backward pass. The decoder answers a dozen times a
-            step: its activations are most of the memory.
+        grad_checkpointing: recompute the encoder's activations in the backward pass, to save memory.
     """
 
     task_name = "segment"
@@ -214,7 +212,8 @@ class PromptSegment(VisionTask):
             raise ValueError(f"need batches of visionzoo.types.SegmentBatch, got {describe(batch)}")
         return batch
 
-    def prepare(self, batch: SegmentBatch) -> Part:
+    def conversation(self, batch: SegmentBatch) -> Part:
+        """A training batch with the random numbers of what is asked about it."""
         return Part.of(
             batch,
             clicks=self.clicks,
@@ -223,37 +222,54 @@ class PromptSegment(VisionTask):
             ambiguous=self.model.ambiguous,
         )
 
-    def split(self, prepared: Part, size: int) -> list[Part]:
-        return prepared.split(size)
+    def loss_parts(self, batch: SegmentBatch, size: int | None) -> Iterator[LossPart]:
+        whole = self.conversation(batch)
+        parts = [whole] if size is None or size >= len(batch.images) else whole.split(size)
+        for part in parts:
+            yield from self._rounds(part, part is parts[-1])
 
-    def part_loss(self, part: Part) -> TrainStep:
+    def _rounds(self, part: Part, last: bool) -> Iterator[LossPart]:
+        """The rounds of a conversation, each with a backward pass of its own, and then what they want of the encoder.
+
+        The loss is the mean over all answers, of this part and the others.
+        """
+        images, embeddings = len(part.batch.images), self.embed(part.batch.images)
+        learns = embeddings.requires_grad
+        asked = embeddings.detach().requires_grad_(learns)
+        rounds = 1 + self.clicks + self.mask_rounds + (self.text_prompts is not None)
+        for number, (loss, logs) in enumerate(self._round_losses(part, asked), 1):
+            yield LossPart(loss, logs, images, last=last and not learns and number == rounds)
+        if learns:
+            assert asked.grad is not None
+            nothing = torch.zeros((), device=self.device)
+            yield LossPart(embeddings, {}, images, last, value=nothing, gradient=asked.grad)
+
+    def _round_losses(self, part: Part, embeddings: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Loss and logs of each round, as shares of those of the batch."""
         batch = part.batch
-        embeddings = self.embed(batch.images)
-        answers = training_rounds(
+        targets, valid = self._targets(batch.masks), self._valid(batch)
+        for answers in training_rounds(
             self.model,
             embeddings,
             Objects.of(batch),
             clicks=self.clicks,
             mask_rounds=self.mask_rounds,
             box_share=self.box_share,
-            recompute=self.grad_checkpointing,
             draws=part.draws,
-        )
-        loss = partial(checkpoint, prompt_loss, use_reentrant=False) if self.grad_checkpointing else prompt_loss
-        targets, valid = self._targets(batch.masks), self._valid(batch)
-        losses, counts = [], []
-        for answer in answers:
-            output, rows = answer.output, answer.rows
-            losses.append(loss(output.masks, output.scores, targets[rows], valid=valid[batch.image_index[rows]]))
-            counts.append(len(rows))
-        # the mean over all answers, of this part and the others
-        share = torch.tensor(counts, device=self.device) / part.answers
-        logs = {name: (share * torch.stack([getattr(x, name) for x in losses])).sum() for name in LOGGED}
-        total = logs.pop("total")
+        ):
+            found, shares = [], []
+            for output, _, rows in answers:
+                own = valid[batch.image_index[rows]]
+                found.append(prompt_loss(output.masks, output.scores, targets[rows], valid=own))
+                shares.append(len(rows) / part.answers)
+            logs = {
+                name: torch.stack([getattr(x, name) * share for x, share in zip(found, shares, strict=True)]).sum()
+                for name in LOGGED
+            }
+            yield logs.pop("total"), logs
         if self.text_prompts is not None:
             text = self._text_loss(batch, embeddings, part.texts)
-            total, logs = total + text, {**logs, "text": text}
-        return TrainStep(total, logs, len(batch.images))
+            yield text, {"text": text}
 
     def _targets(self, masks: Tensor) -> Tensor:
         """(N, H, W) bool -> (N, 1, h, w) shares in [0, 1] at the size of the masks that come out."""

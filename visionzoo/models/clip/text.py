@@ -177,7 +177,8 @@ class TextTower(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """
         Args:
-            ids: (B, L) int64; a causal tower also takes fewer than L columns.
+            ids: (B, L) int64; a causal tower also takes fewer than L columns. On the CPU, as the tokenizer gives them,
+                the model need not wait for its device to see how long they are.
 
         Raises:
             ValueError: for another shape or type, more columns than the context, or fewer where padding counts.
@@ -186,7 +187,9 @@ class TextTower(nn.Module):
         at = self.pooled_place(ids)
         if self.config.causal and ids.numel() and not is_recorded():
             # A graph keeps one length: asking the data would break a compiled one in two, and fix a traced one.
-            ids = ids[:, : int(at.max()) + 1]
+            ids = ids[:, : max(at.tolist()) + 1]
+        device = self.positional_embedding.device
+        ids, at = ids.to(device), at.to(device)
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         *blocks, last = self.blocks
         for block in blocks:
@@ -207,7 +210,7 @@ class TextTower(nn.Module):
         if config.pool == "argmax":
             return ids.argmax(dim=-1)
         ends = ids.eq(config.end_id or 0)
-        if not is_recorded() and not bool(ends.any(dim=-1).all()):
+        if not is_recorded() and not all(ends.any(dim=-1).tolist()):
             raise ValueError(f"a text has no end token (id {config.end_id}); use the tokenizer this model belongs to")
         return ends.int().argmax(dim=-1)
 

@@ -173,8 +173,11 @@ class Sam(nn.Module):
         if grid != self.embedding_size:
             raise ValueError(f"embeddings of {grid[0]}x{grid[1]} cells are not of this model ({self.embedding_size})")
         index = prompts.image_index
-        if index is not None and index.numel() and not 0 <= int(index.max()) < embeddings.shape[0]:
-            raise ValueError(f"prompts about image {int(index.max())} of {embeddings.shape[0]}")
+        # in training, whose data are ours, nobody waits for the device to look at it
+        if index is not None and not (torch.is_grad_enabled() and index.is_cuda):
+            most = max(index.tolist(), default=0)
+            if not 0 <= most < embeddings.shape[0]:
+                raise ValueError(f"prompts about image {most} of {embeddings.shape[0]}")
         tokens = self.prompt_encoder.encode(prompts)
         if embeddings.shape[0] > 1:
             embeddings = embeddings[torch.zeros(prompts.number, dtype=torch.int64) if index is None else index]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections import deque
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -13,7 +15,9 @@ from torch.optim import Optimizer
 from visionzoo.files import write_csv
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.disk import disk_may_fail
+from visionzoo.tasks.engine.flags import Flags, Reading
 from visionzoo.tasks.engine.fsdp import FullySharded, local
+from visionzoo.tasks.optim import skip_on
 
 COLUMNS = ("step", "epoch", "what", "rank", "sample")
 #: Factor on the learning rate after going back.
@@ -30,18 +34,20 @@ class NonFinite(Callback):
 
     Args:
         limit: steps in a row.
+        flags: what the ranks tell each other; None for its own.
     """
 
-    def __init__(self, limit: int = 10) -> None:
+    def __init__(self, limit: int = 10, flags: Flags | None = None) -> None:
         if limit < 1:
             raise ValueError(f"max_nonfinite_steps={limit} must be at least 1")
-        self.limit = limit
+        self.limit, self.flags = limit, flags or Flags()
         self.skipped = 0  #: in the whole run
         self.in_a_row = 0
         self.went_back = False
         self._rows: list[tuple[str, ...]] = []
-        self._samples: list[int] = []
+        self._samples: list[Tensor] = []  #: places in the data, (B,) for each batch of an optimizer step
         self._losses: list[Tensor] = []
+        self._steps: deque[_Step] = deque()  #: whose flags have not been read
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped, "in_a_row": self.in_a_row, "went_back": self.went_back, "rows": self._rows}
@@ -53,11 +59,13 @@ class NonFinite(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._samples, self._losses = [], []
+        self._steps.clear()
+        self.flags.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         index = getattr(batch, "index", None)
         if isinstance(index, Tensor):
-            self._samples += index.tolist()
+            self._samples.append(index)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._losses.append(loss.detach())
@@ -66,31 +74,41 @@ class NonFinite(Callback):
         samples, losses = self._samples, self._losses
         self._samples, self._losses = [], []
         if trainer.precision == "16-mixed":
-            return
-        what = _wrong(losses, optimizer)
-        if trainer.strategy.reduce_boolean_decision(not what, all=True):
+            bad = torch.zeros(2, device=pl_module.device)
+        else:
+            bad = _not_finite(losses, optimizer, pl_module.device)
+        self._steps.append(_Step(trainer.global_step, trainer.current_epoch, samples))
+        skip = self.flags.exchange(trainer, bad)
+        can_skip = skip_on(optimizer, skip)
+        for reading in self.flags.read(wait=not can_skip):
+            self._note(trainer, pl_module, optimizer, reading)
+            if reading.skipped and not can_skip:  # this step, which has been waited for
+                _forget_gradients(optimizer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for reading in self.flags.read(wait=True):
+            self._note(trainer, pl_module, trainer.optimizers[0], reading)
+
+    def _note(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, reading: Reading) -> None:
+        """Take in what came of the oldest step that has not been read."""
+        assert isinstance(module, VisionTask)
+        step = self._steps.popleft()
+        if not reading.skipped:
             self.in_a_row = 0
             return
-        self._skip(trainer, pl_module, optimizer, what, samples)
-
-    def _skip(
-        self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, what: str, samples: list[int]
-    ) -> None:
-        assert isinstance(module, VisionTask)
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None  # a gradient of zero would still decay weights and move by momentum
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-        step, epoch = trainer.global_step, trainer.current_epoch
-        facts = (str(step), str(epoch), what or "another rank", str(trainer.global_rank))
-        own: list[tuple[str, ...]] = [(*facts, _name(trainer, i)) for i in samples]
-        self._rows += _gathered(trainer, own)
+        what = "loss" if reading.loss else "gradient" if reading.gradient else ""
+        facts = (str(step.number), str(step.epoch), what or "another rank", str(trainer.global_rank))
+        places = [i for index in step.samples for i in index.tolist()]
+        self._rows += _gathered(trainer, [(*facts, _name(trainer, i)) for i in places])
         path = module.run_folder.nonfinite
         if trainer.is_global_zero:
             with disk_may_fail(path, "training goes on"):
                 write_csv(path, list(COLUMNS), self._rows)
         if self.skipped == 1:
-            rank_zero_warn(f"step {step} was left out: {what or 'a value on another rank'} is not finite; see {path}")
+            rank_zero_warn(
+                f"step {step.number} was left out: {what or 'a value on another rank'} is not finite; see {path}"
+            )
         if self.in_a_row >= self.limit:
             self._go_back(trainer, module, optimizer)
 
@@ -120,19 +138,28 @@ class NonFinite(Callback):
         )
 
 
-def _wrong(losses: list[Tensor], optimizer: Optimizer) -> str:
-    """What is not finite on this rank: ``loss``, ``gradient`` or nothing. One look at the device."""
+class _Step(NamedTuple):
+    number: int
+    epoch: int
+    samples: list[Tensor]
+
+
+def _not_finite(losses: list[Tensor], optimizer: Optimizer, device: torch.device) -> Tensor:
+    """(2,) float32 on the device, 1 where the losses and the gradient of this rank are not finite."""
     gradients = [local(p.grad) for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     gradients = [g for g in gradients if g.numel()]  # of small ones a process may have no part
-    finite = [torch.isfinite(loss).all() for loss in losses]
-    # A sum of absolute values would overflow where a maximum does not.
-    finite += [torch.isfinite(g).all() for g in torch._foreach_norm(gradients, float("inf"))] if gradients else []
-    if not finite:
-        return ""
-    fine = torch.stack([f.to(finite[0].device) for f in finite]).tolist()
-    if all(fine):
-        return ""
-    return "gradient" if all(fine[: len(losses)]) else "loss"
+    # A norm beyond the range of the type counts as infinite: AdamW's second moment, the square, would be for good. In
+    # float16 it would be too soon.
+    kind = math.inf if any(g.dtype == torch.float16 for g in gradients) else 2.0
+    norm = torch.nn.utils.get_total_norm(gradients, kind)
+    values = torch.stack([torch.stack(losses).sum().to(norm) if losses else torch.zeros_like(norm), norm])
+    return (~torch.isfinite(values)).to(device, torch.float32)
+
+
+def _forget_gradients(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None  # a gradient of zero would still decay weights and move by momentum
 
 
 def _name(trainer: Trainer, index: int) -> str:

@@ -15,6 +15,7 @@ from visionzoo.signals import PREEMPTION, STOPPED, TRY_AGAIN
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.checkpoint import save_between_steps, save_last
 from visionzoo.tasks.engine.disk import unwritten
+from visionzoo.tasks.engine.flags import Flags
 from visionzoo.terminal import say
 
 
@@ -34,29 +35,31 @@ class Interrupt(Callback):
 
     Args:
         resume_command: what a person types to go on.
+        flags: what the ranks tell each other, those of the guard, which has them exchanged; with None several
+            processes stop at the end of an epoch only.
     """
 
-    def __init__(self, resume_command: str = "") -> None:
-        self.resume_command = resume_command
-        self.asked = False
+    def __init__(self, resume_command: str = "", flags: Flags | None = None) -> None:
+        self.resume_command, self.flags = resume_command, flags or Flags()
         self._preempted = False
         self._previous: dict[int, Any] = {}
         self._last_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # not earlier: Lightning puts back all handlers that it found shortly before this
-        self.asked, self._preempted, self._last_step = False, False, trainer.global_step
+        self.flags.start()
+        self._preempted, self._last_step = False, trainer.global_step
         if threading.current_thread() is threading.main_thread():  # elsewhere Python does not deliver signals
             for number in (signal.SIGINT, *PREEMPTION):
                 self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum in PREEMPTION:  # only set a flag: saving here would tear a step apart, and ranks from each other
-            self.asked = self._preempted = True
+            self.flags.stop = self._preempted = True
             return
-        if self.asked:
+        if self.flags.stop:
             raise KeyboardInterrupt
-        self.asked = True
+        self.flags.stop = True
         say("\nstopping after this step; Ctrl-C again stops at once without saving", file=sys.stderr, flush=True)
 
     def on_train_batch_end(
@@ -64,17 +67,13 @@ class Interrupt(Callback):
     ) -> None:
         stepped = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
-        if stepped and batch_idx + 1 < trainer.num_training_batches and self._agreed(trainer):
+        stop = self.flags.stop if trainer.world_size == 1 else self.flags.all_stop
+        if stop and stepped and batch_idx + 1 < trainer.num_training_batches:
             self._stop(trainer, pl_module, save_between_steps)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._agreed(trainer):
+        if trainer.strategy.reduce_boolean_decision(self.flags.stop, all=False):
             self._stop(trainer, pl_module, save_last)
-
-    def _agreed(self, trainer: Trainer) -> bool:
-        if trainer.world_size == 1:
-            return self.asked
-        return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule, save: Callable[[Trainer, VisionTask], None]) -> None:
         assert isinstance(pl_module, VisionTask)

@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 
+from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.bad_samples import BadSamples
 from visionzoo.tasks.engine.guard import NonFinite
 from visionzoo.terminal import say
@@ -41,14 +42,14 @@ class Speed:
 class ProgressBar(RichProgressBar):
     """Lightning's rich bar with what a person wants to know while waiting.
 
-    Values are read a few times a second at most: reading one waits for the device.
+    Values are those of the last step that was logged: reading others would wait for the device.
     """
 
     def __init__(self, refresh_rate: int = 4) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self._speed = Speed()
-        self._shown: dict[str, Any] = {}
-        self._read_at = 0.0
+        self._values: dict[str, Any] = {}
+        self._read_from: Any = None
         self._begun: tuple[float, int] = (0.0, 0)
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
@@ -74,27 +75,25 @@ class ProgressBar(RichProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._read_at = 0.0  # show new scores at once
         super().on_validation_end(trainer, pl_module)
         self._speed.start(time.monotonic())
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        now = time.monotonic()
-        if now - self._read_at < 0.25:
-            return self._shown
-        self._read_at = now
-        # held-out scores are on the line that each epoch leaves; here they would not fit into 80 columns
-        values = super().get_metrics(trainer, pl_module)
-        shown: dict[str, Any] = {n.removeprefix("train/"): v for n, v in values.items() if n.startswith("train/")}
+        assert isinstance(pl_module, VisionTask)
+        logged = pl_module.logged_step
+        if logged is not None and logged is not self._read_from:
+            # held-out scores are on the line that each epoch leaves; here they would not fit into 80 columns
+            values = {"loss": logged.value, **logged.logs}
+            self._read_from, self._values = logged, {name: f"{float(v):.3f}" for name, v in values.items()}
+        shown = dict(self._values)
         shown["img/s"] = f"{self._speed.rate:,.0f}"
         bad = next((len(c.seen) for c in trainer.callbacks if isinstance(c, BadSamples)), 0)  # type: ignore[attr-defined]
         if bad:
             shown["bad"] = str(bad)
         if skipped := _skipped(trainer):
             shown["skipped"] = str(skipped)
-        if (left := seconds_left(trainer, self._begun, now)) is not None:
+        if (left := seconds_left(trainer, self._begun, time.monotonic())) is not None:
             shown["left"] = str(timedelta(seconds=round(left)))
-        self._shown = shown
         return shown
 
 
@@ -138,9 +137,11 @@ class EpochLines(Callback):
     ) -> None:
         images = len(getattr(batch, "images", ()))
         self._images += images * trainer.world_size
-        for name, value in trainer.callback_metrics.items():
-            if name.startswith("train/"):  # stays on the device: reading it would wait for every step
-                self._sums[name] = self._sums.get(name, 0.0) + value.detach() * images
+        assert isinstance(pl_module, VisionTask)
+        if (step := pl_module.step) is not None:
+            for name, value in {"loss": step.value, **step.logs}.items():
+                # stays on the device: reading it would wait for every step
+                self._sums[name] = self._sums.get(name, 0.0) + value * images
         now = time.monotonic()
         if now - self._last_line >= self.every_seconds and trainer.is_global_zero:
             self._last_line = now
@@ -162,7 +163,7 @@ class EpochLines(Callback):
             return
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k != "lr"}
         own = self._images / trainer.world_size
-        values.update({k: float(v) / own for k, v in self._sums.items() if own})
+        values.update({f"train/{k}": float(v) / own for k, v in self._sums.items() if own})
         text = "  ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
         last = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
         seconds = time.monotonic() - self._started  # validation included: it is what an epoch costs
