@@ -81,10 +81,3 @@ def leave_together() -> None:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
-
-
-def quiet_signals(trainer: Any) -> None:
-    """Keep Lightning's handlers out: theirs broadcasts inside the handler, and waits for ranks that heard nothing."""
-    trainer._signal_connector.register_signal_handlers = lambda: None
-    # and has rank 0 tell the others before every batch, which costs each of them a wait; Interrupt does that
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.cli.batch_size import find_batch_size
 from visionzoo.cli.options import OneLineParser, check_loggers, check_options, shell_quoted
-from visionzoo.cli.processes import StopSignal, leave_together, quiet_signals
+from visionzoo.cli.processes import StopSignal, leave_together
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
 from visionzoo.runs import FolderLock, RunFolder
@@ -48,6 +48,7 @@ from visionzoo.tasks.engine.run_files import RunFiles
 from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.engine.stopping import Stopping
+from visionzoo.tasks.lightning_private import leave_signals_alone
 from visionzoo.tasks.options import plain
 from visionzoo.terminal import say
 
@@ -178,7 +179,7 @@ class TrainCLI(LightningCLI):
         kwargs["enable_model_summary"] = False
         self.trainer_defaults["callbacks"] = self._callbacks(bar)
         trainer = super().instantiate_trainer(**kwargs)
-        quiet_signals(trainer)
+        leave_signals_alone(trainer)
         return trainer
 
     def _make_folder(self) -> RunFolder:

@@ -18,6 +18,7 @@ from visionzoo.models.preprocess import Normalize, as_grey
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.tasks.interface import TaskInterface
+from visionzoo.tasks.lightning_private import forget_logged, is_logged_step
 from visionzoo.tasks.options import plain, settled_changes
 from visionzoo.tasks.out_of_memory import advise, statistics_of
 from visionzoo.tasks.step import Step, TrainingStep
@@ -157,22 +158,16 @@ class VisionTask(TaskInterface):
             trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(steps)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        before = self.step
         self.step = step = self.take_step(self, self.take_batch(batch), batch_idx)
-        if self._is_logged(batch_idx):
+        # Loggers read, or whoever asks for the last values of an epoch. Each value that is logged costs more than the
+        # step of a small model, and on a bar it has the device waited for.
+        if is_logged_step(self.trainer) or batch_idx + 1 >= self.trainer.num_training_batches:
             self.logged_step = step
             self._log_step(step)
+        elif before is not None and before is self.logged_step:
+            forget_logged(self.trainer, {"micro_batch", "lr", "train/loss", *(f"train/{n}" for n in before.logs)})
         return step.loss
-
-    def _is_logged(self, batch_idx: int) -> bool:
-        """Whether anybody reads this step's values: loggers, or whoever asks for the last ones of an epoch."""
-        # each value costs more than the steps of a small model, and on a bar it would have the device waited for
-        trainer: Any = self.trainer
-        every = trainer.log_every_n_steps
-        return (
-            (every > 0 and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0)
-            or trainer.should_stop
-            or batch_idx + 1 >= trainer.num_training_batches
-        )
 
     def _log_step(self, step: Step) -> None:
         if self.take_step.size is not None:

@@ -6,13 +6,15 @@ Legend: B batch, C channels, (H, W) pixels, K classes.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 def soft_targets(labels: Tensor, num_classes: int) -> Tensor:
     """(B,) class indices or (B, K) multi-label targets -> (B, K) float32."""
-    return F.one_hot(labels, num_classes).float() if labels.ndim == 1 else labels.float()
+    if labels.ndim > 1:
+        return labels.float()
+    # F.one_hot looks at the labels, and waits for the device
+    return torch.zeros(len(labels), num_classes, device=labels.device).scatter_(1, labels[:, None], 1.0)
 
 
 def mixup(images: Tensor, targets: Tensor, lam: float, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +79,7 @@ class Mixer:
         use_cutmix, u, v = torch.rand(3).tolist()
         cut = self.cutmix_alpha > 0 and (self.mixup_alpha == 0 or use_cutmix < 0.5)
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
-        lam = float(torch.distributions.Beta(alpha, alpha).sample())
+        lam = float(torch.distributions.Beta(alpha, alpha, validate_args=False).sample().numpy())
         order = torch.randperm(len(images)).to(images.device)
         if cut:
             size = (images.shape[-2], images.shape[-1])

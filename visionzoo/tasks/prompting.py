@@ -102,7 +102,7 @@ class Draws(NamedTuple):
             clear=boxed if ambiguous else torch.ones_like(boxed),
             box_noise=torch.randn(n, 4, device=device),
             places=torch.rand(n, 1 + clicks, device=device),
-            early=int(torch.randint(clicks, ())) if clicks and mask_rounds > 1 else -1,
+            early=torch.randint(clicks, (1,)).tolist()[0] if clicks and mask_rounds > 1 else -1,
         )
 
     def select(self, rows: Tensor) -> Draws:

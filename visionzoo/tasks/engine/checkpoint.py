@@ -17,6 +17,7 @@ from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.disk import disk_may_fail
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.export import export_run
+from visionzoo.tasks.lightning_private import log_now
 from visionzoo.weights.reading import unpacks_to_too_much
 
 
@@ -207,7 +208,7 @@ def save_between_steps(trainer: Trainer, task: VisionTask) -> None:
     Lightning logs a step after that hook. Whoever resumes does not come by here again, so what this step has to say is
     logged now; the loggers pass over it when it comes a second time.
     """
-    trainer._logger_connector.update_train_step_metrics()
+    log_now(trainer)
     save_last(trainer, task)
 
 
