@@ -10,7 +10,7 @@ from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from visionzoo.data.sources.open import open_splits
+from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.spoken import spoken_names
 from visionzoo.inference.score import class_labels
 
@@ -39,5 +39,5 @@ def test_folders_with_codes(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for i in range(4):
             Image.new("RGB", (8, 8)).save(tmp_path / name / f"{i}.png")
-    source = open_splits(str(tmp_path)).items()[0][1]
+    source = open_data(str(tmp_path)).items()[0][1]
     assert class_labels(source) == ("tench", "tabby cat")

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from visionzoo.data.augment import AugmentOptions, build_augment
+from visionzoo.data.augment import build_augment
 from visionzoo.data.images import UnreadableImage
+from visionzoo.data.options import ViewOptions
 from visionzoo.data.sources.objects import Objects, check_size
 from visionzoo.data.transforms import RESAMPLING, EvalTransform, to_tensor
 from visionzoo.types import Preprocess
-
-SegmentCrop = Literal["scale_jitter", "random_resized", "resize"]
 
 #: Random views that are tried before the whole image is taken, when none of its objects is in them.
 ATTEMPTS = 4
@@ -58,45 +56,6 @@ class View(NamedTuple):
     valid: Tensor  #: (H, W) bool, where there is image: not padding, and not pixels that nobody labelled (void)
     size: tuple[int, int]  #: (height, width) of the upright image
     left_out: tuple[int, int, int]  #: objects left out, see :data:`visionzoo.types.LEFT_OUT`
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewOptions:
-    """What varies from one view to the next in training. Checked at birth."""
-
-    crop: SegmentCrop = "resize"
-    jitter_scale: tuple[float, float] = (0.5, 2.0)  #: for ``scale_jitter``, of the size in evaluation
-    crop_scale: tuple[float, float] = (0.3, 1.0)  #: for ``random_resized``, area as a share of the image
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  #: for ``random_resized``, width / height
-    hflip: float = 0.0
-    vflip: float = 0.0
-    color_jitter: float = 0.0
-    masks_per_image: int = 16  #: most masks in a view
-    min_area: int = 4  #: fewest pixels of an object, in the image and in the view
-
-    def __post_init__(self) -> None:
-        if self.crop not in ("scale_jitter", "random_resized", "resize"):
-            raise ValueError(f"crop={self.crop!r} is unknown; use scale_jitter, random_resized or resize")
-        low, high = self.jitter_scale
-        if not 0.05 <= low <= high <= 10:
-            raise ValueError(f"jitter_scale={self.jitter_scale} must be (smallest, largest) within 0.05..10")
-        if self.masks_per_image < 1:
-            raise ValueError(f"masks_per_image={self.masks_per_image} must be at least 1")
-        if self.min_area < 1:
-            raise ValueError(f"min_area={self.min_area} must be at least 1: an empty mask is no object")
-        self.augment()
-
-    def augment(self) -> AugmentOptions:
-        """What this module leaves to albumentations. Raises ValueError for an option out of range."""
-        return AugmentOptions(
-            crop="random_resized" if self.crop == "random_resized" else "resize",
-            crop_scale=self.crop_scale,
-            crop_ratio=self.crop_ratio,
-            hflip=self.hflip,
-            vflip=self.vflip,
-            policy="none",
-            color_jitter=self.color_jitter,
-        )
 
 
 class EvalView:

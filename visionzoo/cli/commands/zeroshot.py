@@ -107,7 +107,7 @@ def _class_folders(images: list[str], labels: Sequence[str] | None) -> dict[str,
     """Label -> folder of a folder of class folders; empty for anything else, or where they are not among the labels."""
     if len(images) != 1 or not os.path.isdir(images[0]):
         return {}
-    from visionzoo.data.sources.open import class_folders
+    from visionzoo.data.sources.folder import class_folders
     from visionzoo.data.sources.spoken import spoken_names
 
     found = class_folders(images[0])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from PIL import Image
 from visionzoo.data.images import ImageInput
 from visionzoo.data.sources.base import NO_LABEL, Source, Subset
 from visionzoo.data.sources.spoken import spoken_names
+from visionzoo.data.sources.templates import Templates, fill, resolve_templates
 from visionzoo.text import check_text, nfc
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -138,15 +138,6 @@ class CaptionSource(Source):
         yield self.texts.digest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaptionSets:
-    """What was found under a path."""
-
-    named: dict[str, CaptionSource]  #: by split: train, val, test
-    empty_captions: int = 0  #: captions without a letter, which were dropped
-    problems: tuple[tuple[str, str], ...] = ()  #: (file, what is wrong with it) of what was passed over
-
-
 def clean_captions(found: Any, where: str) -> tuple[tuple[str, ...], int]:
     """Captions as they stand in a table: one, a list of them, or nothing.
 
@@ -167,6 +158,11 @@ def clean_captions(found: Any, where: str) -> tuple[tuple[str, ...], int]:
         if words:
             kept.append(words)
     return tuple(kept), len(several) - len(kept)
+
+
+def class_templates(given: Templates | None) -> tuple[str, ...]:
+    """Sentences with ``{}`` for the name of a class, of what a user gives, see :func:`resolve_templates`."""
+    return tuple(fill(template, "{}") for template in resolve_templates(DEFAULT_TEMPLATES if given is None else given))
 
 
 def captions_from_classes(source: Source, templates: Sequence[str]) -> CaptionSource:
