@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from visionzoo.data.images import Box
 from visionzoo.data.options import AugmentOptions
 from visionzoo.types import Preprocess
 
@@ -58,6 +59,13 @@ def build_augment(options: AugmentOptions, preprocess: Preprocess, *, mirror: bo
     if options.erasing:
         steps.append(A.Erasing(scale=(0.02, 1 / 3), ratio=(0.3, 3.3), fill="random", p=options.erasing))
     return crop, A.Compose(steps, p=1.0) if steps else None
+
+
+def draw_box(crop: Any, size: tuple[int, int]) -> Box:
+    """(left, top, right, bottom) that albumentations' random crop draws in an image of ``size`` (width, height)."""
+    params = crop.get_params_dependent_on_data({"shape": (size[1], size[0], 3)}, {})
+    left, top, right, bottom = (int(edge) for edge in params["crop_coords"])
+    return left, top, right, bottom
 
 
 def _randaugment(m: float, fill: tuple[int, ...]) -> list[Any]:

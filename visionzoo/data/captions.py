@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from visionzoo.data.caption_samples import CaptionCollate, CaptionDataset
-from visionzoo.data.dataset import Collate, ImageDataset, SourceDataset, Transform
+from visionzoo.data.dataset import SourceDataset, Transform
 from visionzoo.data.module import Collator, VisionData
 from visionzoo.data.options import CaptionOptions
 from visionzoo.data.sources.base import Source
@@ -91,15 +91,11 @@ class CaptionData(VisionData):
     def _set(self, source: Source, transform: Transform, training: bool) -> tuple[SourceDataset, Collator]:
         assert isinstance(source, CaptionSource)
         dataset = CaptionDataset(source, transform, one_caption=training, seed=self.seed, substitute=training)
-        return dataset, CaptionCollate(self.image_shape)
-
-    def zero_shot_set(self, source: Source) -> tuple[SourceDataset, Collator]:
-        """Labelled images as they are evaluated."""
-        return ImageDataset(source, EvalTransform(self.spec), seed=self.seed), Collate(source, self.image_shape)
+        return dataset, CaptionCollate(source, self.image_shape)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The captioned validation images, if any; then the images for zero-shot accuracy, if any."""
         loaders = [] if self.val_source is None else [self.evaluation_loader(self.val_source)]
         if self.zero_shot_source is not None:
-            loaders.append(self.evaluation_loader(self.zero_shot_source, self.zero_shot_set(self.zero_shot_source)))
+            loaders.append(self.evaluation_loader(self.zero_shot_source, super().evaluation_set(self.zero_shot_source)))
         return loaders

@@ -131,7 +131,7 @@ _Read = tuple[str, int, bytes, ImageFacts | str, int]
 
 
 @dataclass
-class _Seen:
+class _SplitFacts:
     """Facts gathered while reading one split."""
 
     widths: list[int] = field(default_factory=list)
@@ -171,7 +171,7 @@ def check_data(
             val_fraction = 0.0  # nothing would be learned from what is held out
         splits = open_data(path, kind, read, val_path=val_path, val_fraction=val_fraction)
     named = dict(splits.items())
-    seen = {name: _Seen() for name in named}
+    seen = {name: _SplitFacts() for name in named}
     same: dict[bytes, list[tuple[str, int]]] = {}
     threads = num_threads or min(os.cpu_count() or 1, 8)
     for name, i, content, facts, objects in _progress(
@@ -263,7 +263,7 @@ def _content_hash(raw: ImageInput) -> bytes:
     return digest.digest()
 
 
-def _report(source: Source, seen: _Seen) -> SplitReport:
+def _report(source: Source, seen: _SplitFacts) -> SplitReport:
     def range_of(values: list[int]) -> tuple[int, int, int]:
         return (min(values), int(np.median(values)), max(values)) if values else (0, 0, 0)
 
@@ -281,7 +281,7 @@ def _report(source: Source, seen: _Seen) -> SplitReport:
     )
 
 
-def _without(source: Source, seen: _Seen) -> int:
+def _without(source: Source, seen: _SplitFacts) -> int:
     """Images without what the task learns from."""
     if isinstance(source, CaptionSource):
         return sum(not source.captions(i) for i in range(len(source)))

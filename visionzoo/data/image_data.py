@@ -11,7 +11,7 @@ from visionzoo.data.dataset import Collate, ImageDataset, SourceDataset
 from visionzoo.data.module import Collator, VisionData
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.folder import open_unlabelled
-from visionzoo.data.transforms import EvalTransform, TrainTransform
+from visionzoo.data.transforms import TrainTransform
 
 
 class ImageData(VisionData):
@@ -25,9 +25,6 @@ class ImageData(VisionData):
         transform = TrainTransform(self.spec, self.options)
         dataset = ImageDataset(source, transform, seed=self.seed, substitute=True)
         return dataset, Collate(source, self.image_shape)
-
-    def evaluation_set(self, source: Source) -> tuple[SourceDataset, Collator]:
-        return ImageDataset(source, EvalTransform(self.spec), seed=self.seed), Collate(source, self.image_shape)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Images of ``predict_path``, labels -1; without one, the validation images.

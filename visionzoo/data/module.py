@@ -12,12 +12,13 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from visionzoo.data.dataset import Sample, SourceDataset
+from visionzoo.data.dataset import Collate, ImageDataset, Sample, SourceDataset
 from visionzoo.data.loader import make_loader
 from visionzoo.data.options import LoaderOptions
 from visionzoo.data.sampler import EvalBatches, ShardKeys, TrainBatches, TrainOrder
 from visionzoo.data.sources.base import Source, Splits, fingerprint
 from visionzoo.data.sources.split import limited
+from visionzoo.data.transforms import EvalTransform
 from visionzoo.types import Preprocess
 
 Collator = Callable[[Sequence[Sample]], Any]
@@ -26,7 +27,7 @@ Collator = Callable[[Sequence[Sample]], Any]
 class VisionData(pl.LightningDataModule):
     """Loaders over sources. The model owns the input size: ``preprocess`` is taken from it in :meth:`setup`.
 
-    A subclass opens its data at birth, and implements :meth:`training_set` and :meth:`evaluation_set`. Trainers need
+    A subclass opens its data at birth, and implements :meth:`training_set`. Trainers need
     ``use_distributed_sampler=False``: the loaders share samples among ranks themselves.
     """
 
@@ -96,9 +97,9 @@ class VisionData(pl.LightningDataModule):
     def training_set(self, source: Source) -> tuple[SourceDataset, Collator]:
         """Random views of ``source``, with substitutes for what cannot be read, and how they become a batch."""
 
-    @abstractmethod
     def evaluation_set(self, source: Source) -> tuple[SourceDataset, Collator]:
-        """``source`` as it is evaluated."""
+        """``source`` as it is evaluated: images, with their labels where there are some."""
+        return ImageDataset(source, EvalTransform(self.spec), seed=self.seed), Collate(source, self.image_shape)
 
     def sampling_weights(self) -> np.ndarray | None:
         """(N,) relative chance of each training sample; None takes each once an epoch."""

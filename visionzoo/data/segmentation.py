@@ -79,4 +79,4 @@ class SegmentationData(VisionData):
     def _set(self, source: Source, view: MakeView, substitute: bool) -> tuple[SourceDataset, Collator]:
         assert isinstance(source, ObjectSource)
         dataset = SegmentDataset(source, view, seed=self.seed, substitute=substitute)
-        return dataset, SegmentCollate(self.image_shape)
+        return dataset, SegmentCollate(source, self.image_shape)

@@ -34,7 +34,7 @@ class Source(ABC):
     targets: (
         np.ndarray
     )  #: (N,) int64 class indices or, for multi-label data, (N, K) float32 in {0, 1}; -1 where unlabelled
-    multi_label: bool
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.targets)

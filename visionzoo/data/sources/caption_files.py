@@ -9,7 +9,7 @@ from visionzoo.data.sources.base import FilesSource, Splits, printable
 from visionzoo.data.sources.captions import CaptionSource, PackedTexts, clean_captions
 from visionzoo.data.sources.folder import list_images, warn_not_read
 from visionzoo.data.sources.manifest import ManifestSource
-from visionzoo.data.sources.paths import found_name, split_of_value
+from visionzoo.data.sources.paths import beside, found_name, split_of_value
 from visionzoo.data.sources.rows import IMAGE_COLUMNS, find_column, pick_column, read_rows
 from visionzoo.text import decode_text, split_lines
 
@@ -67,8 +67,7 @@ def read_caption_manifest(
 def has_text_files(folder: str, tries: int = 1000) -> bool:
     """Whether images below ``folder`` have a ``.txt`` beside them; looks at no more than ``tries`` images."""
     found, _ = list_images(folder)
-    root = os.fsencode(folder)
-    return any(os.path.exists(_text_file(root, name)) for name in found[:: max(1, len(found) // tries)])
+    return any(os.path.exists(beside(folder, name, ".txt")) for name in found[:: max(1, len(found) // tries)])
 
 
 def read_text_files(folder: str) -> Splits[CaptionSource]:
@@ -78,12 +77,11 @@ def read_text_files(folder: str) -> Splits[CaptionSource]:
     """
     found, ignored = list_images(folder)
     warn_not_read(folder, len(found), ignored)
-    root = os.fsencode(folder)
     texts: list[tuple[str, ...]] = []
     problems: list[tuple[str, str]] = []
     empty = 0
     for name in found:
-        path = _text_file(root, name)
+        path = beside(folder, name, ".txt")
         captions: tuple[str, ...] = ()
         if os.path.exists(path):
             where = printable(os.fsdecode(path))
@@ -101,7 +99,3 @@ def read_text_files(folder: str) -> Splits[CaptionSource]:
         empty_captions=empty,
         problems=tuple(problems),
     )
-
-
-def _text_file(root: bytes, name: bytes) -> bytes:
-    return os.path.join(root, os.path.splitext(name)[0] + b".txt")

@@ -24,10 +24,10 @@ from visionzoo.data.sources.shapes import (
     COLOURS,
     COMBINATIONS,
     KINDS,
-    VAL_LENGTH,
     ShapesSource,
     describe,
     shapes_length,
+    shapes_splits,
 )
 from visionzoo.data.sources.shards import expand_braces, is_remote, read_shards
 
@@ -65,24 +65,20 @@ def held_out_shapes(holdout: str) -> Combinations:
 
 
 def _shapes(path: str, options: CaptionReading) -> dict[str, CaptionSource]:
-    length, seed = shapes_length(path), options.seed
-    assert length is not None
+    """Pictures of one object: the combination says the caption, and no picture need be drawn for it."""
     held = held_out_shapes(options.holdout) if options.holdout is not None else ()
     kept = tuple(pair for pair in COMBINATIONS if pair not in set(held))
-    return {
-        "train": _captioned_shapes(length, seed, 0, kept),
-        "val": _captioned_shapes(VAL_LENGTH, seed, length, held or COMBINATIONS),
-    }
 
+    def make(length: int, start: int) -> CaptionSource:
+        combinations = held if held and start else kept
+        images = ShapesSource(length, seed=options.seed, start=start, combinations=combinations)
+        texts = ClassTexts(images.main_object, [(describe([pair]),) for pair in combinations])
+        place = np.array([COMBINATIONS.index(pair) for pair in combinations], dtype=np.int64)
+        # The classes of zero-shot evaluation are all combinations, also those that a split leaves out.
+        names = tuple(f"{colour} {kind}" for colour, kind in COMBINATIONS)
+        return CaptionSource(images, texts, classes=names, targets=place[images.main_object])
 
-def _captioned_shapes(length: int, seed: int, start: int, combinations: Combinations) -> CaptionSource:
-    """Pictures of one object: the combination says the caption, and no picture need be drawn for it."""
-    images = ShapesSource(length, seed=seed, start=start, combinations=combinations)
-    texts = ClassTexts(images.main_object, [(describe([pair]),) for pair in combinations])
-    place = np.array([COMBINATIONS.index(pair) for pair in combinations], dtype=np.int64)
-    # The classes of zero-shot evaluation are all combinations, also those that a split leaves out.
-    names = tuple(f"{colour} {kind}" for colour, kind in COMBINATIONS)
-    return CaptionSource(images, texts, classes=names, targets=place[images.main_object])
+    return shapes_splits(path, make)
 
 
 # Shards.

@@ -110,7 +110,6 @@ class CaptionSource(Source):
         self.images, self.texts = images, texts
         self.classes = classes
         self.targets = np.full(len(images), NO_LABEL, dtype=np.int64) if targets is None else targets
-        self.multi_label = False
 
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of sample ``i``; an empty tuple if it has none."""

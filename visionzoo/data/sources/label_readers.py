@@ -11,7 +11,7 @@ from visionzoo.data.sources.manifest import read_manifest
 from visionzoo.data.sources.paths import by_split, files_in, manifest_by_split, split_of_value
 from visionzoo.data.sources.reading import ImageReading, LabelReading, Reader
 from visionzoo.data.sources.rows import ENDINGS, is_table, manifests_in
-from visionzoo.data.sources.shapes import VAL_LENGTH, ShapesSource, shapes_length
+from visionzoo.data.sources.shapes import ShapesSource, shapes_length, shapes_splits
 
 
 def _digits(_path: str, _options: ImageReading) -> Source:
@@ -20,11 +20,8 @@ def _digits(_path: str, _options: ImageReading) -> Source:
     return DigitsSource()
 
 
-def _shapes(path: str, options: ImageReading) -> dict[str, Source]:
-    length = shapes_length(path)
-    assert length is not None
-    seed = options.seed
-    return {"train": ShapesSource(length, seed=seed), "val": ShapesSource(VAL_LENGTH, seed=seed, start=length)}
+def _shapes(path: str, options: ImageReading) -> dict[str, ShapesSource]:
+    return shapes_splits(path, lambda length, start: ShapesSource(length, seed=options.seed, start=start))
 
 
 def _torchvision(path: str, options: ImageReading) -> dict[str, Source]:

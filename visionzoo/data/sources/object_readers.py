@@ -11,9 +11,9 @@ from visionzoo.data.sources.coco import SegmentAnythingSource, read_coco, split_
 from visionzoo.data.sources.folder import list_images, warn_not_read
 from visionzoo.data.sources.label_maps import LabelMapSource
 from visionzoo.data.sources.objects import ObjectSource, ShapeObjects
-from visionzoo.data.sources.paths import files_in, split_folders, split_of
+from visionzoo.data.sources.paths import beside, files_in, split_folders, split_of
 from visionzoo.data.sources.reading import ObjectReading, Reader
-from visionzoo.data.sources.shapes import VAL_LENGTH, ShapesSource, shapes_length
+from visionzoo.data.sources.shapes import ShapesSource, shapes_length, shapes_splits
 
 #: Fewest and most objects in a picture of the built-in shapes.
 SHAPES_OBJECTS = (1, 4)
@@ -21,15 +21,13 @@ SHAPES_OBJECTS = (1, 4)
 WithObjects = Splits[ObjectSource]
 
 
-def _shapes(path: str, options: ObjectReading) -> dict[str, ObjectSource]:
-    length = shapes_length(path)
-    assert length is not None
+def _shapes(path: str, options: ObjectReading) -> dict[str, ShapeObjects]:
+    seed, size = options.seed, options.shapes_size
 
-    def pictures(count: int, start: int) -> ObjectSource:
-        size, seed = options.shapes_size, options.seed
-        return ShapeObjects(ShapesSource(count, seed=seed, start=start, size=size, objects=SHAPES_OBJECTS))
+    def make(length: int, start: int) -> ShapeObjects:
+        return ShapeObjects(ShapesSource(length, seed=seed, start=start, size=size, objects=SHAPES_OBJECTS))
 
-    return {"train": pictures(length, 0), "val": pictures(VAL_LENGTH, length)}
+    return shapes_splits(path, make)
 
 
 # COCO's instance files.
@@ -90,7 +88,7 @@ def _masks(folder: str, options: ObjectReading) -> WithObjects | None:
     if _has_label_maps(folder):
         return _label_maps(os.path.join(folder, "images"), os.path.join(folder, "masks"), options)
     found, ignored = list_images(folder)
-    paired = [name for name in found if os.path.exists(_beside(folder, name))]
+    paired = [name for name in found if os.path.exists(beside(folder, name, ".json"))]
     if not paired:
         return None
     warn_not_read(folder, len(found), ignored)
@@ -122,19 +120,14 @@ def _unpaired(folder: str, names: Iterable[bytes], reason: str) -> tuple[tuple[s
     return tuple((printable(os.path.join(folder, os.fsdecode(name))), reason) for name in sorted(names))
 
 
-def _beside(folder: str, image: bytes) -> bytes:
-    """The JSON of an image, as SA-1B has it."""
-    return os.path.join(os.fsencode(folder), os.path.splitext(image)[0] + b".json")
-
-
 def _has_label_maps(folder: str) -> bool:
     return all(os.path.isdir(os.path.join(folder, name)) for name in ("images", "masks"))
 
 
 def _has_pairs(folder: str) -> bool:
     """Whether an image has a JSON with annotations beside it, as in SA-1B; looks at a few."""
-    beside = [_beside(folder, name) for name in list_images(folder)[0][:20]]
-    return any(os.path.exists(file) and b'"segmentation"' in Path(os.fsdecode(file)).read_bytes() for file in beside)
+    files = [beside(folder, name, ".json") for name in list_images(folder)[0][:20]]
+    return any(os.path.exists(file) and b'"segmentation"' in Path(os.fsdecode(file)).read_bytes() for file in files)
 
 
 def _has_masks(path: str, _options: ObjectReading) -> bool:

@@ -99,15 +99,8 @@ def open_data(
     """Open a data set, whatever it is. Labels, captions and annotations of COCO are read; images are not.
 
     Args:
-        path: what one of the readers of this kind recognises. Built in are, for labels: ``digits`` and ``shapes``
-            (``shapes:N``: N training pictures); ``torchvision:CIFAR10``; a folder of class folders, with or without
-            ``train``/``val``/``test`` above them; a parquet file or a folder of ``train*.parquet`` etc.; a CSV, TSV or
-            JSONL manifest or a folder of ``train.csv`` etc. For images: the same, and a folder with images at any
-            depth. For captions: ``shapes``; a manifest; a folder of images with ``.txt`` files beside them; tar
-            shards: one, a folder, or ``{00000..00010}.tar``; anything with classes, through ``templates``. For objects:
-            ``shapes``; an instance JSON of COCO, or a folder with ``instances_train.json`` etc. (in it or in
-            ``annotations/``); a folder with ``images/`` and ``masks/``, label maps of the same names; a folder of
-            SA-1B's pairs of ``.jpg`` and ``.json``.
+        path: what one of the readers of this kind recognises; :class:`visionzoo.data.classification.ClassificationData`
+            and its siblings say what is built in. Captions are also made of anything with classes, by ``templates``.
         kind: what is to be learned from.
         options: how it is read, of the class that belongs to the kind, see :mod:`visionzoo.data.sources.reading`; None
             for the defaults.

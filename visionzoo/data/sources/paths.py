@@ -63,6 +63,11 @@ def _respelled(root: str, name: str) -> str | None:
     return found.removesuffix("/")
 
 
+def beside(folder: str, image: bytes, ending: str) -> bytes:
+    """The file of an image's name and another ending; ``image`` is relative to ``folder``."""
+    return os.path.join(os.fsencode(folder), os.path.splitext(image)[0] + os.fsencode(ending))
+
+
 def split_of(name: str) -> str | None:
     """The split that a file name or a value of a split column belongs to."""
     stem = name.lower().split(".")[0]

@@ -58,7 +58,6 @@ class ShardSource(Source):
         self._spans = np.array(spans, dtype=np.int64).reshape(-1, 2)
         self.classes = ()
         self.targets = np.full(len(self._keys), NO_LABEL, dtype=np.int64)
-        self.multi_label = False
 
     def sample_id(self, i: int) -> str:
         return f"{printable(self.shards[self._shard[i]])}:{printable(self._keys[i])}"
