@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor, nn
 
 from visionzoo.data.captions import CaptionData
@@ -262,3 +263,21 @@ def test_every_option_of_the_command_line_is_documented(cls: type) -> None:
     text = "".join(base.__doc__ or "" for base in cls.__mro__)
     for field in dataclasses.fields(cls):
         assert f"\n        {field.name}: " in text, field.name
+
+
+@pytest.mark.parametrize("cls", [ClassificationData, UnlabelledData, CaptionData, SegmentationData])
+def test_the_command_line_knows_the_type_of_every_option(cls: type) -> None:
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(cls, "data")
+    shown = parser.format_help()
+    assert "Unvalidated" not in shown, "jsonargparse has not found a type"
+    assert "--data.color_jitter COLOR_JITTER\n" in shown
+    for wrong in (
+        "--data.hflip=often",
+        "--data.crop=half",
+        "--data.crop_scale=0.5",
+        "--data.worker_start_method=thread",
+    ):
+        with pytest.raises(Exception, match=wrong.partition("=")[0].removeprefix("--")):
+            parser.parse_args(["--data.path=digits", wrong])
+    assert parser.parse_args(["--data.path=digits", "--data.hflip=1"])["data"].hflip == 1.0

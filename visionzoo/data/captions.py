@@ -13,7 +13,7 @@ from visionzoo.data.options import CaptionOptions
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.captions import CaptionSource, class_templates
 from visionzoo.data.sources.open import open_data, open_evaluation
-from visionzoo.data.sources.spoken import spoken_names
+from visionzoo.data.sources.readable_names import readable_names
 from visionzoo.data.transforms import EvalTransform, TrainTransform
 
 
@@ -78,7 +78,7 @@ class CaptionData(VisionData):
     def zero_shot_classes(self) -> tuple[str, ...]:
         """Names that the labels of the zero-shot images stand for, with spaces; empty without such images."""
         source = self.zero_shot_source
-        return () if source is None else spoken_names(source.classes)
+        return () if source is None else readable_names(source.classes)
 
     # Loaders.
 

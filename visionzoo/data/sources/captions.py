@@ -15,7 +15,7 @@ from PIL import Image
 
 from visionzoo.data.images import ImageInput
 from visionzoo.data.sources.base import NO_LABEL, Source, Subset
-from visionzoo.data.sources.spoken import spoken_names
+from visionzoo.data.sources.readable_names import readable_names
 from visionzoo.data.sources.templates import Templates, fill, resolve_templates
 from visionzoo.text import check_text, nfc
 
@@ -178,6 +178,8 @@ def captions_from_classes(source: Source, templates: Sequence[str]) -> CaptionSo
         raise ValueError(f"templates={list(templates)} need {{}} for the class name, such as 'a photo of a {{}}.'")
     if source.multi_label:
         raise ValueError("templates make captions of one class per image, and these images have several")
-    of_class = [tuple(template.replace("{}", name) for template in templates) for name in spoken_names(source.classes)]
+    of_class = [
+        tuple(template.replace("{}", name) for template in templates) for name in readable_names(source.classes)
+    ]
     texts = ClassTexts(source.targets, of_class)
     return CaptionSource(source, texts, classes=source.classes, targets=source.targets)
