@@ -32,7 +32,7 @@ from visionzoo.data.dataset import Collate, ImageDataset
 from visionzoo.data.images import image_extensions
 from visionzoo.data.loader import make_loader
 from visionzoo.data.sampler import TrainBatches, TrainOrder
-from visionzoo.data.sources.open import open_unlabelled
+from visionzoo.data.sources.folder import open_unlabelled
 from visionzoo.data.transforms import TrainTransform
 from visionzoo.models.preprocess import Normalize
 from visionzoo.types import Preprocess

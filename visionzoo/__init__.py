@@ -20,6 +20,7 @@ _HOME = {
     "create_backbone": "visionzoo.backbones",
     "register_backbone": "visionzoo.backbones",
     "shared_backbone": "visionzoo.backbones",
+    "register_reader": "visionzoo.data.sources.open",
     "load_weights": "visionzoo.weights",
     "export_weights": "visionzoo.weights",
     "create_classifier": "visionzoo.models.classifier",

@@ -21,7 +21,7 @@ from comparison.pieces import Interrupted, Piece, Store, key_of
 from comparison.recipes import PUBLISHED, Recipe, published
 from comparison.report import write_report
 from visionzoo.data.sources.base import fingerprint
-from visionzoo.data.sources.open import open_splits
+from visionzoo.data.sources.open import open_data
 from visionzoo.files import write_json
 
 __all__ = ["Interrupted", "compare"]
@@ -55,7 +55,7 @@ class Comparison:
 
     def _open_data(self) -> dict[str, Any]:
         path = self.options.data.path
-        splits = open_splits(path, val_path=self.options.data.val_path)  # not the datamodule: Lightning takes seconds
+        splits = open_data(path, val_path=self.options.data.val_path)  # not the datamodule: Lightning takes seconds
         if splits.multi_label:
             raise ValueError(f"{path} has several labels per image; the comparison needs one")
         if splits.val is None or splits.train is None:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from visionzoo.data.captions import CaptionData
+from visionzoo.data.sources.caption_readers import held_out_shapes
 from visionzoo.data.sources.captions import PackedTexts
-from visionzoo.data.sources.open_captions import held_out_shapes
 from visionzoo.data.sources.shapes import COLOURS, COMBINATIONS, KINDS, draw
 from visionzoo.data.sources.shards import expand_braces, index_shard, read_shards
 from visionzoo.types import CaptionBatch, ImageBatch, Preprocess

@@ -68,9 +68,9 @@ def test_clean_data_have_no_warnings(class_tree: Callable[..., Path]) -> None:
 
 
 def test_sets_that_were_never_files_can_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from visionzoo.data.sources import open as opening
+    from visionzoo.data.sources import shapes
 
-    monkeypatch.setattr(opening, "VAL_LENGTH", 6)
+    monkeypatch.setattr(shapes, "VAL_LENGTH", 6)
     report = check_data("shapes:12")
     assert report.splits["train"].formats == {"array": 12}
     assert report.warnings == ()

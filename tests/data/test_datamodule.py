@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,15 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor, nn
 
+from visionzoo.data.captions import CaptionData
 from visionzoo.data.classification import ClassificationData, balanced_weights
 from visionzoo.data.module import VisionData
+from visionzoo.data.options import CaptionOptions, ClassificationOptions, SegmentationOptions, UnlabelledOptions
+from visionzoo.data.segmentation import SegmentationData
+from visionzoo.data.unlabelled import UnlabelledData
 from visionzoo.types import ImageBatch, Preprocess
 
 SPEC = Preprocess(image_size=(8, 8))
@@ -244,10 +251,33 @@ def test_options_are_checked_at_birth(class_tree: Callable[..., Path], option: s
         ClassificationData(str(class_tree({"a": 3, "b": 3})), **{option: value})  # type: ignore[arg-type]
 
 
-def test_every_option_is_documented() -> None:
-    import inspect
+@pytest.mark.parametrize("cls", [ClassificationData, UnlabelledData, CaptionData, SegmentationData, VisionData])
+def test_every_option_is_documented(cls: type) -> None:
+    text = cls.__init__.__doc__ or ""
+    for name in set(inspect.signature(cls).parameters):
+        assert f"\n            {name}: " in text, name
 
-    for cls in (ClassificationData, VisionData):
-        text = cls.__init__.__doc__ or ""
-        for name in set(inspect.signature(cls).parameters) - {"kwargs"}:
-            assert f"\n            {name}: " in text, name
+
+@pytest.mark.parametrize("cls", [ClassificationOptions, UnlabelledOptions, CaptionOptions, SegmentationOptions])
+def test_every_option_of_the_command_line_is_documented(cls: type) -> None:
+    text = "".join(base.__doc__ or "" for base in cls.__mro__)
+    for field in dataclasses.fields(cls):
+        assert f"\n        {field.name}: " in text, field.name
+
+
+@pytest.mark.parametrize("cls", [ClassificationData, UnlabelledData, CaptionData, SegmentationData])
+def test_the_command_line_knows_the_type_of_every_option(cls: type) -> None:
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(cls, "data")
+    shown = parser.format_help()
+    assert "Unvalidated" not in shown, "jsonargparse has not found a type"
+    assert "--data.color_jitter COLOR_JITTER\n" in shown
+    for wrong in (
+        "--data.hflip=often",
+        "--data.crop=half",
+        "--data.crop_scale=0.5",
+        "--data.worker_start_method=thread",
+    ):
+        with pytest.raises(Exception, match=wrong.partition("=")[0].removeprefix("--")):
+            parser.parse_args(["--data.path=digits", wrong])
+    assert parser.parse_args(["--data.path=digits", "--data.hflip=1"])["data"].hflip == 1.0

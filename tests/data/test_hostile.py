@@ -18,10 +18,8 @@ from hypothesis import strategies as st
 
 from visionzoo.data.images import UnreadableImage, open_image, open_values
 from visionzoo.data.sources.base import Source
-from visionzoo.data.sources.open import open_splits
-from visionzoo.data.sources.open_captions import open_captions
-from visionzoo.data.sources.open_objects import open_objects
-from visionzoo.data.sources.runs import read_segmentation
+from visionzoo.data.sources.open import open_data
+from visionzoo.data.sources.rle import read_segmentation
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -58,7 +56,7 @@ def test_bad_images_are_refused_with_the_reason(name: str) -> None:
 
 def test_a_folder(tmp_path: Path) -> None:
     made = hostile_folder(tmp_path / "set")
-    source = open_splits(str(made.root)).train
+    source = open_data(str(made.root)).train
     assert source is not None
     assert len(source) == made.count
     reasons = {os.fsencode(os.path.relpath(str(source.raw(i)), made.root)): r for i, r in readable(source).items()}
@@ -71,14 +69,14 @@ def test_a_folder(tmp_path: Path) -> None:
 
 def test_parquet_rows(tmp_path: Path) -> None:
     bad = hostile_parquet(tmp_path / "set.parquet")
-    source = open_splits(str(tmp_path / "set.parquet"), val_fraction=0).train
+    source = open_data(str(tmp_path / "set.parquet"), val_fraction=0).train
     assert source is not None
     assert set(readable(source)) == bad
 
 
 def test_shards(tmp_path: Path) -> None:
     bad = hostile_shard(tmp_path / "set.tar")
-    source = open_captions(str(tmp_path / "set.tar"), val_fraction=0, templates=()).named["train"]
+    source = open_data(str(tmp_path / "set.tar"), "captions", val_fraction=0, templates=()).named["train"]
     assert {source.sample_id(i).rpartition(":")[2] for i in readable(source)} == bad
 
 
@@ -172,9 +170,9 @@ def test_mutated_manifests(
         text = "\n".join([mark.join(rows[0]), *(mark.join(row.values()) for row in rows)])
     path = tmp_path / f"set{ending}"
     path.write_bytes(mutate(text.encode()))
-    opened(lambda: open_splits(str(path)).train)
+    opened(lambda: open_data(str(path)).train)
     path.write_bytes(mutate(text.replace("label", "caption").encode()))
-    opened(lambda: open_captions(str(path), templates=()).named.get("train"))
+    opened(lambda: open_data(str(path), "captions", templates=()).named.get("train"))
 
 
 @FUZZ
@@ -185,7 +183,7 @@ def test_mutated_parquet(survived: Callable[..., None], tmp_path: Path, mutate: 
     if not (tmp_path / "whole").exists():
         hostile_parquet(tmp_path / "whole", good=4)
     path.write_bytes(mutate((tmp_path / "whole").read_bytes()))
-    opened(lambda: open_splits(str(path)).train)
+    opened(lambda: open_data(str(path)).train)
 
 
 @FUZZ
@@ -196,7 +194,7 @@ def test_mutated_shards(survived: Callable[..., None], tmp_path: Path, mutate: C
     if not (tmp_path / "whole").exists():
         hostile_shard(tmp_path / "whole", good=4)
     path.write_bytes(mutate((tmp_path / "whole").read_bytes()))
-    opened(lambda: open_captions(str(path), templates=()).named.get("train"))
+    opened(lambda: open_data(str(path), "captions", templates=()).named.get("train"))
 
 
 @FUZZ
@@ -209,7 +207,7 @@ def test_mutated_caption_files(
     (tmp_path / "set" / "0.txt").write_bytes(mutate(b"a red circle\nand a blue one\n\xef\xbb\xbf"))
     (tmp_path / "set" / "1.txt").write_text(text)
     (tmp_path / "set" / "2.txt").write_text("a plain caption")
-    opened(lambda: open_captions(str(tmp_path / "set"), val_fraction=0, templates=()).named.get("train"))
+    opened(lambda: open_data(str(tmp_path / "set"), "captions", val_fraction=0, templates=()).named.get("train"))
 
 
 def coco_text() -> bytes:
@@ -235,7 +233,7 @@ def test_mutated_coco(survived: Callable[..., None], tmp_path: Path, mutate: Cal
     images_in(tmp_path)
     path = tmp_path / "instances.json"
     path.write_bytes(mutate(coco_text()))
-    opened(lambda: open_objects(str(path), val_fraction=0).named.get("train"))
+    opened(lambda: open_data(str(path), "objects", val_fraction=0).named.get("train"))
 
 
 json_values = st.recursive(
@@ -264,7 +262,7 @@ def test_coco_with_values_of_other_types(
     record[where][0][key] = value
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(record))
-    opened(lambda: open_objects(str(path), val_fraction=0).named.get("train"))
+    opened(lambda: open_data(str(path), "objects", val_fraction=0).named.get("train"))
 
 
 @FUZZ
@@ -278,8 +276,9 @@ def test_run_lengths_of_any_kind(survived: Callable[..., None], size: Any, count
         runs = read_segmentation(segmentation, 24, 24)
     except UnreadableImage:
         return
-    assert runs.sum() == 24 * 24
-    assert (runs >= 0).all()
+    counts = runs.uncompressed()["counts"]
+    assert sum(counts) == 24 * 24
+    assert min(counts) >= 0
 
 
 @FUZZ
@@ -301,8 +300,8 @@ def test_mutated_label_maps_and_sa_1b(
     for i in range(4):
         (maps / "masks" / f"{i}.png").write_bytes(mutate(value) if i < 3 else value)
         (pairs / f"{i}.json").write_bytes(mutate(json.dumps(square).encode()))
-    opened(lambda: open_objects(str(maps), val_fraction=0).named.get("train"))
-    opened(lambda: open_objects(str(pairs), val_fraction=0).named.get("train"))
+    opened(lambda: open_data(str(maps), "objects", val_fraction=0).named.get("train"))
+    opened(lambda: open_data(str(pairs), "objects", val_fraction=0).named.get("train"))
 
 
 # ---- nothing is left behind -----------------------------------------------------------------------------------------
@@ -320,9 +319,9 @@ def test_ten_thousand_reads_leave_no_handle_and_no_memory(survived: Callable[...
     hostile_parquet(tmp_path / "set.parquet", good=8)
     hostile_shard(tmp_path / "set.tar", good=8)
     sources = [
-        open_splits(str(made.root)).train,
-        open_splits(str(tmp_path / "set.parquet"), val_fraction=0).train,
-        open_captions(str(tmp_path / "set.tar"), val_fraction=0, templates=()).named["train"],
+        open_data(str(made.root)).train,
+        open_data(str(tmp_path / "set.parquet"), val_fraction=0).train,
+        open_data(str(tmp_path / "set.tar"), "captions", val_fraction=0, templates=()).named["train"],
     ]
     memory, reads = [], 0
     handles = len(os.listdir("/proc/self/fd"))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from visionzoo.data.segmentation import SegmentationData
-from visionzoo.data.sources.open_objects import open_objects
+from visionzoo.data.sources.open import open_data
 from visionzoo.data.views import EvalView, TrainView, ViewOptions
 from visionzoo.types import Preprocess
 
@@ -57,7 +57,7 @@ def test_masks_whose_values_were_changed_are_refused(
     survived: Survived, tmp_path: Path, mask: Image.Image, ending: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=f"none of 4 masks can be used.*{message}"):
-        open_objects(str(write(tmp_path, mask, ending)))
+        open_data(str(write(tmp_path, mask, ending)), "objects")
     survived("label maps with changed values (JPEG, soft edges): refused with advice")
 
 
@@ -76,10 +76,10 @@ def test_one_lossy_mask_among_others_is_a_bad_sample(tmp_path: Path) -> None:
 def test_a_void_value_is_no_object_and_not_scored(survived: Survived, tmp_path: Path) -> None:
     root = write(tmp_path, Image.fromarray(border(circle())))
     with pytest.warns(UserWarning, match=r"value 255 is an object of its own in 4 of 4 masks.*--data.void 255"):
-        assert len(open_objects(str(root), val_fraction=0.0).named["train"].objects(0).names) == 2
+        assert len(open_data(str(root), "objects", val_fraction=0.0).named["train"].objects(0).names) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        source = open_objects(str(root), val_fraction=0.0, void=255).named["train"]
+        source = open_data(str(root), "objects", val_fraction=0.0, void=255).named["train"]
     image, objects = source.pair(0)
     assert objects.areas.tolist() == [int((border(circle()) == 1).sum())]
     upright = np.zeros((64, 64), bool)
@@ -97,18 +97,18 @@ def test_a_void_value_is_no_object_and_not_scored(survived: Survived, tmp_path: 
 def test_a_void_value_needs_label_maps(tmp_path: Path) -> None:
     for path in ("shapes:8", str(write(tmp_path, Image.fromarray(circle())))):
         with pytest.raises(ValueError, match="void="):
-            open_objects(path, void=255 if path.startswith("shapes") else 0)
+            open_data(path, "objects", void=255 if path.startswith("shapes") else 0)
 
 
 def test_implausible_maps_are_warned_of(survived: Survived, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 200, (64, 80)).astype(np.uint8)
     with pytest.warns(UserWarning, match=r"199 objects in a mask .*100% of them nowhere 3 pixels wide"):
-        open_objects(str(write(tmp_path / "a", Image.fromarray(noise))))
+        open_data(str(write(tmp_path / "a", Image.fromarray(noise))), "objects")
     squares = np.kron(np.arange(80).reshape(8, 10), np.ones((8, 8))).astype(np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # many objects of some size are what nuclei look like; a circle has one
-        open_objects(str(write(tmp_path / "b", Image.fromarray(squares))))
-        open_objects(str(write(tmp_path / "c", Image.fromarray(circle() * 255))))
+        open_data(str(write(tmp_path / "b", Image.fromarray(squares))), "objects")
+        open_data(str(write(tmp_path / "c", Image.fromarray(circle() * 255))), "objects")
     survived("label maps with implausibly many or thin objects: a warning")
 
 
@@ -121,7 +121,7 @@ def test_masks_follow_a_photo_that_exif_turns(survived: Survived, tmp_path: Path
     photo = Image.fromarray(np.repeat(stored[..., None] * 255, 3, axis=2))
     root = write(tmp_path / "stored", Image.fromarray(stored), photo=photo, exif=exif.tobytes())
     with pytest.warns(UserWarning, match="4 of 4 masks have the size of their photo before it is turned by EXIF"):
-        source = open_objects(str(root), val_fraction=0.0).named["train"]
+        source = open_data(str(root), "objects", val_fraction=0.0).named["train"]
     image, objects = source.pair(0)
     assert objects.size == (image.height, image.width) == (80, 64)
     mask = objects.mask(0)
@@ -129,6 +129,6 @@ def test_masks_follow_a_photo_that_exif_turns(survived: Survived, tmp_path: Path
     root = write(tmp_path / "turned", Image.fromarray(mask), photo=photo, exif=exif.tobytes())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, drawn = open_objects(str(root), val_fraction=0.0).named["train"].pair(0)
+        _, drawn = open_data(str(root), "objects", val_fraction=0.0).named["train"].pair(0)
     assert np.array_equal(drawn.mask(0), mask), "a mask drawn on the turned picture stays"
     survived("masks of photos that EXIF turns: matched by size")

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from visionzoo.data.images import UnreadableImage
+from visionzoo.data.sources.base import Splits
 from visionzoo.data.sources.objects import ObjectSource
-from visionzoo.data.sources.open_objects import ObjectSets, open_objects
-from visionzoo.data.sources.runs import read_segmentation
+from visionzoo.data.sources.open import open_data
+from visionzoo.data.sources.rle import read_segmentation
 
 N = 6
 Record = dict[str, Any]
@@ -37,15 +38,15 @@ def record() -> Record:
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[[Any], ObjectSets]:
+def read(tmp_path: Path) -> Callable[[Any], Splits[ObjectSource]]:
     (tmp_path / "images").mkdir()
     for k in range(N):
         Image.new("RGB", (60, 40), (20 * k,) * 3).save(tmp_path / "images" / f"{k}.png")
 
-    def run(value: Any) -> ObjectSets:
+    def run(value: Any) -> Splits[ObjectSource]:
         text = value if isinstance(value, str) else json.dumps(value)
         (tmp_path / "instances_train.json").write_text(text)
-        return open_objects(str(tmp_path), val_fraction=0.0)
+        return open_data(str(tmp_path), "objects", val_fraction=0.0)
 
     return run
 
@@ -87,7 +88,7 @@ def listed_twice(r: Record) -> None:
 
 
 @pytest.mark.parametrize("change", [strings, crowd_words, flat, backslashes, listed_twice])
-def test_other_spellings_are_read(survived: Survived, read: Callable[..., ObjectSets], change: Any) -> None:
+def test_other_spellings_are_read(survived: Survived, read: Callable[..., Splits[ObjectSource]], change: Any) -> None:
     changed = record()
     change(changed)
     plain, odd = read(record()), read(changed)
@@ -116,7 +117,7 @@ def no_masks(r: Record) -> None:
     ],
 )
 def test_doubtful_entries_are_left_out_and_listed(
-    survived: Survived, read: Callable[..., ObjectSets], change: Any, left: list[str], reason: str
+    survived: Survived, read: Callable[..., Splits[ObjectSource]], change: Any, left: list[str], reason: str
 ) -> None:
     changed = record()
     change(changed)
@@ -140,7 +141,7 @@ def test_doubtful_entries_are_left_out_and_listed(
     ],
 )
 def test_entries_without_sense_are_named(
-    survived: Survived, read: Callable[..., ObjectSets], kind: str, entry: Record, message: str
+    survived: Survived, read: Callable[..., Splits[ObjectSource]], kind: str, entry: Record, message: str
 ) -> None:
     changed = record()
     changed[kind][2] = {k: v for k, v in {**changed[kind][2], **entry}.items() if v is not ...}
@@ -149,7 +150,7 @@ def test_entries_without_sense_are_named(
     survived("COCO file with entries that cannot be used: left out and listed, or one line with the id")
 
 
-def test_boxes_alone_say_so(read: Callable[..., ObjectSets]) -> None:
+def test_boxes_alone_say_so(read: Callable[..., Splits[ObjectSource]]) -> None:
     changed = record()
     for entry in changed["annotations"]:
         entry["segmentation"] = []
@@ -166,7 +167,7 @@ def test_annotations_of_a_photo_that_exif_turns(tmp_path: Path, survived: Surviv
     odd = record()
     odd["images"], odd["annotations"] = odd["images"][:1], odd["annotations"][:1]
     (tmp_path / "instances_train.json").write_text(json.dumps(odd))
-    image, objects = open_objects(str(tmp_path), val_fraction=0.0).named["train"].pair(0)
+    image, objects = open_data(str(tmp_path), "objects", val_fraction=0.0).named["train"].pair(0)
     assert objects.size == (60, 40)
     assert np.array_equal(np.asarray(image)[..., 0] > 0, objects.mask(0))
     survived("masks of photos that EXIF turns: matched by size")
@@ -196,17 +197,19 @@ def test_endless_polygons_are_refused_before_they_take_memory(
         tracemalloc.stop()
         assert peak < 2**27
     monkeypatch.setenv("VISIONZOO_MAX_POLYGON_PIXELS", "6M")
-    assert read_segmentation([long], 1000, 1000).sum() == 1_000_000
+    assert sum(read_segmentation([long], 1000, 1000).uncompressed()["counts"]) == 1_000_000
     angles = np.linspace(0, 2 * np.pi, 50_000)
     circle = (500 + 400 * np.stack([np.cos(angles), np.sin(angles)], axis=1)).reshape(-1).tolist()
-    assert abs(read_segmentation([circle], 1000, 1000)[1::2].sum() / (np.pi * 160_000) - 1) < 0.01
+    assert abs(read_segmentation([circle], 1000, 1000).area / (np.pi * 160_000) - 1) < 0.01
     survived("polygon that would take gigabytes: refused before", 2)
 
 
 DEEP = "[" * 10_000
 
 
-def test_nested_brackets_are_one_line(survived: Survived, read: Callable[..., ObjectSets], tmp_path: Path) -> None:
+def test_nested_brackets_are_one_line(
+    survived: Survived, read: Callable[..., Splits[ObjectSource]], tmp_path: Path
+) -> None:
     for text in (DEEP, json.dumps(record()).replace("[[0, 5", DEEP, 1)):
         with pytest.raises(ValueError, match="nested too deeply"):
             read(text)
@@ -222,7 +225,7 @@ def test_nested_brackets_are_one_line(survived: Survived, read: Callable[..., Ob
 def test_nested_brackets_beside_an_image_are_one_bad_sample(survived: Survived, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "sa_1.png")
     (tmp_path / "sa_1.json").write_text(DEEP)
-    source = open_objects(str(tmp_path), val_fraction=0.0).named["train"]
+    source = open_data(str(tmp_path), "objects", val_fraction=0.0).named["train"]
     with pytest.raises(UnreadableImage, match=r"its annotations: .*nested too deeply"):
         source.objects(0)
     survived("brackets nested 10,000 deep: one line, or one bad sample")

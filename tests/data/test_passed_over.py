@@ -15,8 +15,8 @@ from PIL import Image
 from visionzoo.data import images
 from visionzoo.data.check import check_data
 from visionzoo.data.images import UnreadableImage, open_image
-from visionzoo.data.sources.open import open_splits, open_unlabelled
-from visionzoo.data.sources.open_captions import open_captions
+from visionzoo.data.sources.folder import open_unlabelled
+from visionzoo.data.sources.open import open_data
 
 Survived = Callable[..., None]
 #: How a HEIC file begins.
@@ -48,7 +48,7 @@ def test_pictures_that_are_not_read_are_counted_and_named(survived: Survived, cl
     (root / "cat" / "a.nef").write_bytes(b"raw")
     (root / "cat" / "notes.txt").write_text("not a picture")
     message = r"5 of 17 pictures are not read, since PIL cannot: 4 \.heic, 1 \.nef; pip install 'visionzoo\[heic\]'"
-    for read in (lambda: open_splits(root), lambda: open_unlabelled(root)):
+    for read in (lambda: open_data(root), lambda: open_unlabelled(root)):
         with pytest.warns(UserWarning, match=message):
             read()
     report = check_data(root)
@@ -62,7 +62,7 @@ def test_pictures_that_are_not_read_are_counted_and_named(survived: Survived, cl
         pytest.warns(UserWarning, match="are not read"),
         pytest.raises(ValueError, match=r"without images: 'dog' \(4 of 4 pictures are not read.*visionzoo\[heic\]"),
     ):
-        open_splits(root)
+        open_data(root)
     survived("pictures that PIL cannot read (HEIC, raw): counted and named")
 
 
@@ -73,7 +73,7 @@ def test_heic_is_read_where_its_extra_is_installed(class_tree) -> None:
     heif.from_pillow(Image.fromarray(colour)).save(root / "dog" / "x.heic", quality=100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        source = open_splits(root, val_fraction=0.0).first
+        source = open_data(root, val_fraction=0.0).first
     assert len(source) == 5
     image = source.read(4)
     assert image.size == (48, 32)
@@ -114,7 +114,7 @@ def test_what_a_shard_holds_twice_or_not_at_all_is_listed(
     members += [("folder", special(tarfile.DIRTYPE))]
     path = shard(tmp_path / "a.tar", members)
     for _ in range(2):  # the second time from the cache
-        sets = open_captions(str(path), val_fraction=0.0, templates=())
+        sets = open_data(str(path), "captions", val_fraction=0.0, templates=())
         source = sets.named["train"]
         captions = {source.sample_id(i).rpartition(":")[2]: source.captions(i) for i in range(len(source))}
         assert captions == {

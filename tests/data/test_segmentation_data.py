@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from visionzoo.data.images import UnreadableImage, open_values
 from visionzoo.data.segmentation import SegmentationData
-from visionzoo.data.sources.runs import fill_mask, read_segmentation
+from visionzoo.data.sources.rle import read_segmentation
 from visionzoo.data.transforms import EvalTransform
 from visionzoo.data.views import TrainView, ViewOptions, eval_grid
 from visionzoo.types import LEFT_OUT, Preprocess, SegmentBatch
@@ -95,21 +95,21 @@ def test_run_lengths_agree_with_pycocotools(shape: tuple[int, int]) -> None:
         packed = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
         text = {"size": packed["size"], "counts": packed["counts"].decode()}
         for form in (packed, text):
-            assert np.array_equal(fill_mask(read_segmentation(form, *shape), *shape), mask)
+            assert np.array_equal(read_segmentation(form, *shape).mask(), mask)
         flat = mask.T.reshape(-1).astype(int)
         edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
         counts = np.diff([0, *edges, flat.size]).tolist()
         plain = {"size": list(shape), "counts": counts}
-        assert np.array_equal(fill_mask(read_segmentation(plain, *shape), *shape), mask)
+        assert np.array_equal(read_segmentation(plain, *shape).mask(), mask)
 
 
 def test_polygons_agree_with_pycocotools() -> None:
     polygons = [[2.0, 2.0, 20.5, 3.0, 11.0, 17.0], [15, 15, 28, 15, 28, 19, 15, 19]]
     theirs = coco.decode(coco.merge(coco.frPyObjects(polygons, 20, 30))).astype(bool)
-    ours = fill_mask(read_segmentation([*polygons, [1, 1, 5, 5]], 20, 30), 20, 30)
+    ours = read_segmentation([*polygons, [1, 1, 5, 5]], 20, 30).mask()
     assert np.array_equal(ours, theirs), "two corners cover nothing"
-    assert not fill_mask(read_segmentation([[1, 1, 5, 5]], 20, 30), 20, 30).any()
-    assert fill_mask(read_segmentation([[-1e12, -1e12, 1e12, -1e12, 1e12, 1e12, -1e12, 1e12]], 4, 6), 4, 6).all()
+    assert not read_segmentation([[1, 1, 5, 5]], 20, 30).mask().any()
+    assert read_segmentation([[-1e12, -1e12, 1e12, -1e12, 1e12, 1e12, -1e12, 1e12]], 4, 6).mask().all()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_random_text_never_gets_through() -> None:
             runs = read_segmentation({"size": [10, 12], "counts": counts}, 10, 12)
         except UnreadableImage:
             continue
-        assert fill_mask(runs, 10, 12).shape == (10, 12)
+        assert runs.mask().shape == (10, 12)
 
 
 # Views
@@ -549,6 +549,6 @@ def test_real_run_lengths_agree_with_pycocotools(real_data: Path) -> None:
     for annotation in record["annotations"][:40]:
         packed = annotation["segmentation"]
         height, width = packed["size"]
-        ours = fill_mask(read_segmentation(packed, height, width), height, width)
+        ours = read_segmentation(packed, height, width).mask()
         assert ours.sum() == annotation["area"]
         assert np.array_equal(ours, coco.decode({**packed, "counts": packed["counts"].encode()}).astype(bool))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visionzoo.data.sources.open import open_splits
+from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.shapes import COLOURS, COMBINATIONS, KINDS, draw
 
 
@@ -47,7 +47,7 @@ def test_combinations_can_be_held_out() -> None:
 
 
 def test_the_source_has_balanced_labels_and_disjoint_splits() -> None:
-    splits = open_splits("shapes", seed=3)
+    splits = open_data("shapes", seed=3)
     assert splits.classes == KINDS
     assert splits.train is not None
     assert splits.val is not None

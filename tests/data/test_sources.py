@@ -17,7 +17,8 @@ import pytest
 
 from visionzoo.data.images import UnreadableImage
 from visionzoo.data.sources.base import class_counts, fingerprint
-from visionzoo.data.sources.open import open_splits, open_unlabelled
+from visionzoo.data.sources.folder import open_unlabelled
+from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.split import stratified_limit, stratified_split
 
 CLASS_LABEL = {"label": {"names": ["ant", "bee", "cat"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
@@ -44,7 +45,7 @@ def assert_pickles(source: Any) -> None:
 
 def test_folders_with_splits(class_tree) -> None:
     root = class_tree({"train/dog": 3, "train/cat": 2, "val/cat": 1, "val/dog": 1, "test/cat": 1, "test/dog": 2})
-    splits = open_splits(root)
+    splits = open_data(root)
     assert splits.classes == ("cat", "dog")
     assert splits.train is not None
     assert splits.val is not None
@@ -56,7 +57,7 @@ def test_folders_with_splits(class_tree) -> None:
 
 def test_one_tree_is_split_by_seed_and_class(class_tree) -> None:
     root = class_tree({"cat": 10, "dog": 20, "eel": 1})
-    splits = open_splits(root, seed=1)
+    splits = open_data(root, seed=1)
     assert splits.train is not None
     assert splits.val is not None
     assert class_counts(splits.train).tolist() == [8, 16, 1]
@@ -64,19 +65,19 @@ def test_one_tree_is_split_by_seed_and_class(class_tree) -> None:
     ids = [{source.sample_id(i) for i in range(len(source))} for _, source in splits.items()]
     assert not ids[0] & ids[1]
     assert len(ids[0] | ids[1]) == 31
-    again, other = open_splits(root, seed=1), open_splits(root, seed=2)
+    again, other = open_data(root, seed=1), open_data(root, seed=2)
     assert fingerprint(again) == fingerprint(splits) != fingerprint(other)
-    whole = open_splits(root, val_fraction=1.0)
+    whole = open_data(root, val_fraction=1.0)
     assert whole.train is None
     assert len(whole.first) == 31
-    assert open_splits(root, val_fraction=0.0).val is None
+    assert open_data(root, val_fraction=0.0).val is None
 
 
 def test_the_fingerprint_does_not_depend_on_the_place(class_tree) -> None:
     one, two = class_tree({"a": 3, "b": 3}, "one"), class_tree({"a": 3, "b": 3}, "two")
-    assert fingerprint(open_splits(one)) == fingerprint(open_splits(two))
+    assert fingerprint(open_data(one)) == fingerprint(open_data(two))
     (two / "a" / "000.png").rename(two / "b" / "new.png")
-    assert fingerprint(open_splits(one)) != fingerprint(open_splits(two))
+    assert fingerprint(open_data(one)) != fingerprint(open_data(two))
 
 
 def test_odd_names_links_and_other_files(class_tree, tmp_path: Path, encode) -> None:
@@ -89,7 +90,7 @@ def test_odd_names_links_and_other_files(class_tree, tmp_path: Path, encode) -> 
     (cat / "up").symlink_to(root / "train", target_is_directory=True)
     (cat / "self.png").symlink_to("self.png")
     Path(os.fsdecode(os.fsencode(cat) + b"/\xff\xfe.png")).write_bytes(encode(2))
-    source = open_splits(root).train
+    source = open_data(root).train
     assert source is not None
     names = [Path(source.sample_id(i)).name for i in range(len(source)) if source.targets[i] == 0]
     # The link to the folder above brings its other class in once, and does not go round in circles.
@@ -104,7 +105,7 @@ def test_odd_names_links_and_other_files(class_tree, tmp_path: Path, encode) -> 
 
 
 def test_a_class_called_train_is_a_class(class_tree) -> None:
-    assert open_splits(class_tree({"bus": 5, "train": 5})).classes == ("bus", "train")
+    assert open_data(class_tree({"bus": 5, "train": 5})).classes == ("bus", "train")
 
 
 @pytest.mark.parametrize(
@@ -120,21 +121,21 @@ def test_a_class_called_train_is_a_class(class_tree) -> None:
 )
 def test_folders_that_cannot_be_learned_from(class_tree, counts: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        open_splits(class_tree(counts))
+        open_data(class_tree(counts))
 
 
 def test_a_missing_folder_suggests_near_names(class_tree) -> None:
     root = class_tree({"cat": 1, "dog": 1}, "flowers")
     with pytest.raises(FileNotFoundError, match=r"did you mean .*/flowers"):
-        open_splits(root.parent / "flower")
+        open_data(root.parent / "flower")
     with pytest.raises(FileNotFoundError, match=r"did you mean .*/flowers"):
-        open_splits(root.parent / "flower" / "train")
+        open_data(root.parent / "flower" / "train")
 
 
 def test_missing_classes_and_unread_folders_are_said(class_tree) -> None:
     root = class_tree({"train/cat": 2, "train/dog": 2, "val/cat": 1, "raw/x": 1})
     with pytest.warns(UserWarning, match="val has no images") as said:
-        open_splits(root, val_fraction=0.5)
+        open_data(root, val_fraction=0.5)
     texts = " ".join(str(w.message) for w in said)
     assert "val has no images of 1 of 2 classes: dog" in texts
     assert "not read: ['raw']" in texts
@@ -143,10 +144,10 @@ def test_missing_classes_and_unread_folders_are_said(class_tree) -> None:
 
 def test_given_classes_set_the_order(class_tree) -> None:
     root = class_tree({"cat": 2, "dog": 2})
-    splits = open_splits(root, classes=["dog", "cat"], val_fraction=1.0)
+    splits = open_data(root, classes=["dog", "cat"], val_fraction=1.0)
     assert splits.first.targets.tolist() == [1, 1, 0, 0]
     with pytest.raises(ValueError, match="class 'cat' that the class list does not have"):
-        open_splits(root, classes=["dog", "cow"])
+        open_data(root, classes=["dog", "cow"])
 
 
 # Parquet
@@ -158,7 +159,7 @@ def test_parquet_in_the_hubs_layout(tmp_path: Path, encode) -> None:
     write_parquet(tmp_path / "data" / "train-00001-of-00002.parquet", cells[3:], [1, 1], CLASS_LABEL)
     write_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet", cells[:3], [0, 1, 2], CLASS_LABEL)
     write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", cells[:2], [-1, -1], CLASS_LABEL)
-    splits = open_splits(tmp_path)
+    splits = open_data(tmp_path)
     assert splits.classes == ("ant", "bee", "cat")
     assert splits.train is not None
     assert splits.train.targets.tolist() == [2, 0, 1, 1, 1]
@@ -186,7 +187,7 @@ def test_parquet_beyond_memory_reads_row_groups(tmp_path: Path, encode, monkeypa
 def test_parquet_with_holes(tmp_path: Path, encode) -> None:
     (tmp_path / "there.png").write_bytes(encode(7))
     cells = [None, {"bytes": None, "path": None}, {"bytes": None, "path": "there.png"}, {"bytes": b"", "path": "x"}]
-    source = open_splits(
+    source = open_data(
         write_parquet(tmp_path / "t.parquet", cells, [0, 1, 2, None], CLASS_LABEL), val_fraction=0.0
     ).train
     assert source is not None
@@ -199,14 +200,12 @@ def test_parquet_with_holes(tmp_path: Path, encode) -> None:
 
 def test_parquet_labels_of_other_types(tmp_path: Path, encode) -> None:
     cells = [{"bytes": encode(i), "path": None} for i in range(4)]
-    names = open_splits(write_parquet(tmp_path / "a.parquet", cells, ["b", "a", "b", "a"]), val_fraction=0.5)
+    names = open_data(write_parquet(tmp_path / "a.parquet", cells, ["b", "a", "b", "a"]), val_fraction=0.5)
     assert names.classes == ("a", "b")
-    numbers = open_splits(write_parquet(tmp_path / "b.parquet", cells, [10, 2, 10, 2]), val_fraction=0.5)
+    numbers = open_data(write_parquet(tmp_path / "b.parquet", cells, [10, 2, 10, 2]), val_fraction=0.5)
     assert numbers.classes == ("2", "10")
     features = {"label": {"feature": CLASS_LABEL["label"], "_type": "Sequence"}}
-    many = open_splits(
-        write_parquet(tmp_path / "c.parquet", cells, [[0, 2], [], [1], None], features), val_fraction=0.0
-    )
+    many = open_data(write_parquet(tmp_path / "c.parquet", cells, [[0, 2], [], [1], None], features), val_fraction=0.0)
     assert many.multi_label
     assert many.first.targets.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [-1, -1, -1]]
     assert class_counts(many.first).tolist() == [1, 1, 1]
@@ -222,19 +221,19 @@ def test_parquet_labels_of_other_types(tmp_path: Path, encode) -> None:
 def test_parquet_labels_out_of_range(tmp_path: Path, encode, labels: list[int], message: str) -> None:
     cells = [{"bytes": encode(i), "path": None} for i in range(3)]
     with pytest.raises(ValueError, match=message):
-        open_splits(write_parquet(tmp_path / "t.parquet", cells, labels, CLASS_LABEL))
+        open_data(write_parquet(tmp_path / "t.parquet", cells, labels, CLASS_LABEL))
 
 
 def test_parquet_columns_and_broken_files(tmp_path: Path, encode) -> None:
     table = pa.table({"photo": pa.array([encode(0), encode(1)]), "kind": ["a", "b"]})
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=r"no column 'image'; it has \['photo', 'kind'\].*--data.image_column"):
-        open_splits(tmp_path / "t.parquet")
-    splits = open_splits(tmp_path / "t.parquet", image_column="photo", label_column="kind", val_fraction=0.0)
+        open_data(tmp_path / "t.parquet")
+    splits = open_data(tmp_path / "t.parquet", image_column="photo", label_column="kind", val_fraction=0.0)
     assert splits.first.read(1).size == (12, 10)
     (tmp_path / "t.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(ValueError, match="not a readable parquet file"):
-        open_splits(tmp_path / "t.parquet")
+        open_data(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +249,7 @@ def test_parquet_columns_and_broken_files(tmp_path: Path, encode) -> None:
 def test_parquet_columns_that_hold_no_files_say_so_at_the_start(tmp_path: Path, column: list[Any]) -> None:
     pq.write_table(pa.table({"image": column, "label": [0, 1]}), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=r"the column 'image' holds .*; an image is bytes of a file"):
-        open_splits(tmp_path / "t.parquet")
+        open_data(tmp_path / "t.parquet")
 
 
 # Manifests
@@ -266,7 +265,7 @@ def test_csv_with_splits_relative_names_and_aliases(class_tree) -> None:
         "pics/003.png,dog,valid",
     ]
     (root / "all.csv").write_text("\n".join(rows), encoding="utf-8-sig")
-    splits = open_splits(root / "all.csv")
+    splits = open_data(root / "all.csv")
     assert splits.classes == ("cat", "dog")
     assert [len(source) for _, source in splits.items()] == [2, 2]
     assert splits.train is not None
@@ -281,7 +280,7 @@ def test_a_folder_of_manifests(class_tree) -> None:
     )
     (root / "val.jsonl").write_text('{"image": "pics/002.png", "label": 1}\n')
     with pytest.warns(UserWarning, match="val has no images of 1"):
-        splits = open_splits(root)
+        splits = open_data(root)
     assert splits.classes == ("0", "1")
     assert splits.val is not None
     assert splits.val.targets.tolist() == [1]
@@ -296,7 +295,7 @@ def test_multi_label_manifests(class_tree, kind: str) -> None:
     else:
         lines = [json.dumps({"image": f"pics/00{i}.png", "label": names}) for i, names in enumerate(labels)]
     (root / f"m.{kind}").write_text("\n".join(lines))
-    splits = open_splits(root / f"m.{kind}", val_fraction=0.0)
+    splits = open_data(root / f"m.{kind}", val_fraction=0.0)
     assert splits.multi_label
     assert splits.first.targets.tolist() == [[1, 1], [0, 1], [0, 0]]
 
@@ -319,13 +318,13 @@ def test_multi_label_manifests(class_tree, kind: str) -> None:
 def test_manifests_that_cannot_be_used(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
-        open_splits(tmp_path / name)
+        open_data(tmp_path / name)
 
 
 def test_rows_without_file_or_label_stay_and_are_unreadable(class_tree) -> None:
     root = class_tree({"pics": 2})
     (root / "m.csv").write_text("image,label\n,cat\npics/000.png,\npics/001.png,dog\nno.png,cat\n")
-    source = open_splits(root / "m.csv", val_fraction=0.0).first
+    source = open_data(root / "m.csv", val_fraction=0.0).first
     assert source.targets.tolist() == [0, -1, 1, 0]
     with pytest.raises(UnreadableImage, match="no file name"):
         source.read(0)
@@ -350,26 +349,26 @@ def write_mnist(root: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*no images of 8 of 10")
 def test_torchvision_sets_are_read_where_they_are(tmp_path: Path, block_network: None) -> None:
     write_mnist(tmp_path)
-    splits = open_splits("torchvision:MNIST", root=str(tmp_path))
+    splits = open_data("torchvision:MNIST", root=str(tmp_path))
     assert len(splits.classes) == 10
     assert splits.train is not None
     assert splits.train.targets.tolist() == [0, 1, 0, 1, 0, 1]
     assert splits.val is splits.test
     assert splits.train.read(0).size == (28, 28)
     assert_pickles(splits.train)
-    held_out = open_splits("torchvision:MNIST", root=str(tmp_path), val_fraction=0.34)
+    held_out = open_data("torchvision:MNIST", root=str(tmp_path), val_fraction=0.34)
     assert [len(source) for _, source in held_out.items()] == [4, 2, 4]
 
 
 def test_torchvision_sets_are_not_downloaded_unasked(tmp_path: Path, block_network: None) -> None:
     with pytest.raises(FileNotFoundError, match=r"--data\.download true"):
-        open_splits("torchvision:CIFAR10", root=str(tmp_path))
+        open_data("torchvision:CIFAR10", root=str(tmp_path))
     with pytest.raises(ValueError, match="did you mean CIFAR10"):
-        open_splits("torchvision:cifar-10", root=str(tmp_path))
+        open_data("torchvision:cifar-10", root=str(tmp_path))
 
 
 def test_digits_are_the_real_ones(block_network: None) -> None:
-    splits = open_splits("digits")
+    splits = open_data("digits")
     assert splits.train is not None
     assert splits.val is not None
     assert (len(splits.train), len(splits.val)) == (1438, 359)
@@ -425,11 +424,11 @@ def test_multi_label_data_are_split_without_strata() -> None:
 
 
 def test_real_sets(real_data: Path) -> None:
-    photographs = open_splits(real_data / "imagenette")
+    photographs = open_data(real_data / "imagenette")
     assert [len(source) for _, source in photographs.items()] == [2000, 500]
     assert "tench" in photographs.classes
     assert min(photographs.first.read(0).size) >= 160
-    cifar = open_splits(real_data / "cifar10" / "test.parquet")
+    cifar = open_data(real_data / "cifar10" / "test.parquet")
     assert cifar.classes[:2] == ("airplane", "automobile")
     assert class_counts(cifar.first).tolist() == [800] * 10
     assert cifar.first.read(0).size == (32, 32)

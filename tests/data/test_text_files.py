@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visionzoo.data.sources.open import open_splits
-from visionzoo.data.sources.open_captions import open_captions
+from visionzoo.data.sources.open import open_data
 
 N = 6
 FILES = [f"pics/{i}.png" for i in range(N)]
@@ -59,7 +58,7 @@ GOOD = {
 @pytest.mark.parametrize("name", GOOD)
 def test_manifests_as_programs_write_them(survived: Survived, folder: Path, name: str) -> None:
     (folder / name).write_bytes(GOOD[name])
-    source = open_splits(folder / name, val_fraction=0.0).first
+    source = open_data(folder / name, val_fraction=0.0).first
     assert source.classes == ("cat", "dog")
     assert source.targets.tolist() == [1, 0] * (N // 2)
     assert [np.asarray(source.read(i)).max() for i in range(N)] == [40 * i for i in range(N)]
@@ -95,7 +94,7 @@ def test_manifests_that_cannot_be_read_say_where(survived: Survived, folder: Pat
     data, message = BAD[name]
     (folder / name).write_bytes(data)
     with pytest.raises(ValueError, match=message) as caught:
-        open_splits(folder / name)
+        open_data(folder / name)
     assert "\n" not in str(caught.value)
     survived("manifest or caption file that cannot be read: one line with file and line")
 
@@ -130,7 +129,7 @@ def test_a_caption_beside_its_image_that_cannot_be_read_is_listed(survived: Surv
     for i in range(N):
         (folder / "pics" / f"{i}.txt").write_text(f"number {i}\u2028and on\nagain\n", encoding="utf-16")
     (folder / "pics" / "3.txt").write_bytes("un café\n".encode("latin-1"))
-    sets = open_captions(str(folder / "pics"), val_fraction=0.0, templates=())
+    sets = open_data(str(folder / "pics"), "captions", val_fraction=0.0, templates=())
     assert [name for name, _ in sets.problems] == [str(folder / "pics" / "3.txt")]
     assert "line 1 is not UTF-8" in sets.problems[0][1]
     assert sets.named["train"].captions(2) == ("number 2 and on", "again")
@@ -144,16 +143,16 @@ def test_names_in_either_form_of_unicode(survived: Survived, folder: Path) -> No
         for label in (name, "tea"):
             (folder / "set" / split / label).mkdir(parents=True)
             os.link(folder / "pics" / "0.png", folder / "set" / split / label / f"{decomposed}.png")
-    splits = open_splits(folder / "set")
+    splits = open_data(folder / "set")
     assert splits.classes == (composed, "tea")
     rows = [f"set/train/{composed}/{composed}.png,{decomposed}", f"set/val/tea/{composed}.png,{composed}"]
     (folder / "m.csv").write_text("\n".join(["image,label", *rows, "pics/1.png,tea"]))
-    source = open_splits(folder / "m.csv", val_fraction=0.0).first
+    source = open_data(folder / "m.csv", val_fraction=0.0).first
     assert source.classes == (composed, "tea")
     assert [source.read(i).size for i in range(3)] == [(4, 4)] * 3
     survived("names in composed and decomposed Unicode (NFC, NFD): taken as equal", 3)
 
 
 def _captions(path: Path) -> list[str]:
-    source = open_captions(str(path), val_fraction=0.0, templates=()).named["train"]
+    source = open_data(str(path), "captions", val_fraction=0.0, templates=()).named["train"]
     return [source.captions(i)[0] for i in range(len(source))]

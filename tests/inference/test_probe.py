@@ -87,11 +87,11 @@ def test_a_masked_run_is_probed_by_the_mean_of_its_grid(tmp_path: Path) -> None:
     assert report.features == "mean"
     from safetensors.numpy import load_file
 
-    from visionzoo.data.sources.open import open_splits
+    from visionzoo.data.sources.open import open_data
     from visionzoo.data.transforms import EvalTransform
     from visionzoo.models.preprocess import Normalize
 
-    held = open_splits("digits").val
+    held = open_data("digits").val
     assert held is not None
     image = Normalize(model.preprocess)(EvalTransform(model.preprocess)(held.read(0))[None])
     with torch.no_grad():

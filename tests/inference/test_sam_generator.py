@@ -11,8 +11,9 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils import amg
 
 import visionzoo as vz
+from visionzoo.data.sources.rle import RLE
 from visionzoo.inference.mask_generator import point_grid, upscale_columns
-from visionzoo.inference.regions import Runs, crop_boxes, remove_small_regions, touches_crop
+from visionzoo.inference.regions import crop_boxes, remove_small_regions, touches_crop
 
 ALL = {"pred_iou_thresh": -math.inf, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
 SOME = {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.02, "stability_score_offset": 0.1, "box_nms_thresh": 0.9}
@@ -142,7 +143,7 @@ MASKS.append(np.eye(7, dtype=bool)[:5])
 
 @pytest.mark.parametrize("mask", MASKS)
 def test_runs(mask):
-    runs = Runs.of(np.ascontiguousarray(mask.T))
+    runs = RLE.of(np.ascontiguousarray(mask.T))
     assert np.array_equal(runs.mask(), mask)
     assert runs.area == mask.sum()
     assert list(runs.box) == amg.batched_mask_to_box(torch.from_numpy(mask)[None])[0].tolist()

@@ -9,7 +9,7 @@ import pytest
 import visionzoo as vz
 from visionzoo.cli.train import run
 from visionzoo.data.captions import CaptionData
-from visionzoo.data.sources.open_captions import held_out_shapes
+from visionzoo.data.sources.caption_readers import held_out_shapes
 from visionzoo.data.sources.shapes import COMBINATIONS, describe
 
 CONFIG = Path(__file__).parents[2] / "configs" / "clip" / "shapes.yaml"

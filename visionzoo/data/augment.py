@@ -3,72 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from visionzoo.data.images import Box
+from visionzoo.data.options import AugmentOptions
 from visionzoo.types import Preprocess
 
 # albumentations asks the network for a newer version when it is imported; nothing here talks to the network unasked.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE_CHECK", "1")
-
-Crop = Literal["random_resized", "pad", "resize"]
-Policy = Literal["none", "randaugment", "three_augment"]
-Decode = Literal["exact", "fast"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentOptions:
-    """What varies from one view of a training image to the next. Checked at birth; the message says the limits.
-
-    The defaults suit fine-tuning on photographs. Digits and other images where left is not right want ``hflip=0``.
-    """
-
-    crop: Crop = (
-        "random_resized"  #: a random region; the evaluation view shifted within padding (CIFAR); or that view itself
-    )
-    crop_scale: tuple[float, float] = (0.3, 1.0)  #: area of the random region, as a share of the image
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  #: its width / height
-    crop_pad: int | None = None  #: pixels on each side for ``crop="pad"``; None for an eighth of the input, 4 of 32
-    hflip: float = 0.5  #: probability of a mirror image
-    vflip: float = 0.0  #: probability of an upside-down image
-    policy: Policy = (
-        "randaugment"  #: RandAugment (1909.13719), or DeiT III's grey/solarize/blur (2204.07118), or nothing
-    )
-    magnitude: float = 7.0  #: of RandAugment's operations, in 0..10; each draws its strength up to it
-    num_ops: int = 2  #: operations per image, each applied with probability 0.5 as in timm
-    color_jitter: float = 0.0  #: brightness, contrast and saturation vary by up to this share
-    erasing: float = 0.0  #: probability that a random rectangle is filled with noise (1708.04896)
-    decode: Decode = "exact"  #: ``fast`` gives up the last level of exactness of a random region for speed
-
-    def __post_init__(self) -> None:
-        for name in ("hflip", "vflip", "erasing"):
-            _check(name, getattr(self, name), 0, 1)
-        _check("magnitude", self.magnitude, 0, 10)
-        _check("color_jitter", self.color_jitter, 0, 1)
-        _check("num_ops", self.num_ops, 0, 10)
-        if self.crop_pad is not None:
-            _check("crop_pad", self.crop_pad, 0, 10_000)
-        for name, value, allowed in (
-            ("crop", self.crop, ("random_resized", "pad", "resize")),
-            ("policy", self.policy, ("none", "randaugment", "three_augment")),
-            ("decode", self.decode, ("exact", "fast")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(allowed)}")
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(
-                f"crop_scale={self.crop_scale} must be (smallest, largest) with 0 < smallest <= largest <= 1"
-            )
-        low, high = self.crop_ratio
-        if not 0 < low <= high:
-            raise ValueError(f"crop_ratio={self.crop_ratio} must be (smallest, largest) with 0 < smallest <= largest")
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value} must be in {low}..{high}")
 
 
 def build_augment(options: AugmentOptions, preprocess: Preprocess, *, mirror: bool = True) -> tuple[Any, Any]:
@@ -116,6 +59,13 @@ def build_augment(options: AugmentOptions, preprocess: Preprocess, *, mirror: bo
     if options.erasing:
         steps.append(A.Erasing(scale=(0.02, 1 / 3), ratio=(0.3, 3.3), fill="random", p=options.erasing))
     return crop, A.Compose(steps, p=1.0) if steps else None
+
+
+def draw_box(crop: Any, size: tuple[int, int]) -> Box:
+    """(left, top, right, bottom) that albumentations' random crop draws in an image of ``size`` (width, height)."""
+    params = crop.get_params_dependent_on_data({"shape": (size[1], size[0], 3)}, {})
+    left, top, right, bottom = (int(edge) for edge in params["crop_coords"])
+    return left, top, right, bottom
 
 
 def _randaugment(m: float, fill: tuple[int, ...]) -> list[Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
-from visionzoo.data.dataset import Sample, SourceDataset, Transform, bad_samples
+from visionzoo.data.dataset import Collate, SourceDataset, Transform, stacked
 from visionzoo.data.images import UnreadableImage
 from visionzoo.data.keys import sample_key
 from visionzoo.data.sources.captions import CaptionSource
@@ -41,21 +38,16 @@ class CaptionDataset(SourceDataset):
         return self.transform(self.source.raw(index), key), captions
 
 
-class CaptionCollate:
+class CaptionCollate(Collate):
     """Samples to a :class:`CaptionBatch`."""
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        """``shape`` is (C, H, W) of an image, for a batch without any."""
-        self.shape = shape
-
-    def __call__(self, samples: Sequence[Sample]) -> CaptionBatch:
-        good = [sample for sample in samples if sample.value is not None]
-        images = [sample.value[0] for sample in good]
-        captions = [sample.value[1] for sample in good]
+    def batch(
+        self, values: list[tuple[Tensor, tuple[str, ...]]], index: Tensor, bad: tuple[tuple[str, str], ...]
+    ) -> CaptionBatch:
         return CaptionBatch(
-            images=default_collate(images) if images else torch.empty((0, *self.shape), dtype=torch.uint8),
-            texts=tuple(text for several in captions for text in several),
-            text_image=torch.tensor([b for b, several in enumerate(captions) for _ in several], dtype=torch.int64),
-            index=torch.tensor([sample.position for sample in good], dtype=torch.int64),
-            bad=bad_samples(samples),
+            images=stacked([image for image, _ in values], self.shape, torch.uint8),
+            texts=tuple(text for _, several in values for text in several),
+            text_image=torch.tensor([b for b, (_, several) in enumerate(values) for _ in several], dtype=torch.int64),
+            index=index,
+            bad=bad,
         )

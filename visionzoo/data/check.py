@@ -1,6 +1,7 @@
 """Read a whole data set once and say what is in it: ``visionzoo data check PATH``.
 
-What a data set is for shows in how it lies there (:func:`open_layout`), and it is checked as that task would read it.
+What a data set is for shows in how it lies there (:func:`visionzoo.data.sources.open.kind_of`), and it is checked as
+that task would read it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,20 @@ import numpy as np
 from PIL import Image
 
 from visionzoo.data.images import ImageFacts, ImageInput, UnreadableImage, image_facts
-from visionzoo.data.layouts import Layout, OpenLayout, open_layout
-from visionzoo.data.sources.base import Source, class_counts
+from visionzoo.data.sources.base import Source, Splits, class_counts
 from visionzoo.data.sources.captions import CaptionSource
 from visionzoo.data.sources.objects import ObjectSource, check_size
+from visionzoo.data.sources.open import kind_of, open_data
+from visionzoo.data.sources.reading import CaptionReading, Kind, LabelReading
 from visionzoo.terminal import visible_name
 
+#: What each kind of data is called in a report.
+LAYOUTS: dict[Kind, str] = {
+    "labels": "classes",
+    "captions": "images with captions",
+    "objects": "images with masks",
+    "images": "images",
+}
 #: A largest class this many times the smallest is worth a warning.
 IMBALANCE = 10.0
 #: Lists in the text form stop here; the dictionary has them whole.
@@ -52,7 +61,7 @@ class DataReport:
     """What :func:`check_data` found."""
 
     path: str
-    layout: Layout
+    layout: str  #: one of :data:`LAYOUTS`
     classes: tuple[str, ...]
     multi_label: bool
     splits: dict[str, SplitReport]
@@ -122,7 +131,7 @@ _Read = tuple[str, int, bytes, ImageFacts | str, int]
 
 
 @dataclass
-class _Seen:
+class _SplitFacts:
     """Facts gathered while reading one split."""
 
     widths: list[int] = field(default_factory=list)
@@ -138,40 +147,31 @@ def check_data(
     *,
     val_path: str | os.PathLike[str] | None = None,
     val_fraction: float | None = None,
-    seed: int = 0,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    root: str | None = None,
-    download: bool = False,
     num_threads: int | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> DataReport:
     """Decode every image of a data set, and report counts, sizes, modes, formats, unreadable files and duplicates.
 
     Args:
         path: anything that ``--data.path`` of a task takes.
-        val_path, val_fraction, seed, image_column, label_column, root, download: as in
-            :func:`visionzoo.data.sources.open.open_splits`, for data with classes.
+        val_path, val_fraction: as in :func:`visionzoo.data.sources.open.open_data`.
         num_threads: images decoded at a time; None for the number of cores, at most 8.
         progress: show a progress bar on standard error.
+        options: of :class:`visionzoo.data.sources.reading.LabelReading`, for data with labels.
 
     Raises:
         FileNotFoundError, ValueError: for data that cannot be opened at all, as training would.
     """
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        layout = open_layout(
-            os.fspath(path),
-            val_path=val_path,
-            val_fraction=val_fraction,
-            seed=seed,
-            image_column=image_column,
-            label_column=label_column,
-            root=root,
-            download=download,
-        )
-    named = layout.named
-    seen = {name: _Seen() for name in named}
+        kind = kind_of(path)
+        read = {"labels": LabelReading(**options), "captions": CaptionReading(templates="{}")}.get(kind)
+        if kind == "images" and val_path is None:
+            val_fraction = 0.0  # nothing would be learned from what is held out
+        splits = open_data(path, kind, read, val_path=val_path, val_fraction=val_fraction)
+    named = dict(splits.items())
+    seen = {name: _SplitFacts() for name in named}
     same: dict[bytes, list[tuple[str, int]]] = {}
     threads = num_threads or min(os.cpu_count() or 1, 8)
     for name, i, content, facts, objects in _progress(
@@ -199,17 +199,17 @@ def check_data(
 
     return DataReport(
         path=os.fspath(path),
-        layout=layout.kind,
-        classes=layout.classes,
-        multi_label=layout.multi_label,
+        layout=LAYOUTS[kind],
+        classes=splits.classes,
+        multi_label=splits.multi_label,
         splits=reports,
         duplicates_within=listed(within),
         duplicates_across=listed(across),
         conflicting_labels=listed(conflicts),
-        problems=layout.problems,
+        problems=splits.problems,
         warnings=(
             *(str(warning.message) for warning in said),
-            *_warnings(reports, len(within), len(across), len(conflicts), layout),
+            *_warnings(reports, len(within), len(across), len(conflicts), kind, splits),
         ),
     )
 
@@ -263,7 +263,7 @@ def _content_hash(raw: ImageInput) -> bytes:
     return digest.digest()
 
 
-def _report(source: Source, seen: _Seen) -> SplitReport:
+def _report(source: Source, seen: _SplitFacts) -> SplitReport:
     def range_of(values: list[int]) -> tuple[int, int, int]:
         return (min(values), int(np.median(values)), max(values)) if values else (0, 0, 0)
 
@@ -281,7 +281,7 @@ def _report(source: Source, seen: _Seen) -> SplitReport:
     )
 
 
-def _without(source: Source, seen: _Seen) -> int:
+def _without(source: Source, seen: _SplitFacts) -> int:
     """Images without what the task learns from."""
     if isinstance(source, CaptionSource):
         return sum(not source.captions(i) for i in range(len(source)))
@@ -291,15 +291,15 @@ def _without(source: Source, seen: _Seen) -> int:
 
 
 def _warnings(
-    reports: dict[str, SplitReport], within: int, across: int, conflicts: int, layout: OpenLayout
+    reports: dict[str, SplitReport], within: int, across: int, conflicts: int, kind: Kind, splits: Splits[Any]
 ) -> Iterator[str]:
-    if layout.problems:
-        yield f"{len(layout.problems)} files or entries are passed over"
-    if layout.left_out:
-        yield f"train: {layout.left_out} images have no object and are not trained on"
-    if layout.empty_captions:
-        yield f"{layout.empty_captions} captions have nothing written in them"
-    missing = {"images with captions": "caption", "images with masks": "object"}.get(layout.kind, "label")
+    if splits.problems:
+        yield f"{len(splits.problems)} files or entries are passed over"
+    if splits.images_without_objects:
+        yield f"train: {splits.images_without_objects} images have no object and are not trained on"
+    if splits.empty_captions:
+        yield f"{splits.empty_captions} captions have nothing written in them"
+    missing = {"captions": "caption", "objects": "object"}.get(kind, "label")
     for name, split in reports.items():
         if split.unreadable:
             yield f"{name}: {len(split.unreadable)} of {split.samples} images cannot be read"

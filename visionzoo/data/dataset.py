@@ -95,13 +95,8 @@ class ImageDataset(SourceDataset):
         return self.transform(self.source.raw(index), key)
 
 
-def bad_samples(samples: Sequence[Sample]) -> tuple[tuple[str, str], ...]:
-    """Every (sample id, reason) of a batch."""
-    return tuple(entry for sample in samples for entry in sample.bad)
-
-
 class Collate:
-    """Samples to an :class:`ImageBatch`. Knows the shapes, so that a batch of unreadable images has them too."""
+    """Samples to an :class:`ImageBatch`. Knows the shape, so that a batch of unreadable images has it too."""
 
     def __init__(self, source: Source, shape: tuple[int, int, int]) -> None:
         """
@@ -112,10 +107,20 @@ class Collate:
         self.targets = torch.from_numpy(source.targets)
         self.shape = shape
 
-    def __call__(self, samples: Sequence[Sample]) -> ImageBatch:
+    def __call__(self, samples: Sequence[Sample]) -> Any:
         """Raises nothing: unreadable samples are left out, so B may be 0."""
         good = [sample for sample in samples if sample.value is not None]
         index = torch.tensor([sample.position for sample in good], dtype=torch.int64)
-        # default_collate, unlike torch.stack, writes straight into shared memory when it runs in a worker.
-        images = default_collate([s.value for s in good]) if good else torch.empty((0, *self.shape), dtype=torch.uint8)
-        return ImageBatch(images=images, labels=self.targets[index], index=index, bad=bad_samples(samples))
+        bad = tuple(entry for sample in samples for entry in sample.bad)
+        return self.batch([sample.value for sample in good], index=index, bad=bad)
+
+    def batch(self, values: list[Any], index: Tensor, bad: tuple[tuple[str, str], ...]) -> Any:
+        """The batch of what :meth:`SourceDataset.load` gave."""
+        images = stacked(values, self.shape, torch.uint8)
+        return ImageBatch(images=images, labels=self.targets[index], index=index, bad=bad)
+
+
+def stacked(tensors: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """(B, *shape) of B tensors, of which there may be none."""
+    # default_collate, unlike torch.stack, writes straight into shared memory when it runs in a worker.
+    return default_collate(tensors) if tensors else torch.empty((0, *shape), dtype=dtype)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from visionzoo.data.dataset import Sample, SourceDataset
-from visionzoo.data.loader import StartMethod, make_loader
+from visionzoo.data.dataset import Collate, ImageDataset, Sample, SourceDataset
+from visionzoo.data.loader import make_loader
+from visionzoo.data.options import LoaderOptions
 from visionzoo.data.sampler import EvalBatches, ShardKeys, TrainBatches, TrainOrder
-from visionzoo.data.sources.base import Source
+from visionzoo.data.sources.base import Source, Splits, fingerprint
+from visionzoo.data.sources.split import limited
+from visionzoo.data.transforms import EvalTransform
 from visionzoo.types import Preprocess
 
 Collator = Callable[[Sequence[Sample]], Any]
@@ -23,68 +27,69 @@ Collator = Callable[[Sequence[Sample]], Any]
 class VisionData(pl.LightningDataModule):
     """Loaders over sources. The model owns the input size: ``preprocess`` is taken from it in :meth:`setup`.
 
-    A subclass sets ``train_source`` and ``val_source`` at birth, and implements :meth:`training_set`,
-    :meth:`evaluation_set` and :meth:`fingerprint`. Trainers need ``use_distributed_sampler=False``: the loaders share
-    samples among ranks themselves.
+    A subclass opens its data at birth, and implements :meth:`training_set`. Trainers need
+    ``use_distributed_sampler=False``: the loaders share samples among ranks themselves.
     """
 
     train_source: Source | None
     val_source: Source | None
+    test_source: Source | None
 
     def __init__(
         self,
         path: str,
-        *,
-        batch_size: int | Literal["auto"] = 64,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
-        worker_start_method: StartMethod | None = None,
-        seed: int = 0,
-        drop_last: bool = True,
-        max_bad_share: float = 0.05,
+        options: LoaderOptions,
+        splits: Splits[Any],
+        train_limit: int | float | None = None,
     ) -> None:
         """
         Args:
-            path: the data.
-            batch_size: training images per step and process. On the command line ``auto`` measures, before a run, how
-                many fit into memory.
-            eval_batch_size: images per step and process in validation, test and predict. None for ``batch_size``.
-            num_workers: processes that read images; 0 reads in the main one.
-            worker_start_method: how they start: fork, spawn or forkserver. None for the platform's default.
-            seed: of the order, the augmentation, the hold-out and the label budget.
-            drop_last: leave out the last training batch of an epoch if it is not full.
-            max_bad_share: the run stops when more than this share of the training images turned out to be unreadable.
+            path: the data, for messages.
+            options: how they are loaded.
+            splits: what :func:`visionzoo.data.sources.open.open_data` has found there.
+            train_limit: train on this many images (whole number) or this share of them (float), every class by its
+                share. None for all.
 
         Raises:
-            ValueError: for an option out of range.
+            ValueError: for a limit out of range.
         """
         super().__init__()
-        if not isinstance(batch_size, int):
-            raise ValueError(f"batch_size={batch_size!r} is for train.py fit, which measures it; give a number")
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
-        if eval_batch_size is not None and eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size={eval_batch_size} must be at least 1")
-        if not 0 <= max_bad_share <= 1:
-            raise ValueError(f"max_bad_share={max_bad_share} must be in 0..1")
         self.path = path
-        self._eval_batch_size = eval_batch_size
-        self.use_batch_size(batch_size)
-        self.num_workers = num_workers
-        self.worker_start_method = worker_start_method
-        self.seed = seed
-        self.drop_last = drop_last
-        self.max_bad_share = max_bad_share
+        self.options = options
+        assert isinstance(options.batch_size, int)
+        self.use_batch_size(options.batch_size)
+        self.num_workers = options.num_workers
+        self.seed = options.seed
+        self.max_bad_share = options.max_bad_share
+        self.train_source = None if splits.train is None else limited(splits.train, train_limit, options.seed)
+        self.val_source, self.test_source = splits.val, splits.test
+        #: (file, what is wrong with it) of files that were passed over when the data were opened, such as shards.
+        self.problems = splits.problems
+        if splits.problems:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in splits.problems[:5])
+            warnings.warn(f"{path}: {len(splits.problems)} faults in the files: {listed}", stacklevel=2)
+        self._fingerprint: str | None = None
         self.preprocess: Preprocess | None = None
         #: (epoch, batch) that the next training loader starts at; set by :meth:`load_state_dict`.
         self.start: tuple[int, int] = (0, 0)
         self._saved_order: dict[str, Any] | None = None
 
+    @property
+    def splits(self) -> Splits[Any]:
+        """What there is to train and to evaluate on."""
+        return Splits(train=self.train_source, val=self.val_source, test=self.test_source)
+
+    def fingerprint(self) -> str:
+        """A hash of which samples with which labels, captions or masks are in which split, 32 hex digits. Reads no
+        image."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.splits)
+        return self._fingerprint
+
     def use_batch_size(self, batch_size: int) -> None:
         """Take this many training images per step, and per evaluation step where nobody has said otherwise."""
         self.batch_size = batch_size
-        self.eval_batch_size = self._eval_batch_size or batch_size
+        self.eval_batch_size = self.options.eval_batch_size or batch_size
 
     # What a subclass says.
 
@@ -92,13 +97,9 @@ class VisionData(pl.LightningDataModule):
     def training_set(self, source: Source) -> tuple[SourceDataset, Collator]:
         """Random views of ``source``, with substitutes for what cannot be read, and how they become a batch."""
 
-    @abstractmethod
     def evaluation_set(self, source: Source) -> tuple[SourceDataset, Collator]:
-        """``source`` as it is evaluated."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of which samples are in which split, 32 hex digits. Reads no image."""
+        """``source`` as it is evaluated: images, with their labels where there are some."""
+        return ImageDataset(source, EvalTransform(self.spec), seed=self.seed), Collate(source, self.image_shape)
 
     def sampling_weights(self) -> np.ndarray | None:
         """(N,) relative chance of each training sample; None takes each once an epoch."""
@@ -144,7 +145,7 @@ class VisionData(pl.LightningDataModule):
         return make_loader(
             *parts,
             num_workers=self.num_workers,
-            start_method=self.worker_start_method,
+            start_method=self.options.worker_start_method,
             pin_memory=torch.cuda.is_available(),
             **order,
         )
@@ -164,7 +165,7 @@ class VisionData(pl.LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
-            drop_last=self.drop_last,
+            drop_last=self.options.drop_last,
             weights=self.sampling_weights(),
         )
 
@@ -188,6 +189,26 @@ class VisionData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Every validation image once, over all ranks; no loader if there are none."""
         return [] if self.val_source is None else self.evaluation_loader(self.val_source)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Every test image once, over all ranks.
+
+        Raises:
+            ValueError: if the data have no test split.
+        """
+        if self.test_source is None:
+            raise ValueError(f"{self.path} has no test split; use validate, which scores the validation images")
+        return self.evaluation_loader(self.test_source)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The validation images, in order.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.val_source is None:
+            raise ValueError(f"nothing to predict: {self.path} has no validation images")
+        return self.prediction_loader(self.val_source)
 
     def prediction_loader(self, source: Source) -> DataLoader[Any]:
         """Every sample of ``source`` once, over all ranks, for ``predict``."""
@@ -235,7 +256,7 @@ class VisionData(pl.LightningDataModule):
             "seed": self.seed,
             "batch_size": self.batch_size,
             "world_size": self.ranks()[1],
-            "drop_last": self.drop_last,
+            "drop_last": self.options.drop_last,
             "data": self.fingerprint(),
         }
 

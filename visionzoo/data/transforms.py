@@ -9,6 +9,7 @@ Legend: C channels, (H, W) the model's input.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 
@@ -18,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visionzoo.data.augment import AugmentOptions, build_augment
-from visionzoo.data.images import Box, ImageInput, open_crop, open_image, open_region
+from visionzoo.data.augment import AugmentOptions, build_augment, draw_box
+from visionzoo.data.images import ImageInput, open_crop, open_image, open_region
 from visionzoo.types import Preprocess
 
 RESAMPLING = {
@@ -234,14 +235,8 @@ class TrainTransform:
         self, image: ImageInput, numbers: np.random.Generator, choices: random.Random
     ) -> Image.Image | np.ndarray:
         """A random region, stretched to the model's input: an RGB image, or (H, W, 3 or 4) uint8."""
-        crop = self._crop
-        crop.set_random_state(numbers, choices)
-
-        def choose(size: tuple[int, int]) -> Box:
-            params = crop.get_params_dependent_on_data({"shape": (size[1], size[0], 3)}, {})
-            left, top, right, bottom = (int(edge) for edge in params["crop_coords"])
-            return left, top, right, bottom
-
+        self._crop.set_random_state(numbers, choices)
+        choose = functools.partial(draw_box, self._crop)
         height, width = self.preprocess.image_size
         if self.options.decode == "fast":
             region = open_region(image, choose, (width, height))

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from visionzoo.data.augment import AugmentOptions, build_augment
+from visionzoo.data.augment import build_augment, draw_box
 from visionzoo.data.images import UnreadableImage
-from visionzoo.data.sources.objects import Objects, check_size
+from visionzoo.data.options import ViewOptions
+from visionzoo.data.sources.objects import ObjectMasks, check_size
 from visionzoo.data.transforms import RESAMPLING, EvalTransform, to_tensor
 from visionzoo.types import Preprocess
-
-SegmentCrop = Literal["scale_jitter", "random_resized", "resize"]
 
 #: Random views that are tried before the whole image is taken, when none of its objects is in them.
 ATTEMPTS = 4
@@ -60,45 +58,6 @@ class View(NamedTuple):
     left_out: tuple[int, int, int]  #: objects left out, see :data:`visionzoo.types.LEFT_OUT`
 
 
-@dataclass(frozen=True, kw_only=True)
-class ViewOptions:
-    """What varies from one view to the next in training. Checked at birth."""
-
-    crop: SegmentCrop = "resize"
-    jitter_scale: tuple[float, float] = (0.5, 2.0)  #: for ``scale_jitter``, of the size in evaluation
-    crop_scale: tuple[float, float] = (0.3, 1.0)  #: for ``random_resized``, area as a share of the image
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  #: for ``random_resized``, width / height
-    hflip: float = 0.0
-    vflip: float = 0.0
-    color_jitter: float = 0.0
-    masks_per_image: int = 16  #: most masks in a view
-    min_area: int = 4  #: fewest pixels of an object, in the image and in the view
-
-    def __post_init__(self) -> None:
-        if self.crop not in ("scale_jitter", "random_resized", "resize"):
-            raise ValueError(f"crop={self.crop!r} is unknown; use scale_jitter, random_resized or resize")
-        low, high = self.jitter_scale
-        if not 0.05 <= low <= high <= 10:
-            raise ValueError(f"jitter_scale={self.jitter_scale} must be (smallest, largest) within 0.05..10")
-        if self.masks_per_image < 1:
-            raise ValueError(f"masks_per_image={self.masks_per_image} must be at least 1")
-        if self.min_area < 1:
-            raise ValueError(f"min_area={self.min_area} must be at least 1: an empty mask is no object")
-        self.augment()
-
-    def augment(self) -> AugmentOptions:
-        """What this module leaves to albumentations. Raises ValueError for an option out of range."""
-        return AugmentOptions(
-            crop="random_resized" if self.crop == "random_resized" else "resize",
-            crop_scale=self.crop_scale,
-            crop_ratio=self.crop_ratio,
-            hflip=self.hflip,
-            vflip=self.vflip,
-            policy="none",
-            color_jitter=self.color_jitter,
-        )
-
-
 class EvalView:
     """An image as the model sees it in evaluation, with its masks."""
 
@@ -112,7 +71,7 @@ class EvalView:
         self.transform = EvalTransform(preprocess)
         self.masks_per_image, self.min_area = masks_per_image, min_area
 
-    def __call__(self, image: Image.Image, objects: Objects, key: int) -> View:
+    def __call__(self, image: Image.Image, objects: ObjectMasks, key: int) -> View:
         """The view of an RGB image; it may have no objects.
 
         Raises:
@@ -121,18 +80,9 @@ class EvalView:
         check_size(image, objects)
         grid = eval_grid(self.transform, image.height, image.width)
         order = _large_enough(objects, self.min_area)
-        chosen: list[tuple[int, np.ndarray]] = []
-        small = 0
         if self.masks_per_image is not None and len(order) > self.masks_per_image:
             order = np.random.default_rng(key).permutation(order)
-        for k in order:
-            if len(chosen) == self.masks_per_image:
-                break
-            seen = grid.take(objects.mask(int(k)))
-            if seen.sum() < self.min_area:
-                small += 1  # by the model's resolution, or outside a crop
-            else:
-                chosen.append((int(k), seen))
+        chosen, small = _visible(objects, order, grid, self.masks_per_image, self.min_area)
         chosen.sort(key=lambda pair: pair[0])
         small_here, empty, crowds = _left_out(objects, self.min_area)
         return View(
@@ -159,7 +109,7 @@ class TrainView:
         self.resample = RESAMPLING[preprocess.interpolation]
         self._crop, self._augment = build_augment(options.augment(), preprocess)
 
-    def __call__(self, image: Image.Image, objects: Objects, key: int) -> View:
+    def __call__(self, image: Image.Image, objects: ObjectMasks, key: int) -> View:
         """A view with at least one object.
 
         Raises:
@@ -174,13 +124,13 @@ class TrainView:
         order = numbers.permutation(large)
         for _ in range(ATTEMPTS):
             pixels, grid = self._place(image, numbers, choices)
-            chosen = self._visible(objects, order, grid)
+            chosen, _ = _visible(objects, order, grid, self.options.masks_per_image, least)
             if chosen:
                 break
         else:
             grid = eval_grid(self.transform, image.height, image.width)
             pixels = np.array(self.transform.fit(image))
-            chosen = self._visible(objects, order, grid)
+            chosen, _ = _visible(objects, order, grid, self.options.masks_per_image, least)
             if not chosen:
                 height, width = self.preprocess.image_size
                 better = self._size_that_shows(objects, image.height, image.width)
@@ -208,23 +158,12 @@ class TrainView:
             left_out=_left_out(objects, least),
         )
 
-    def _size_that_shows(self, objects: Objects, height: int, width: int) -> int:
+    def _size_that_shows(self, objects: ObjectMasks, height: int, width: int) -> int:
         """The input size, a multiple of 32 pixels, at which the largest object has enough of them."""
         now = self.transform.resized_size(height, width)
         area = float(objects.areas.max()) * (now[0] / height) * (now[1] / width)  # in the view, on average
         edge = max(self.preprocess.image_size) * max(1.0, math.sqrt(self.options.min_area / area))
         return 32 * (math.floor(edge / 32) + 1)
-
-    def _visible(self, objects: Objects, order: np.ndarray, grid: Grid) -> list[tuple[int, np.ndarray]]:
-        """(object, mask) of the first objects in ``order`` that can be seen."""
-        chosen: list[tuple[int, np.ndarray]] = []
-        for k in order:
-            if len(chosen) == self.options.masks_per_image:
-                break
-            seen = grid.take(objects.mask(int(k)))
-            if seen.sum() >= self.options.min_area:
-                chosen.append((int(k), seen))
-        return chosen
 
     def _place(
         self, image: Image.Image, numbers: np.random.Generator, choices: random.Random
@@ -233,8 +172,7 @@ class TrainView:
         height, width = self.preprocess.image_size
         if self._crop is not None:
             self._crop.set_random_state(numbers, choices)
-            params = self._crop.get_params_dependent_on_data({"shape": (image.height, image.width, 3)}, {})
-            left, top, right, bottom = (int(edge) for edge in params["crop_coords"])
+            left, top, right, bottom = draw_box(self._crop, image.size)
             shown = image.crop((left, top, right, bottom)).resize((width, height), self.resample)
             return np.array(shown), Grid(_nearest(top, bottom, height), _nearest(left, right, width))
         if self.options.crop == "resize":
@@ -313,17 +251,35 @@ def _inside(axis: np.ndarray) -> slice:
     return slice(int(shown[0]), int(shown[-1]) + 1)
 
 
-def _valid(objects: Objects, grid: Grid) -> np.ndarray:
+def _valid(objects: ObjectMasks, grid: Grid) -> np.ndarray:
     """(H, W) bool, where there is image that somebody labelled."""
     valid, void = grid.valid(), objects.void()
     return valid if void is None else valid & ~grid.take(void)
 
 
-def _large_enough(objects: Objects, least: int) -> np.ndarray:
+def _large_enough(objects: ObjectMasks, least: int) -> np.ndarray:
     return np.flatnonzero(objects.areas >= least)
 
 
-def _left_out(objects: Objects, least: int) -> tuple[int, int, int]:
+def _visible(
+    objects: ObjectMasks, order: np.ndarray, grid: Grid, most: int | None, least: int
+) -> tuple[list[tuple[int, np.ndarray]], int]:
+    """(object, mask) of the first ``most`` objects in ``order`` that can be seen; and how many were too small for it,
+    by the model's resolution or outside a crop."""
+    chosen: list[tuple[int, np.ndarray]] = []
+    small = 0
+    for k in order:
+        if len(chosen) == most:
+            break
+        seen = grid.take(objects.mask(int(k)))
+        if seen.sum() >= least:
+            chosen.append((int(k), seen))
+        else:
+            small += 1
+    return chosen, small
+
+
+def _left_out(objects: ObjectMasks, least: int) -> tuple[int, int, int]:
     empty = int((objects.areas == 0).sum())
     return int((objects.areas < least).sum()) - empty, empty, objects.crowds
 

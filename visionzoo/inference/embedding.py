@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from visionzoo.backbones import create_backbone
 from visionzoo.data.sources.base import Source
-from visionzoo.data.sources.folder import list_images, subfolders
-from visionzoo.data.sources.open import open_splits, open_unlabelled
+from visionzoo.data.sources.folder import list_images, open_unlabelled, subfolders
+from visionzoo.data.sources.open import open_data
 from visionzoo.files import atomic_path
 from visionzoo.inference.classifier import ImageClassifier
 from visionzoo.inference.device import resolve_device
@@ -135,7 +135,7 @@ def _open(path: str, labels: bool) -> list[tuple[str, Source]]:
     """(split, source) of everything in ``path``; a folder of images alone is one source under an empty name."""
     if not labels or _holds_images_alone(path):
         return [("", open_unlabelled(path))]
-    return open_splits(path).items()
+    return open_data(path).items()
 
 
 def _holds_images_alone(path: str) -> bool:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from visionzoo.data.images import ImageInput, open_image
+from visionzoo.data.sources.rle import RLE
 from visionzoo.inference.device import own_precision
 from visionzoo.inference.progress import track
-from visionzoo.inference.regions import CROP_OVERLAP, Runs, crop_boxes, remove_small_regions, touches_crop
+from visionzoo.inference.regions import CROP_OVERLAP, crop_boxes, remove_small_regions, touches_crop
 from visionzoo.inference.sam_predictor import SamImage, SamPredictor, prompts_at_once
 from visionzoo.inference.sam_transform import resize_coords
 from visionzoo.models.sam.model import Sam
@@ -39,7 +40,7 @@ def point_grid(points_per_side: int) -> np.ndarray:
 class Found:
     """A mask on its way through the filters."""
 
-    runs: Runs
+    runs: RLE
     box: tuple[int, int, int, int]  #: x0, y0, x1, y1 in pixels of the image
     score: float  #: predicted IoU
     stability: float
@@ -261,14 +262,14 @@ class MaskGenerator:
         if self.stability_score_thresh > 0 and not stability >= self.stability_score_thresh:
             return None
         columns = logits > threshold
-        runs = Runs.of(columns)
+        runs = RLE.of(columns)
         box = tuple(a + b for a, b in zip(runs.box, (x0, y0, x0, y0), strict=True))
         if touches_crop(np.array([box]), crop, size)[0]:
             return None
         if runs.size != size:
             whole = np.zeros((size[1], size[0]), dtype=bool)
             whole[x0:x1, y0:y1] = columns
-            runs = Runs.of(whole)
+            runs = RLE.of(whole)
         return Found(runs, box, score, stability, point, (x0, y0, x1, y1))  # type: ignore[arg-type]
 
     def _clean(self, masks: list[Found]) -> list[Found]:
@@ -277,7 +278,7 @@ class MaskGenerator:
         for found in masks:
             mask, changed = remove_small_regions(found.runs.mask(), self.min_mask_region_area)
             if changed:
-                runs = Runs.of(np.ascontiguousarray(mask.T))
+                runs = RLE.of(np.ascontiguousarray(mask.T))
                 found = replace(found, runs=runs, box=runs.box)
             else:
                 found = replace(found, box=found.runs.box)
@@ -286,10 +287,10 @@ class MaskGenerator:
         return _distinct(cleaned, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
 
     def _record(self, found: Found) -> dict[str, Any]:
-        forms: dict[str, Callable[[Runs], Any]] = {
-            "binary_mask": Runs.mask,
-            "uncompressed_rle": Runs.uncompressed,
-            "coco_rle": Runs.coco,
+        forms: dict[str, Callable[[RLE], Any]] = {
+            "binary_mask": RLE.mask,
+            "uncompressed_rle": RLE.uncompressed,
+            "coco_rle": RLE.coco,
         }
         return {
             "segmentation": forms[self.output_mode](found.runs),

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from visionzoo.data.images import ImageInput, open_image
+from visionzoo.data.sources.rle import RLE
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.mask_generator import MaskGenerator, need_pycocotools
 from visionzoo.inference.named import weights_of
-from visionzoo.inference.regions import Runs
 from visionzoo.inference.sam_predictor import SamPredictor, check_box, check_points
 from visionzoo.models.bundle import read_config
 from visionzoo.models.sam import Sam, create_sam
@@ -152,7 +152,7 @@ def segment_text(model: Sam, image: ImageInput, names: Sequence[str], prompts: T
 
 
 def _record(mask: np.ndarray, iou: float) -> dict[str, Any]:
-    runs = Runs.of(np.ascontiguousarray(mask.T))
+    runs = RLE.of(np.ascontiguousarray(mask.T))
     x0, y0, x1, y1 = runs.box
     return {"segmentation": mask, "area": runs.area, "bbox": [x0, y0, x1 - x0, y1 - y0], "predicted_iou": iou}
 
@@ -196,7 +196,7 @@ def coco_record(result: Segmented, name: str) -> dict[str, Any]:
         more = {k: v for k, v in mask.items() if k not in ("segmentation", "name")}
         # JSON has no NaN: the stability of an empty mask.
         more = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in more.items()}
-        runs = Runs.of(np.ascontiguousarray(mask["segmentation"].T))
+        runs = RLE.of(np.ascontiguousarray(mask["segmentation"].T))
         category = 1 + names.index(mask.get("name", "object"))
         annotations.append(
             {"id": i, "image_id": 1, "category_id": category, "iscrowd": 0, "segmentation": runs.coco(), **more}

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
-from visionzoo.data.sources.base import Source, Splits, Subset, fingerprint
-from visionzoo.data.sources.open import open_splits
-from visionzoo.data.sources.split import stratified_limit, stratified_split
+from visionzoo.data.sources.base import Source, Splits, fingerprint
+from visionzoo.data.sources.open import open_data
+from visionzoo.data.sources.split import limited, stratified_split
 from visionzoo.files import atomic_path
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.named import RANDOM, weights_of
@@ -116,10 +116,9 @@ def probe(
     """
     if neighbours < 1:
         raise ValueError(f"neighbours={neighbours} must be at least 1")
-    splits = open_splits(path, val_path=val_path, val_fraction=val_fraction, seed=seed)
+    splits = open_data(path, val_path=val_path, val_fraction=val_fraction, seed=seed)
     train, test = _pair(splits, path)
-    if train_limit is not None:
-        train = Subset(train, stratified_limit(train.targets, train_limit, seed))
+    train = limited(train, train_limit, seed)
     is_run = (Path(model) / CONFIG_FILE).is_file()
     backbone = _backbone(model, weights, image_size, is_run)
     if features not in ("auto", "pooled", "mean"):

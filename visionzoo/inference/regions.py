@@ -1,15 +1,9 @@
-"""Masks as runs of pixels: small, exact, and quick to measure. Boxes, crops, small regions and COCO's encoding.
-
-Runs go down the columns, as in COCO. Legend: (h, w) image, K masks.
-"""
+"""Boxes, crops and small regions of masks. Legend: (h, w) image, K masks."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -17,71 +11,6 @@ import numpy as np
 EDGE_TOLERANCE = 20.0
 #: Each layer's crops overlap by this share of the shorter side, in the first.
 CROP_OVERLAP = 512 / 1500
-
-
-@dataclass(frozen=True)
-class Runs:
-    """A mask as runs of pixels."""
-
-    size: tuple[int, int]  #: (h, w)
-    bounds: np.ndarray  #: (2 R,) int64: first pixel of a run, first after it, and so on, counted down the columns
-
-    @classmethod
-    def of(cls, columns: np.ndarray) -> Runs:
-        """Of a transposed mask: (w, h) bool, contiguous."""
-        flat = columns.reshape(-1)
-        bounds = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-        ends = ([0] if flat[0] else [], [flat.size] if flat[-1] else [])
-        if ends[0] or ends[1]:
-            bounds = np.concatenate((ends[0], bounds, ends[1])).astype(np.int64)
-        return cls((columns.shape[1], columns.shape[0]), bounds)
-
-    @cached_property
-    def area(self) -> int:
-        """Pixels."""
-        return int((self.bounds[1::2] - self.bounds[::2]).sum())
-
-    @cached_property
-    def box(self) -> tuple[int, int, int, int]:
-        """x0, y0, x1, y1 of the outermost pixels; zeros for an empty mask."""
-        if not len(self.bounds):
-            return 0, 0, 0, 0
-        h = self.size[0]
-        starts, lasts = self.bounds[::2], self.bounds[1::2] - 1
-        x0, x1 = int(starts[0]) // h, int(lasts[-1]) // h
-        if (starts // h != lasts // h).any():  # a run that goes on in the next column has both edges
-            return x0, 0, x1, h - 1
-        return x0, int((starts % h).min()), x1, int((lasts % h).max())
-
-    def columns(self) -> np.ndarray:
-        """The transposed mask: (w, h) bool."""
-        h, w = self.size
-        counts = self._counts()
-        pattern = np.arange(len(counts)) % 2 == 1
-        return np.repeat(pattern, counts).reshape(w, h)
-
-    def mask(self) -> np.ndarray:
-        """(h, w) bool."""
-        return self.columns().T
-
-    def uncompressed(self) -> dict[str, Any]:
-        """COCO's run lengths, the first of background: ``{"size": [h, w], "counts": [...]}``."""
-        counts = self._counts().tolist()
-        return {"size": list(self.size), "counts": counts}
-
-    def coco(self) -> dict[str, Any]:
-        """COCO's compressed form, through pycocotools; its counts are text, for JSON."""
-        from pycocotools import mask as coco
-
-        encoded = coco.frPyObjects(self.uncompressed(), *self.size)
-        return {**encoded, "counts": encoded["counts"].decode("ascii")}
-
-    def _counts(self) -> np.ndarray:
-        """Lengths of all runs, background first (its first may be 0); an end of zero length is left out."""
-        total = self.size[0] * self.size[1]
-        edges = np.concatenate(([0], self.bounds, [total]))
-        counts = np.diff(edges)
-        return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 
 
 def crop_boxes(size: tuple[int, int], layers: int, overlap: float = CROP_OVERLAP) -> list[tuple[int, list[int]]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from visionzoo.data.sources.base import Source, printable
 from visionzoo.data.sources.open import open_evaluation
-from visionzoo.data.sources.spoken import spoken_names
+from visionzoo.data.sources.readable_names import readable_names
 from visionzoo.inference.classifier import ImageLabeller, Report
 from visionzoo.inference.stream import Stream, Unreadable
 
@@ -96,8 +96,8 @@ def open_labelled(path: str) -> Source:
 
 
 def class_labels(source: Source) -> tuple[str, ...]:
-    """What the classes of a source are called in words, as :func:`visionzoo.data.sources.spoken.spoken_names` says."""
-    return spoken_names(source.classes)
+    """What the classes of a source are called in words, see :func:`readable_names`."""
+    return readable_names(source.classes)
 
 
 def score(

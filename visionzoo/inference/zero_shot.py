@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from visionzoo.data.sources.spoken import WNID, spoken_names
+from visionzoo.data.sources.readable_names import WNID, readable_names
 from visionzoo.data.sources.templates import BARE, Templates, describe_templates, resolve_templates
 from visionzoo.inference.classifier import ImageLabeller, Images, Prediction, Report
 from visionzoo.inference.device import as_input, own_precision, resolve_device
@@ -253,7 +253,7 @@ def spoken_labels(labels: Iterable[str]) -> list[str]:
     """Labels with the names of ImageNet's codes in their place; all others as they are."""
     given = list(labels)
     codes = [x for x in given if isinstance(x, str) and WNID.fullmatch(x)]
-    names = dict(zip(codes, spoken_names(codes), strict=True))
+    names = dict(zip(codes, readable_names(codes), strict=True))
     return [names.get(x, x) if isinstance(x, str) else x for x in given]
 
 

@@ -107,11 +107,11 @@ def _class_folders(images: list[str], labels: Sequence[str] | None) -> dict[str,
     """Label -> folder of a folder of class folders; empty for anything else, or where they are not among the labels."""
     if len(images) != 1 or not os.path.isdir(images[0]):
         return {}
-    from visionzoo.data.sources.open import class_folders
-    from visionzoo.data.sources.spoken import spoken_names
+    from visionzoo.data.sources.folder import class_folders
+    from visionzoo.data.sources.readable_names import readable_names
 
     found = class_folders(images[0])
-    folders = dict(zip(spoken_names(tuple(found)), found.values(), strict=True))
+    folders = dict(zip(readable_names(tuple(found)), found.values(), strict=True))
     if not labels:
         return folders
     given = {label.strip().casefold() for label in labels}

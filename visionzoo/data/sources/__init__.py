@@ -1,1 +1,1 @@
-"""Where labelled images come from. :func:`visionzoo.data.sources.open.open_splits` recognises what a path is."""
+"""Where images come from. :func:`visionzoo.data.sources.open.open_data` finds the reader of a path."""

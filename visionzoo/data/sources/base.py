@@ -9,8 +9,9 @@ import copy
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -33,7 +34,7 @@ class Source(ABC):
     targets: (
         np.ndarray
     )  #: (N,) int64 class indices or, for multi-label data, (N, K) float32 in {0, 1}; -1 where unlabelled
-    multi_label: bool
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -69,6 +70,10 @@ class Source(ABC):
     def stable_ids(self) -> Iterable[str]:
         """Words that tell these samples from others, whatever folder the data lie in, for :func:`fingerprint`."""
         return (self.sample_id(i) for i in range(len(self)))
+
+    def take(self, indices: np.ndarray) -> Source:
+        """Some samples, in the order of ``indices``."""
+        return Subset(self, indices)
 
 
 class Subset(Source):
@@ -152,20 +157,34 @@ class FilesSource(Source):
         return (printable(self.paths[i]) for i in range(len(self)))
 
 
+S = TypeVar("S", bound=Source)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Splits:
+class Splits(Generic[S]):
     """The splits of one data set, over one list of classes. ``train`` is None where there is nothing to train on."""
 
-    train: Source | None
-    val: Source | None
-    test: Source | None
+    train: S | None = None
+    val: S | None = None
+    test: S | None = None
+    problems: tuple[tuple[str, str], ...] = ()  #: (file, what is wrong with it) of what was passed over
+    empty_captions: int = 0  #: captions without a letter, which were dropped
+    images_without_objects: int = 0  #: training images that have none and were left out
 
     @property
-    def first(self) -> Source:
+    def named(self) -> dict[str, S]:
+        """The splits that are there, by name: train, val, test."""
+        return {name: s for name, s in (("train", self.train), ("val", self.val), ("test", self.test)) if s is not None}
+
+    @property
+    def first(self) -> S:
         """Any split that is there."""
-        source = self.train or self.val or self.test
-        assert source is not None
-        return source
+        return next(iter(self.named.values()))
+
+    @property
+    def to_evaluate(self) -> S:
+        """The validation split, else the test split, else all there is."""
+        return self.val or self.test or self.first
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -175,13 +194,25 @@ class Splits:
     def multi_label(self) -> bool:
         return self.first.multi_label
 
-    def items(self) -> list[tuple[str, Source]]:
+    def items(self) -> list[tuple[str, S]]:
         """(name, source) of the splits that are there; one that serves twice is listed once."""
-        found: list[tuple[str, Source]] = []
-        for name, source in (("train", self.train), ("val", self.val), ("test", self.test)):
-            if source is not None and all(source is not other for _, other in found):
-                found.append((name, source))
-        return found
+        once = {id(source): (name, source) for name, source in reversed(self.named.items())}
+        return list(reversed(once.values()))
+
+    def with_splits(self, named: Mapping[str, S]) -> Splits[S]:
+        """These splits in the place of all that were there; what was passed over stays."""
+        return replace(self, **{name: named.get(name) for name in ("train", "val", "test")})  # type: ignore[arg-type]
+
+
+def merged(parts: Mapping[str, Splits[S]]) -> Splits[S]:
+    """Files named after a split each as one data set; a file with splits inside keeps them."""
+    named: dict[str, S] = {}
+    for split, found in parts.items():
+        named |= {split: found.first} if len(found.named) == 1 else found.named
+    return Splits[S](
+        problems=tuple(problem for found in parts.values() for problem in found.problems),
+        empty_captions=sum(found.empty_captions for found in parts.values()),
+    ).with_splits(named)
 
 
 def class_counts(source: Source) -> np.ndarray:
@@ -238,7 +269,7 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
     return f"{'class' if len(names) == 1 else 'classes'} {shown}{more}"
 
 
-def fingerprint(splits: Splits) -> str:
+def fingerprint(splits: Splits[S]) -> str:
     """A short hash of which samples with which labels are in which split. Reads no image, and no location counts."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((splits.classes, splits.multi_label)).encode())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from visionzoo.data.sources.base import FilesSource, printable
-from visionzoo.data.sources.captions import CaptionSets, CaptionSource, PackedTexts, clean_captions
+from visionzoo.data.sources.base import FilesSource, Splits, printable
+from visionzoo.data.sources.captions import CaptionSource, PackedTexts, clean_captions
 from visionzoo.data.sources.folder import list_images, warn_not_read
 from visionzoo.data.sources.manifest import ManifestSource
-from visionzoo.data.sources.paths import SPLIT_NAMES, found_name, split_of
+from visionzoo.data.sources.paths import beside, found_name, split_of_value
 from visionzoo.data.sources.rows import IMAGE_COLUMNS, find_column, pick_column, read_rows
 from visionzoo.text import decode_text, split_lines
 
@@ -23,7 +24,7 @@ def has_caption_column(path: str) -> bool:
 
 def read_caption_manifest(
     path: str, *, image_column: str | None = None, caption_column: str | None = None
-) -> CaptionSets:
+) -> Splits[CaptionSource]:
     """Read a CSV, TSV or JSONL manifest of images and captions.
 
     Several captions of an image are a list (JSONL) or several rows with the same file name. File names are relative to
@@ -50,42 +51,37 @@ def read_caption_manifest(
         texts, dropped = clean_captions(row.get(caption_key), f"{path} {place}")
         empty += dropped
         value = str(row.get(split_key) or "").strip()
-        split = split_of(value) if value else "train"
-        if split is None:
-            known = ", ".join(n for names in SPLIT_NAMES.values() for n in names)
-            raise ValueError(f"{path} {place}: cannot use the split {value!r}; known are {known}")
+        split = split_of_value(value, f"{path} {place}")
         file = str(row.get(image_key) or "")
         # Rows without a file name are unreadable images each of its own.
         groups.setdefault(split, {}).setdefault(file or f"\0{place}", []).extend(texts)
     if not groups:
         raise ValueError(f"{path} has no rows")
-    named = {}
+    named: dict[str, Any] = {}
     for split, found in groups.items():
         names = [b"" if file.startswith("\0") else found_name(root, file) for file in found]
         named[split] = CaptionSource(ManifestSource(root, names), PackedTexts(found.values()))
-    return CaptionSets(named=named, empty_captions=empty)
+    return Splits(**named, empty_captions=empty)
 
 
 def has_text_files(folder: str, tries: int = 1000) -> bool:
     """Whether images below ``folder`` have a ``.txt`` beside them; looks at no more than ``tries`` images."""
     found, _ = list_images(folder)
-    root = os.fsencode(folder)
-    return any(os.path.exists(_text_file(root, name)) for name in found[:: max(1, len(found) // tries)])
+    return any(os.path.exists(beside(folder, name, ".txt")) for name in found[:: max(1, len(found) // tries)])
 
 
-def read_text_files(folder: str) -> CaptionSets:
+def read_text_files(folder: str) -> Splits[CaptionSource]:
     """Images at any depth below a folder, each with its captions in a ``.txt`` of the same name, one per line.
 
     A text that cannot be read is a problem of that image, which then has no caption.
     """
     found, ignored = list_images(folder)
     warn_not_read(folder, len(found), ignored)
-    root = os.fsencode(folder)
     texts: list[tuple[str, ...]] = []
     problems: list[tuple[str, str]] = []
     empty = 0
     for name in found:
-        path = _text_file(root, name)
+        path = beside(folder, name, ".txt")
         captions: tuple[str, ...] = ()
         if os.path.exists(path):
             where = printable(os.fsdecode(path))
@@ -98,12 +94,8 @@ def read_text_files(folder: str) -> CaptionSets:
             captions, dropped = clean_captions(lines, where)
             empty += dropped
         texts.append(captions)
-    return CaptionSets(
-        named={"train": CaptionSource(FilesSource(folder, found), PackedTexts(texts))},
+    return Splits(
+        train=CaptionSource(FilesSource(folder, found), PackedTexts(texts)),
         empty_captions=empty,
         problems=tuple(problems),
     )
-
-
-def _text_file(root: bytes, name: bytes) -> bytes:
-    return os.path.join(root, os.path.splitext(name)[0] + b".txt")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -16,7 +15,8 @@ from PIL import Image
 
 from visionzoo.data.images import ImageInput
 from visionzoo.data.sources.base import NO_LABEL, Source, Subset
-from visionzoo.data.sources.spoken import spoken_names
+from visionzoo.data.sources.readable_names import readable_names
+from visionzoo.data.sources.templates import Templates, fill, resolve_templates
 from visionzoo.text import check_text, nfc
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -110,7 +110,6 @@ class CaptionSource(Source):
         self.images, self.texts = images, texts
         self.classes = classes
         self.targets = np.full(len(images), NO_LABEL, dtype=np.int64) if targets is None else targets
-        self.multi_label = False
 
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of sample ``i``; an empty tuple if it has none."""
@@ -138,15 +137,6 @@ class CaptionSource(Source):
         yield self.texts.digest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaptionSets:
-    """What was found under a path."""
-
-    named: dict[str, CaptionSource]  #: by split: train, val, test
-    empty_captions: int = 0  #: captions without a letter, which were dropped
-    problems: tuple[tuple[str, str], ...] = ()  #: (file, what is wrong with it) of what was passed over
-
-
 def clean_captions(found: Any, where: str) -> tuple[tuple[str, ...], int]:
     """Captions as they stand in a table: one, a list of them, or nothing.
 
@@ -169,6 +159,11 @@ def clean_captions(found: Any, where: str) -> tuple[tuple[str, ...], int]:
     return tuple(kept), len(several) - len(kept)
 
 
+def class_templates(given: Templates | None) -> tuple[str, ...]:
+    """Sentences with ``{}`` for the name of a class, of what a user gives, see :func:`resolve_templates`."""
+    return tuple(fill(template, "{}") for template in resolve_templates(DEFAULT_TEMPLATES if given is None else given))
+
+
 def captions_from_classes(source: Source, templates: Sequence[str]) -> CaptionSource:
     """Images with class labels as images with captions, one for each template.
 
@@ -183,6 +178,8 @@ def captions_from_classes(source: Source, templates: Sequence[str]) -> CaptionSo
         raise ValueError(f"templates={list(templates)} need {{}} for the class name, such as 'a photo of a {{}}.'")
     if source.multi_label:
         raise ValueError("templates make captions of one class per image, and these images have several")
-    of_class = [tuple(template.replace("{}", name) for template in templates) for name in spoken_names(source.classes)]
+    of_class = [
+        tuple(template.replace("{}", name) for template in templates) for name in readable_names(source.classes)
+    ]
     texts = ClassTexts(source.targets, of_class)
     return CaptionSource(source, texts, classes=source.classes, targets=source.targets)

@@ -16,9 +16,9 @@ import numpy as np
 from visionzoo.data.images import UnreadableImage
 from visionzoo.data.sources.base import FilesSource
 from visionzoo.data.sources.captions import PackedTexts
-from visionzoo.data.sources.objects import Objects, ObjectSource, RunObjects
+from visionzoo.data.sources.objects import ObjectMasks, ObjectSource, RunObjects
 from visionzoo.data.sources.paths import found_name
-from visionzoo.data.sources.runs import read_segmentation
+from visionzoo.data.sources.rle import read_segmentation
 from visionzoo.text import check_text, nfc, parse_json, read_text
 
 
@@ -69,9 +69,7 @@ class CocoSource(FilesSource, ObjectSource):
                 if max(map(abs, size)) >= 1 << 31:
                     raise ValueError(f"its size is {size}")
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise ValueError(
-                    f"{where}: {_named('image', image, k)} is not as COCO has it: {_words(error)}"
-                ) from error
+                raise _not_cocos(where, "image", image, k, error) from error
             if entries.setdefault(key, entry) != entry and key not in doubtful:
                 doubtful.add(key)
                 self.problems.append(
@@ -96,9 +94,7 @@ class CocoSource(FilesSource, ObjectSource):
                 name = "" if category is None else names.get(_key(category), "")
                 segmentation = a.get("segmentation")
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise ValueError(
-                    f"{where}: {_named('annotation', a, k)} is not as COCO has it: {_words(error)}"
-                ) from error
+                raise _not_cocos(where, "annotation", a, k, error) from error
             if key not in found:
                 if key not in self._doubtful:
                     orphans.append(_named("annotation", a, k))
@@ -114,7 +110,7 @@ class CocoSource(FilesSource, ObjectSource):
                 self.problems.append(f"{len(several)} annotations {words}, the first is {several[0]}")
         return list(found.values())
 
-    def objects(self, i: int) -> Objects:
+    def objects(self, i: int) -> ObjectMasks:
         entries = json.loads(self._annotations[i][0])  # written above, so no deeper than this can read
         size = int(self._sizes[i, 0]), int(self._sizes[i, 1])
         kept = [(name, segmentation) for name, crowd, segmentation in entries if not crowd]
@@ -133,7 +129,7 @@ class SegmentAnythingSource(FilesSource, ObjectSource):
         """``names`` are image files relative to ``root``."""
         super().__init__(root, names)
 
-    def objects(self, i: int) -> Objects:
+    def objects(self, i: int) -> ObjectMasks:
         path = os.path.splitext(os.path.join(self.root, self.paths[i]))[0] + ".json"
         try:
             record = parse_json(read_text(path), "the file")

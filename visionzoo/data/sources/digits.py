@@ -22,7 +22,6 @@ class DigitsSource(Source):
         self._pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8), stored in 0..16
         self.targets = digits.target.astype(np.int64)
         self.classes = tuple(str(d) for d in range(10))
-        self.multi_label = False
 
     def sample_id(self, i: int) -> str:
         return f"digits:{i}"

@@ -1,15 +1,17 @@
-"""Class folders: one subfolder per class, images at any depth below it, as torchvision's ImageFolder reads them."""
+"""Folders of images: one subfolder per class, as torchvision's ImageFolder reads them, or images at any depth."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
 from visionzoo.data.images import HEIC_HINT, image_extensions
-from visionzoo.data.sources.base import FilesSource
+from visionzoo.data.sources.base import FilesSource, Source
+from visionzoo.data.sources.paths import SPLIT_NAMES, must_exist, split_folders
 from visionzoo.text import nfc
 
 #: Endings of pictures that PIL does not read: of phones, of cameras, of programs that draw.
@@ -137,3 +139,67 @@ def read_folder(folder: str) -> FilesSource:
             f"{folder} has {len(empty)} class folders without images: {', '.join(empty[:10])}; remove or fill them"
         )
     return FilesSource(folder, files, np.array(targets, dtype=np.int64), classes)
+
+
+def read_split_folders(path: str) -> dict[str, Source]:
+    """Class folders under split folders, or one tree of them. A folder ``train`` with no folders inside is a class."""
+    present = {name.lower(): name for name in subfolders(path)}
+    named: dict[str, Source] = {}
+    for split, names in SPLIT_NAMES.items():
+        for name in names:
+            folder = os.path.join(path, present.get(name, ""))
+            if name in present and subfolders(folder) and split not in named:
+                named[split] = read_folder(folder)
+    spare = set(present) - {name for names in SPLIT_NAMES.values() for name in names}
+    if named and spare:
+        warnings.warn(
+            f"{path}: beside {', '.join(named)}, these folders are not read: {sorted(spare)[:8]}", stacklevel=2
+        )
+    return named or {"train": read_folder(path)}
+
+
+def read_image_folders(path: str) -> dict[str, Source]:
+    """Images at any depth: below split folders, or all of them. Class folders mean nothing here."""
+    below = split_folders(path)
+    return {split: open_unlabelled(f) for split, f in (below if "train" in below else {"train": path}).items()}
+
+
+def class_folders(path: str) -> dict[str, str]:
+    """Name of each class -> its folder, in what a folder of images has to evaluate on.
+
+    Empty where its subfolders do not look like classes: fewer than two, images beside them, or one without images.
+    """
+    splits = split_folders(path)
+    parts = [splits[split] for split in ("val", "test", "train") if split in splits and subfolders(splits[split])]
+    below = parts[0] if parts else path
+    names = subfolders(below)
+    with os.scandir(below) as entries:
+        loose = any(e.is_file() and os.path.splitext(e.name)[1].lower() in image_extensions() for e in entries)
+    if len(names) < 2 or loose or not all(list_images(os.path.join(below, name))[0] for name in names):
+        return {}
+    return {name: os.path.join(below, name) for name in names}
+
+
+def open_unlabelled(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> FilesSource:
+    """Images for prediction: a folder (searched to any depth), a file, or a list of files.
+
+    Raises:
+        FileNotFoundError: for a missing path.
+        ValueError: for a folder without images, or an empty list.
+    """
+    if isinstance(paths, str | os.PathLike):
+        path = os.fspath(paths)
+        must_exist(path)
+        if os.path.isdir(path):
+            found, ignored = list_images(path)
+            if not found:
+                raise ValueError(f"no images in {path} ({not_read(0, ignored) or f'{ignored.total()} other files'})")
+            warn_not_read(path, len(found), ignored)
+            return FilesSource(path, found)
+        return FilesSource("", [os.fsencode(path)])
+    files = [os.fspath(path) for path in paths]
+    if not files:
+        raise ValueError("no images to predict: the list of paths is empty")
+    for path in files:
+        must_exist(path)
+    return FilesSource("", [os.fsencode(path) for path in files])

@@ -13,7 +13,7 @@ import numpy as np
 
 from visionzoo.data.images import SIDEWAYS, UnreadableImage, open_values, orientation_of
 from visionzoo.data.sources.base import FilesSource, PackedPaths
-from visionzoo.data.sources.objects import Objects, ObjectSource
+from visionzoo.data.sources.objects import ObjectMasks, ObjectSource
 
 #: Maps that are looked at when the data are opened.
 PROBED = 16
@@ -25,7 +25,7 @@ _IMPLAUSIBLE = 1000
 _USUAL_VOID = 255
 
 
-class LabelMap(Objects):
+class LabelMap(ObjectMasks):
     """Objects that are the different values of one map; 0 is background."""
 
     def __init__(self, values: np.ndarray, name: str = "", void: int | None = None) -> None:

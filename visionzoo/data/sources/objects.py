@@ -13,11 +13,11 @@ from PIL import Image
 
 from visionzoo.data.images import SIDEWAYS, ImageInput, UnreadableImage, orientation_of, turn_mask
 from visionzoo.data.sources.base import NO_LABEL, Source, Subset
-from visionzoo.data.sources.runs import fill_mask
+from visionzoo.data.sources.rle import RLE
 from visionzoo.data.sources.shapes import Drawing, ShapesSource
 
 
-class Objects(ABC):
+class ObjectMasks(ABC):
     """The objects of one image. Masks are made one at a time: hundreds at full size would fill the memory."""
 
     size: tuple[int, int]  #: (H, W) of the masks
@@ -34,21 +34,19 @@ class Objects(ABC):
         return None
 
 
-class RunObjects(Objects):
-    """Objects by run lengths, see :mod:`visionzoo.data.sources.runs`; they may overlap."""
+class RunObjects(ObjectMasks):
+    """Objects by run lengths; they may overlap."""
 
-    def __init__(
-        self, runs: Sequence[np.ndarray], names: Sequence[str], size: tuple[int, int], crowds: int = 0
-    ) -> None:
+    def __init__(self, runs: Sequence[RLE], names: Sequence[str], size: tuple[int, int], crowds: int = 0) -> None:
         self.size, self.names, self.crowds = size, tuple(names), crowds
         self._runs = runs
-        self.areas = np.array([r[1::2].sum() for r in runs], dtype=np.int64)
+        self.areas = np.array([run.area for run in runs], dtype=np.int64)
 
     def mask(self, k: int) -> np.ndarray:
-        return fill_mask(self._runs[k], *self.size)
+        return self._runs[k].mask()
 
 
-class DenseObjects(Objects):
+class DenseObjects(ObjectMasks):
     """Objects whose masks are there already."""
 
     def __init__(self, masks: np.ndarray, names: Sequence[str]) -> None:
@@ -62,10 +60,10 @@ class DenseObjects(Objects):
         return found
 
 
-class TurnedObjects(Objects):
+class TurnedObjects(ObjectMasks):
     """Objects drawn on the pixels as the file stores them, turned as EXIF says the picture is."""
 
-    def __init__(self, objects: Objects, orientation: int) -> None:
+    def __init__(self, objects: ObjectMasks, orientation: int) -> None:
         self._objects, self._orientation = objects, orientation
         self.size = (objects.size[1], objects.size[0])
         self.areas, self.names, self.crowds = objects.areas, objects.names, objects.crowds
@@ -78,7 +76,7 @@ class TurnedObjects(Objects):
         return None if void is None else turn_mask(void, self._orientation)
 
 
-def check_size(image: Image.Image, objects: Objects) -> None:
+def check_size(image: Image.Image, objects: ObjectMasks) -> None:
     """Raises UnreadableImage for masks of another size than their image."""
     if objects.size != (image.height, image.width):
         height, width = objects.size
@@ -93,14 +91,14 @@ class ObjectSource(Source):
     object_counts: np.ndarray | None = None
 
     @abstractmethod
-    def objects(self, i: int) -> Objects:
+    def objects(self, i: int) -> ObjectMasks:
         """The objects of image ``i``.
 
         Raises:
             UnreadableImage: with the reason.
         """
 
-    def pair(self, i: int) -> tuple[Image.Image, Objects]:
+    def pair(self, i: int) -> tuple[Image.Image, ObjectMasks]:
         """The upright image ``i`` and its objects, turned with it where their size is that of the stored pixels.
 
         Raises:
@@ -126,7 +124,7 @@ class ObjectSubset(Subset, ObjectSource):
         self.categories = source.categories
         self.object_counts = None if source.object_counts is None else source.object_counts[self.indices]
 
-    def objects(self, i: int) -> Objects:
+    def objects(self, i: int) -> ObjectMasks:
         return self._objects_of.objects(int(self.indices[i]))
 
 
@@ -135,7 +133,7 @@ class ShapeObjects(ObjectSource):
 
     def __init__(self, images: ShapesSource) -> None:
         self.images = images
-        self.classes, self.multi_label = (), False
+        self.classes = ()
         self.targets = np.full(len(images), NO_LABEL, dtype=np.int64)
         self.categories = tuple(f"{colour} {kind}" for colour, kind in images.combinations)
         # The picture and its masks are asked for one after the other.
@@ -155,6 +153,6 @@ class ShapeObjects(ObjectSource):
     def stable_ids(self) -> Iterable[str]:
         return self.images.stable_ids()
 
-    def objects(self, i: int) -> Objects:
+    def objects(self, i: int) -> ObjectMasks:
         drawing = self._drawing(i)
         return DenseObjects(drawing.masks, [f"{colour} {kind}" for colour, kind in drawing.objects])

@@ -1,133 +1,149 @@
-"""The one entry: what is this path, and what are its splits?"""
+"""The one way to open data: which reader takes a path, and what its splits are."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from visionzoo.data.images import image_extensions
+import numpy as np
+
 from visionzoo.data.sources.base import (
-    FilesSource,
     Source,
     Splits,
-    Subset,
     class_counts,
     forget_labels,
     with_classes,
 )
-from visionzoo.data.sources.folder import list_images, not_read, read_folder, subfolders, warn_not_read
-from visionzoo.data.sources.paths import SPLIT_NAMES, by_split, must_exist, split_folders, split_of
-from visionzoo.data.sources.rows import ENDINGS, is_table
-from visionzoo.data.sources.shapes import VAL_LENGTH, ShapesSource, shapes_length
-from visionzoo.data.sources.split import random_split, stratified_split
+from visionzoo.data.sources.caption_readers import CAPTION_READERS
+from visionzoo.data.sources.captions import CaptionSource, captions_from_classes, class_templates
+from visionzoo.data.sources.label_maps import LabelMapSource
+from visionzoo.data.sources.label_readers import IMAGE_READERS, LABEL_READERS
+from visionzoo.data.sources.object_readers import OBJECT_READERS
+from visionzoo.data.sources.objects import ObjectSource
+from visionzoo.data.sources.paths import must_exist
+from visionzoo.data.sources.reading import (
+    CaptionReading,
+    ImageReading,
+    Kind,
+    LabelReading,
+    ObjectReading,
+    Reader,
+    ReadOptions,
+)
+from visionzoo.data.sources.rows import ENDINGS
+from visionzoo.data.sources.shapes import shapes_length
+from visionzoo.data.sources.split import hold_out
 from visionzoo.text import nfc
 
+#: The readers of each kind of data; the first that recognises a path reads it.
+READERS: dict[Kind, tuple[Reader, ...]] = {
+    "objects": OBJECT_READERS,
+    "captions": CAPTION_READERS,
+    "labels": LABEL_READERS,
+    "images": IMAGE_READERS,
+}
+#: Those of other programs, which are asked first.
+_REGISTERED: dict[Kind, tuple[Reader, ...]] = dict.fromkeys(READERS, ())
 
-class _Columns(NamedTuple):
-    image: str | None
-    label: str | None
-    labelled: bool = True  #: False where nobody asks for labels
+
+def register_reader(
+    kind: Kind,
+    name: str,
+    recognises: Callable[[str, Any], bool],
+    read: Callable[[str, Any], Any],
+) -> None:
+    """Add a reader of data, for ``--data.path`` and :func:`open_data`. It is asked before those that are built in.
+
+    Args:
+        kind: ``labels``, ``images``, ``captions`` or ``objects``. A reader of labels serves ``images`` too (labels are
+            forgotten), and captions (made of the classes).
+        name: of the reader, such as ``lmdb``.
+        recognises: called with the path and the options of reading (:mod:`visionzoo.data.sources.reading`); whether
+            this reader takes it. The path may be any word: nobody has looked whether there is such a file.
+        read: called with the same; gives a :class:`visionzoo.data.sources.base.Source` (for captions and objects a
+            :class:`CaptionSource` or an :class:`ObjectSource`), several of them by split (``train``, ``val``,
+            ``test``), or :class:`visionzoo.data.sources.base.Splits`. Splits that are missing are completed.
+
+    Example:
+        >>> def read_faces(path, options):
+        ...     names, targets = parse(path)  # file names as bytes, (N,) int64
+        ...     return FilesSource(os.path.dirname(path), names, targets, classes=("ann", "bob"))
+        >>> register_reader("labels", "faces", lambda path, options: path.endswith(".faces"), read_faces)
+
+    Raises:
+        ValueError: for an unknown kind, or a name that is taken.
+    """
+    if name in [reader.name for reader in (*_registered(kind), *READERS[kind])]:
+        raise ValueError(f"a reader of {kind} named {name!r} is registered already; choose another name")
+    _REGISTERED[kind] += (Reader(name, recognises, read),)
 
 
-def open_splits(
+def _registered(kind: Kind) -> tuple[Reader, ...]:
+    if kind not in READERS:
+        raise ValueError(f"kind={kind!r} of data is unknown; use one of {', '.join(READERS)}")
+    return _REGISTERED[kind] + (_REGISTERED["labels"] if kind == "images" else ())
+
+
+def open_data(
     path: str | os.PathLike[str],
+    kind: Kind = "labels",
+    options: ReadOptions | None = None,
     *,
     val_path: str | os.PathLike[str] | None = None,
     val_fraction: float | None = None,
-    seed: int = 0,
-    classes: Sequence[str] | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    root: str | None = None,
-    download: bool = False,
-) -> Splits:
-    """Open a labelled data set, whatever it is. Labels are read, images are not.
+    **changes: Any,
+) -> Splits[Any]:
+    """Open a data set, whatever it is. Labels, captions and annotations of COCO are read; images are not.
 
     Args:
-        path: ``digits`` or ``shapes`` (built in; ``shapes:N``: N training pictures); ``torchvision:CIFAR10``; a folder
-            of class folders, with or without ``train``/``val``/``test`` above them; a parquet file or a folder of
-            ``train*.parquet`` etc.; a CSV, TSV or JSONL manifest or a folder of ``train.csv`` etc.
-        val_path: a source of its own for validation, of any of these kinds.
-        val_fraction: where there is no validation split, the share of the training images to hold out, stratified.
-            None: use the test split if there is one, otherwise hold out 0.2. 1 makes everything validation, 0 has none.
-        seed: of the hold-out, and of ``shapes``.
-        classes: class names in the order wanted; None for the data's own.
-        image_column, label_column: columns of tables with unusual names.
-        root: folder of torchvision's sets; None for the user's cache.
-        download: let torchvision download.
+        path: what one of the readers of this kind recognises; :class:`visionzoo.data.classification.ClassificationData`
+            and its siblings say what is built in. Captions are also made of anything with classes, by ``templates``.
+        kind: what is to be learned from.
+        options: how it is read, of the class that belongs to the kind, see :mod:`visionzoo.data.sources.reading`; None
+            for the defaults.
+        val_path: a source of its own for validation, of the same kind.
+        val_fraction: where there is no validation split, the share of the training images to hold out, stratified where
+            there are classes. None: use the test split if there is one, otherwise hold out 0.2 of labelled images, 0.1
+            of those with objects, 0.05 of others. 1 makes everything validation, 0 has none.
+        changes: single options, in the place of those in ``options``.
 
     Raises:
         FileNotFoundError: for a missing path; the message suggests near names.
-        ValueError: for a path that holds nothing readable, an empty class, labels out of range, class sets that do not
-            match between splits, or fewer than two classes.
+        ValueError: for a path that holds nothing readable or nothing to learn from, an option that does not fit, or
+            classes that do not match between splits.
     """
-    table = _Columns(image_column, label_column)
-    named = _open_any(os.fspath(path), seed, table, root, download)
-    if val_path is not None:
-        other = _open_any(os.fspath(val_path), seed, table, root, download)
-        named["val"] = other.get("val") or other.get("test") or other["train"]
-    named = {name: source for name, source in named.items() if _has_labels(source)}
-    if not named:
-        raise ValueError(f"{path} has no labels; for images without labels use --data.predict_path")
-    if val_fraction is not None and "val" in named:
-        warnings.warn(
-            f"val_fraction={val_fraction} is not used: {val_path or path} has validation images", stacklevel=2
-        )
-    if "train" in named and "val" not in named and ("test" not in named or val_fraction is not None):
-        kept, held = stratified_split(named["train"].targets, 0.2 if val_fraction is None else val_fraction, seed)
-        whole = named.pop("train")
-        named |= {name: Subset(whole, part) for name, part in (("train", kept), ("val", held)) if len(part)}
-    elif "val" not in named and "test" in named:
-        named["val"] = named["test"]
-    return _checked(str(path), named, tuple(map(nfc, classes)) if classes is not None else None)
-
-
-def open_images(
-    path: str | os.PathLike[str],
-    *,
-    val_path: str | os.PathLike[str] | None = None,
-    val_fraction: float | None = None,
-    seed: int = 0,
-    image_column: str | None = None,
-    root: str | None = None,
-    download: bool = False,
-) -> Splits:
-    """Open images of any source that :func:`open_splits` takes, and of folders without classes; labels are forgotten.
-
-    Args:
-        path: as for :func:`open_splits`, or a folder with images at any depth.
-        val_path: images of their own for validation.
-        val_fraction: where there is no validation split, the share of the training images to hold out. None for 0.05;
-            0 holds none out.
-        seed: of the hold-out.
-        image_column: column of tables with unusual names.
-        root, download: as for :func:`open_splits`.
-
-    Raises:
-        FileNotFoundError: for a missing path.
-        ValueError: for a path without images, or a share outside [0, 1).
-    """
-    if val_fraction is not None and not 0 <= val_fraction < 1:
+    path = os.fspath(path)
+    _registered(kind)  # refuses an unknown kind
+    rules = _RULES[kind]
+    options = replace(options or rules.options(), **changes)
+    if kind == "images" and val_fraction is not None and not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction={val_fraction} must be in [0, 1)")
-    table = _Columns(image_column, None, labelled=False)
-    named = _open_any(os.fspath(path), seed, table, root, download)
+    if (holdout := getattr(options, "holdout", None)) is not None and shapes_length(path) is None:
+        raise ValueError(f"holdout={holdout!r} is for the built-in set shapes, not for {path}")
+    found = _read(path, kind, options)
+    if found is None:
+        splits = open_data(path, val_path=val_path, val_fraction=val_fraction, seed=options.seed)
+        return _captioned(splits, options)
     if val_path is not None:
-        other = _open_any(os.fspath(val_path), seed, table, root, download)
-        named["val"] = other.get("val") or other.get("test") or other["train"]
-    named = {name: forget_labels(source) for name, source in named.items()}
+        other = _read(os.fspath(val_path), kind, options)
+        if other is None:
+            other = _captioned(Splits(val=open_evaluation(val_path, seed=options.seed)), options)
+        found = replace(
+            found,
+            val=other.to_evaluate,
+            problems=(*found.problems, *other.problems),
+            empty_captions=found.empty_captions + other.empty_captions,
+        )
+    named = rules.usable(found.named, path, options)
     if val_fraction is not None and "val" in named:
         warnings.warn(
             f"val_fraction={val_fraction} is not used: {val_path or path} has validation images", stacklevel=2
         )
-    if "val" not in named and "test" in named and val_fraction is None:
-        named["val"] = named["test"]
-    elif "val" not in named and "train" in named:
-        kept, held = random_split(len(named["train"]), 0.05 if val_fraction is None else val_fraction, seed)
-        whole = named.pop("train")
-        named |= {name: Subset(whole, part) for name, part in (("train", kept), ("val", held)) if len(part)}
-    return Splits(train=named.get("train"), val=named.get("val"), test=named.get("test"))
+    named = hold_out(named, val_fraction, options.seed, default=rules.held_out)
+    return rules.checked(found.with_splits(named), path, options)
 
 
 def open_evaluation(path: str | os.PathLike[str], *, seed: int = 0) -> Source:
@@ -137,149 +153,74 @@ def open_evaluation(path: str | os.PathLike[str], *, seed: int = 0) -> Source:
         FileNotFoundError: for a missing path.
         ValueError: for a path that holds nothing readable, or no labels.
     """
-    named = _open_any(os.fspath(path), seed, _Columns(None, None), None, False)
-    source = named.get("val") or named.get("test") or named["train"]
-    if not _has_labels(source):
+    found = _read(os.fspath(path), "labels", LabelReading(seed=seed))
+    assert found is not None
+    if not _has_labels(found.to_evaluate):
         raise ValueError(f"{path} has no labels")
-    return source
+    return found.to_evaluate
 
 
-def class_folders(path: str) -> dict[str, str]:
-    """Name of each class -> its folder, in what :func:`open_evaluation` reads in a folder of images.
+def kind_of(path: str | os.PathLike[str]) -> Kind:
+    """What data were made for, by how they lie there.
 
-    Empty where its subfolders do not look like classes: fewer than two, images beside them, or one without images.
+    COCO's and SA-1B's annotations and ``images/`` with ``masks/`` are for segmentation; shards, captions beside images
+    and tables with captions and no labels for CLIP; a folder of images without subfolders for MAE; all else has labels.
     """
-    splits = split_folders(path)
-    parts = [splits[split] for split in ("val", "test", "train") if split in splits and subfolders(splits[split])]
-    below = parts[0] if parts else path
-    names = subfolders(below)
-    with os.scandir(below) as entries:
-        loose = any(e.is_file() and os.path.splitext(e.name)[1].lower() in image_extensions() for e in entries)
-    if len(names) < 2 or loose or not all(list_images(os.path.join(below, name))[0] for name in names):
-        return {}
-    return {name: os.path.join(below, name) for name in names}
+    path = os.fspath(path)
+    for table in (_REGISTERED, READERS):
+        for kind, readers in table.items():
+            options = _RULES[kind].options()
+            if any((reader.made_for or reader.recognises)(path, options) for reader in readers):
+                return kind
+    return "labels"
 
 
-def open_unlabelled(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> FilesSource:
-    """Images for prediction: a folder (searched to any depth), a file, or a list of files.
-
-    Raises:
-        FileNotFoundError: for a missing path.
-        ValueError: for a folder without images, or an empty list.
-    """
-    if isinstance(paths, str | os.PathLike):
-        path = os.fspath(paths)
-        must_exist(path)
-        if os.path.isdir(path):
-            found, ignored = list_images(path)
-            if not found:
-                raise ValueError(f"no images in {path} ({not_read(0, ignored) or f'{ignored.total()} other files'})")
-            warn_not_read(path, len(found), ignored)
-            return FilesSource(path, found)
-        return FilesSource("", [os.fsencode(path)])
-    files = [os.fspath(path) for path in paths]
-    if not files:
-        raise ValueError("no images to predict: the list of paths is empty")
-    for path in files:
-        must_exist(path)
-    return FilesSource("", [os.fsencode(path) for path in files])
-
-
-def _open_any(path: str, seed: int, table: _Columns, root: str | None, download: bool) -> dict[str, Source]:
-    """Sources by split; a set without splits is all ``train``."""
-    if path == "digits":
-        from visionzoo.data.sources.digits import DigitsSource
-
-        return {"train": DigitsSource()}
-    if (length := shapes_length(path)) is not None:
-        return {"train": ShapesSource(length, seed=seed), "val": ShapesSource(VAL_LENGTH, seed=seed, start=length)}
-    if path.startswith("torchvision:"):
-        from visionzoo.data.sources.torchvision_sets import open_torchvision
-
-        return open_torchvision(path.removeprefix("torchvision:"), root=root, download=download)
+def _read(path: str, kind: Kind, options: ReadOptions) -> Splits[Any] | None:
+    """What the first reader that recognises a path gives; None for captions that can only be made of classes."""
+    for reader in (*_registered(kind), *READERS[kind]):
+        if reader.recognises(path, options):
+            return _as_splits(reader.read(path, options), kind, f"{path}: the reader {reader.name!r}")
+    if kind == "captions":
+        return None
     must_exist(path)
-    return _open_folder(path, table) if os.path.isdir(path) else _open_file(path, table)
-
-
-def _open_file(path: str, table: _Columns) -> dict[str, Source]:
-    from visionzoo.data.sources.manifest import read_manifest
-    from visionzoo.data.sources.parquet import ParquetSource
-
-    if path.lower().endswith(".parquet"):
-        return {
-            "train": ParquetSource([path], image_column=table.image, label_column=table.label, labelled=table.labelled)
-        }
-    if is_table(path):
-        groups = read_manifest(path, image_column=table.image, label_column=table.label, labelled=table.labelled)
-        named: dict[str, Source] = {}
-        for value, source in groups.items():
-            split = split_of(value) if value else "train"
-            if split is None or split in named:
-                known = ", ".join(n for names in SPLIT_NAMES.values() for n in names)
-                raise ValueError(f"{path}: cannot use the split {value!r}; known are {known}")
-            named[split] = source
-        return named
+    if kind == "objects":
+        raise ValueError(f"{path} is not a set of masks; a file can be COCO's instance .json")
     raise ValueError(f"{path} is not a data set; files can be .parquet or {', '.join(ENDINGS)}")
 
 
-def _open_folder(path: str, table: _Columns) -> dict[str, Source]:
-    from visionzoo.data.sources.parquet import ParquetSource
-
-    for folder in (path, os.path.join(path, "data")):  # the hubs put their files into data/
-        if not os.path.isdir(folder):
-            continue
-        files = sorted(os.path.join(folder, n) for n in os.listdir(folder) if not n.startswith("."))
-        if tables := [f for f in files if f.lower().endswith(".parquet")]:
-            return {
-                split: ParquetSource(part, image_column=table.image, label_column=table.label, labelled=table.labelled)
-                for split, part in by_split(folder, tables).items()
-            }
-        if manifests := [f for f in files if f.lower().endswith(ENDINGS) and split_of(os.path.basename(f))]:
-            named: dict[str, Source] = {}
-            for split, part in by_split(folder, manifests).items():
-                if len(part) > 1:
-                    raise ValueError(f"{folder} has several manifests for {split}: {', '.join(part)}; name one of them")
-                (named[split],) = _open_file(part[0], table).values()
-            return named
-    return _open_class_folders(path) if table.labelled else _open_image_folders(path)
+def _as_splits(given: Any, kind: Kind, who: str) -> Splits[Any]:
+    """What a reader gave, checked: programs register readers of their own."""
+    if isinstance(given, Source):
+        given = Splits(train=given)
+    elif isinstance(given, Mapping) and given.keys() <= {"train", "val", "test"}:
+        given = Splits(**given)
+    wanted = _RULES[kind].source
+    if not isinstance(given, Splits) or not given.named:
+        raise ValueError(f"{who} gave {given!r:.80}; need a source, or several by split: train, val, test")
+    if wrong := [type(source).__name__ for source in given.named.values() if not isinstance(source, wanted)]:
+        raise ValueError(f"{who} gave a {wrong[0]}; {kind} need a {wanted.__name__}")
+    return given
 
 
-def _open_image_folders(path: str) -> dict[str, Source]:
-    """Images at any depth: below split folders, or all of them. Class folders mean nothing here."""
-    present = {name.lower(): name for name in subfolders(path)}
-    named: dict[str, Source] = {}
-    for split, names in SPLIT_NAMES.items():
-        name = next((present[n] for n in names if n in present), None)
-        if name is not None:
-            named[split] = open_unlabelled(os.path.join(path, name))
-    return named if "train" in named else {"train": open_unlabelled(path)}
+# What each kind of data asks for: before splits are completed (``usable``), and of the whole (``checked``).
 
 
-def _open_class_folders(path: str) -> dict[str, Source]:
-    """Class folders under split folders, or one tree of them. A folder ``train`` with no folders inside is a class."""
-    present = {name.lower(): name for name in subfolders(path)}
-    named: dict[str, Source] = {}
-    for split, names in SPLIT_NAMES.items():
-        for name in names:
-            folder = os.path.join(path, present.get(name, ""))
-            if name in present and subfolders(folder) and split not in named:
-                named[split] = read_folder(folder)
-    spare = set(present) - {name for names in SPLIT_NAMES.values() for name in names}
-    if named and spare:
-        warnings.warn(
-            f"{path}: beside {', '.join(named)}, these folders are not read: {sorted(spare)[:8]}", stacklevel=2
-        )
-    return named or {"train": read_folder(path)}
+def _with_labels(named: Mapping[str, Source], path: str, _options: LabelReading) -> dict[str, Source]:
+    labelled = {name: source for name, source in named.items() if _has_labels(source)}
+    if not labelled:
+        raise ValueError(f"{path} has no labels; for images without labels use --data.predict_path")
+    return labelled
 
 
 def _has_labels(source: Source) -> bool:
     return bool((source.targets >= 0).any())
 
 
-def _checked(path: str, named: dict[str, Source], classes: tuple[str, ...] | None) -> Splits:
+def _with_one_class_list(splits: Splits[Source], path: str, options: LabelReading) -> Splits[Source]:
     """Bring all splits to one list of classes, and refuse what cannot be learned from."""
-    reference = "train" if "train" in named else next(iter(named))
-    wanted = classes or named[reference].classes
+    named = splits.named
+    reference = next(iter(named))
+    wanted = tuple(map(nfc, options.classes)) if options.classes else named[reference].classes
     present = [c for c, n in zip(named[reference].classes, class_counts(named[reference]), strict=True) if n]
     if not named[reference].multi_label and (len(wanted) < 2 or (reference == "train" and len(present) < 2)):
         raise ValueError(
@@ -293,12 +234,73 @@ def _checked(path: str, named: dict[str, Source], classes: tuple[str, ...] | Non
     aligned: dict[int, Source] = {}
     for name, source in named.items():
         aligned.setdefault(id(source), with_classes(source, wanted, f"{path}: {name}"))
-    splits = {name: aligned[id(source)] for name, source in named.items()}
-    for name, source in splits.items():
-        missing = [c for c, n in zip(wanted, class_counts(source), strict=True) if n == 0]
+    for name, source in named.items():
+        missing = [c for c, n in zip(wanted, class_counts(aligned[id(source)]), strict=True) if n == 0]
         if missing:
             warnings.warn(
                 f"{path}: {name} has no images of {len(missing)} of {len(wanted)} classes: {', '.join(missing[:8])}",
                 stacklevel=3,
             )
-    return Splits(train=splits.get("train"), val=splits.get("val"), test=splits.get("test"))
+    return splits.with_splits({name: aligned[id(source)] for name, source in named.items()})
+
+
+def _without_labels(named: Mapping[str, Source], _path: str, _options: ImageReading) -> dict[str, Source]:
+    return {name: forget_labels(source) for name, source in named.items()}
+
+
+def _captioned(splits: Splits[Source], options: ReadOptions) -> Splits[CaptionSource]:
+    """Captions made of classes. One caption per image suffices to evaluate."""
+    assert isinstance(options, CaptionReading)
+    templates = class_templates(options.templates)
+    named = splits.named.items()
+    made = {n: captions_from_classes(source, templates if n == "train" else templates[:1]) for n, source in named}
+    return Splits[CaptionSource]().with_splits(made)
+
+
+def _with_captions(splits: Splits[CaptionSource], path: str, _options: CaptionReading) -> Splits[CaptionSource]:
+    for split, source in splits.named.items():
+        if not any(len(source.captions(i)) for i in range(len(source))):
+            raise ValueError(f"{path}: none of the {len(source)} images of {split} has a caption")
+    return splits
+
+
+def _with_plausible_maps(
+    named: Mapping[str, ObjectSource], path: str, options: ObjectReading
+) -> dict[str, ObjectSource]:
+    """Warn of what is odd in label maps, once for each kind of oddity."""
+    maps = [source for source in named.values() if isinstance(source, LabelMapSource)]
+    if options.void is not None and not maps:
+        raise ValueError(f"void={options.void} is for label maps (images/ and masks/), and {path} has none")
+    for text in dict.fromkeys(text for source in maps for text in source.look()):
+        warnings.warn(f"{path}: {text}", stacklevel=3)
+    return dict(named)
+
+
+def _with_objects(splits: Splits[ObjectSource], path: str, _options: ObjectReading) -> Splits[ObjectSource]:
+    """Leave out training images that are known to have no object."""
+    train = splits.train
+    if train is None or train.object_counts is None:
+        return splits
+    having = np.flatnonzero(train.object_counts)
+    if not len(having):
+        listed = "".join(f"; {reason}" for _, reason in splits.problems[:3])
+        raise ValueError(f"{path}: none of the {len(train)} training images has an object{listed}")
+    if left_out := len(train) - len(having):
+        return replace(splits, train=train.take(having), images_without_objects=left_out)
+    return splits
+
+
+class _Rules(NamedTuple):
+    options: type[ReadOptions]
+    source: type[Any]
+    held_out: float  #: share of the training images held out where the data have no validation split
+    usable: Callable[[Mapping[str, Any], str, Any], dict[str, Any]]
+    checked: Callable[[Splits[Any], str, Any], Splits[Any]]
+
+
+_RULES: dict[Kind, _Rules] = {
+    "labels": _Rules(LabelReading, Source, 0.2, _with_labels, _with_one_class_list),
+    "images": _Rules(ImageReading, Source, 0.05, _without_labels, lambda splits, *_: splits),
+    "captions": _Rules(CaptionReading, CaptionSource, 0.05, lambda named, *_: dict(named), _with_captions),
+    "objects": _Rules(ObjectReading, ObjectSource, 0.1, _with_plausible_maps, _with_objects),
+}

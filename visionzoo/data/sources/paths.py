@@ -63,11 +63,35 @@ def _respelled(root: str, name: str) -> str | None:
     return found.removesuffix("/")
 
 
+def beside(folder: str, image: bytes, ending: str) -> bytes:
+    """The file of an image's name and another ending; ``image`` is relative to ``folder``."""
+    return os.path.join(os.fsencode(folder), os.path.splitext(image)[0] + os.fsencode(ending))
+
+
 def split_of(name: str) -> str | None:
     """The split that a file name or a value of a split column belongs to."""
     stem = name.lower().split(".")[0]
     words = stem.replace("_", "-").split("-")
     return next((split for split, names in SPLIT_NAMES.items() if words[0] in names), None)
+
+
+def split_of_value(value: str, where: str) -> str:
+    """The split that a value of a split column names; nothing written there is ``train``.
+
+    Raises:
+        ValueError: for a value that names none; ``where`` says where it stands.
+    """
+    split = split_of(value) if value else "train"
+    if split is None:
+        known = ", ".join(n for names in SPLIT_NAMES.values() for n in names)
+        raise ValueError(f"{where}: cannot use the split {value!r}; known are {known}")
+    return split
+
+
+def files_in(folder: str, *endings: str) -> list[str]:
+    """Visible files of a folder with one of these endings, in lower case; sorted."""
+    names = sorted(n for n in os.listdir(folder) if not n.startswith(".") and n.lower().endswith(endings))
+    return [os.path.join(folder, name) for name in names]
 
 
 def by_split(folder: str, files: list[str]) -> dict[str, list[str]]:
@@ -86,6 +110,20 @@ def by_split(folder: str, files: list[str]) -> dict[str, list[str]]:
             f"{folder}: cannot tell which split {names} belongs to; file names start with train, val or test"
         )
     return groups or {"train": other}
+
+
+def manifest_by_split(folder: str, files: list[str]) -> dict[str, str]:
+    """As :func:`by_split`, where a split is in one file.
+
+    Raises:
+        ValueError: if a split has several.
+    """
+    found = {}
+    for split, several in by_split(folder, files).items():
+        if len(several) > 1:
+            raise ValueError(f"{folder} has several manifests for {split}: {', '.join(several)}; name one of them")
+        found[split] = several[0]
+    return found
 
 
 def split_folders(path: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from visionzoo.data.sources.paths import files_in, split_of
 from visionzoo.text import check_text, parse_json, read_text
 
 #: Endings of tables that are looked for in folders; a ``.json`` has to be named.
@@ -23,6 +24,11 @@ Row = tuple[str, dict[str, Any]]
 def is_table(path: str) -> bool:
     """Whether a file is named as one that :func:`read_rows` reads."""
     return path.lower().endswith((*ENDINGS, ".json"))
+
+
+def manifests_in(folder: str) -> list[str]:
+    """The tables of a folder that are named after a split."""
+    return [file for file in files_in(folder, *ENDINGS) if split_of(os.path.basename(file))]
 
 
 def read_rows(path: str) -> Iterator[Row]:

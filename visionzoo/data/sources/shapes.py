@@ -7,14 +7,14 @@ classification, CLIP and segmentation all have something to learn on a machine w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from visionzoo.data.images import ImageInput
-from visionzoo.data.sources.base import Source
+from visionzoo.data.sources.base import S, Source
 
 KINDS = ("circle", "cross", "ring", "square", "star", "triangle")
 COLOURS = {
@@ -169,6 +169,13 @@ def shapes_length(path: str) -> int | None:
     return int(count) if colon else TRAIN_LENGTH
 
 
+def shapes_splits(path: str, make: Callable[[int, int], S]) -> dict[str, S]:
+    """The splits of ``shapes`` or ``shapes:N``; ``make`` gets how many pictures one has, and the first."""
+    length = shapes_length(path)
+    assert length is not None
+    return {"train": make(length, 0), "val": make(VAL_LENGTH, length)}
+
+
 class ShapesSource(Source):
     """``length`` pictures, labelled by the kind of their largest object."""
 
@@ -194,7 +201,6 @@ class ShapesSource(Source):
         self.seed, self.start, self.size = seed, start, size
         self.objects_per_image, self.combinations = objects, tuple(combinations)
         self.classes = KINDS
-        self.multi_label = False
         #: (N,) int64, position in ``combinations`` of the largest object of each picture.
         self.main_object = (np.arange(length) + start) % len(self.combinations)
         kinds = np.array([KINDS.index(kind) for _, kind in self.combinations], dtype=np.int64)

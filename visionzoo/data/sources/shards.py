@@ -23,8 +23,8 @@ from typing import BinaryIO
 import numpy as np
 
 from visionzoo.data.images import ImageInput, UnreadableImage, check_size, image_extensions
-from visionzoo.data.sources.base import NO_LABEL, PackedPaths, Source, printable
-from visionzoo.data.sources.captions import CaptionSets, CaptionSource, PackedTexts, clean_captions
+from visionzoo.data.sources.base import NO_LABEL, PackedPaths, Source, Splits, printable
+from visionzoo.data.sources.captions import CaptionSource, PackedTexts, clean_captions
 from visionzoo.data.sources.paths import cache_folder, must_exist
 from visionzoo.files import write_text
 from visionzoo.text import decode_text, parse_json
@@ -58,7 +58,6 @@ class ShardSource(Source):
         self._spans = np.array(spans, dtype=np.int64).reshape(-1, 2)
         self.classes = ()
         self.targets = np.full(len(self._keys), NO_LABEL, dtype=np.int64)
-        self.multi_label = False
 
     def sample_id(self, i: int) -> str:
         return f"{printable(self.shards[self._shard[i]])}:{printable(self._keys[i])}"
@@ -80,12 +79,9 @@ class ShardSource(Source):
             yield f"{os.path.basename(printable(self.shards[self._shard[i]]))}:{printable(self._keys[i])}"
 
 
-def refuse_remote(path: str) -> None:
-    """Raises ValueError for an address that is not on this machine's file system."""
-    if "://" in path or path.startswith("pipe:"):
-        raise ValueError(
-            f"{path}: remote shards are not read; copy them to a local folder first (aws s3 cp, gsutil, wget)"
-        )
+def is_remote(path: str) -> bool:
+    """Whether a path is an address that is not on this machine's file system."""
+    return "://" in path or path.startswith("pipe:")
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -107,7 +103,7 @@ def expand_braces(pattern: str) -> list[str]:
     return [pattern[: found.start()] + part + tail for part in parts for tail in tails]
 
 
-def read_shards(shards: Sequence[str], *, caption_column: str | None = None) -> CaptionSets:
+def read_shards(shards: Sequence[str], *, caption_column: str | None = None) -> Splits[CaptionSource]:
     """Samples of tar files, all as ``train``.
 
     A sample is what has one name up to the first dot. Its caption is its ``.txt``, else the ``caption`` of its
@@ -137,8 +133,8 @@ def read_shards(shards: Sequence[str], *, caption_column: str | None = None) -> 
         listed = "; ".join(f"{name}: {reason}" for name, reason in problems[:3]) or "no image members"
         raise ValueError(f"no images in {len(shards)} shards such as {shards[0]} ({listed})")
     texts = PackedTexts(captions for index in indices for captions in index.captions)
-    return CaptionSets(
-        named={"train": CaptionSource(images, texts)},
+    return Splits(
+        train=CaptionSource(images, texts),
         empty_captions=sum(index.empty_captions for index in indices),
         problems=problems,
     )

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping
 
 import numpy as np
 
-
-class Takes(Protocol):
-    """A source that can be cut."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, indices: np.ndarray) -> Any:
-        """The same kind of source with some of the samples."""
-        ...
-
-
-S = TypeVar("S", bound=Takes)
+from visionzoo.data.sources.base import S, Source
 
 
 def _per_class(targets: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -56,17 +44,6 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int) -> tuple[n
     if fraction == 1:
         held[:] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def random_split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out ``round(count * fraction)`` of ``count`` samples; at least one, and never all, unless the share is 0.
-
-    Returns:
-        positions kept and positions held out, each sorted.
-    """
-    held = min(max(round(count * fraction), 1), count - 1) if fraction else 0
-    order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def stratified_limit(targets: np.ndarray, limit: int | float, seed: int) -> np.ndarray:
@@ -108,41 +85,38 @@ def stratified_limit(targets: np.ndarray, limit: int | float, seed: int) -> np.n
     return np.sort(np.concatenate([members[:n] for members, n in zip(strata, counts, strict=True)]))
 
 
-def with_validation(named: dict[str, S], fraction: float | None, seed: int, *, default: float) -> dict[str, S]:
-    """Splits of unlabelled data, completed: a missing ``val`` is the test split, or held out of ``train`` at random.
+def hold_out(named: Mapping[str, S], fraction: float | None, seed: int, *, default: float) -> dict[str, S]:
+    """Complete splits that have no ``val``: it is the test split, or a share of ``train``.
 
     Args:
         named: sources by split.
-        fraction: share of the training images to hold out where there is no ``val``; None takes the test split if there
-            is one, otherwise holds out ``default``.
-        seed: of the choice.
+        fraction: share of the training images to hold out; None takes the test split if there is one, otherwise holds
+            out ``default``.
+        seed: of the choice, which is stratified where there are classes.
         default: see above.
 
     Raises:
         ValueError: for a fraction outside [0, 1].
     """
     if "val" in named:
-        if fraction is not None:
-            warnings.warn(f"val_fraction={fraction} is not used: there are validation images", stacklevel=3)
-        return named
-    if "test" in named and fraction is None:
+        return dict(named)
+    if "train" not in named or ("test" in named and fraction is None):
         return {**named, "val": named["test"]}
-    if "train" not in named:
-        return named
     whole = named["train"]
-    share = default if fraction is None else fraction
-    kept, held = stratified_split(np.zeros(len(whole), dtype=np.int64), share, seed)
+    kept, held = stratified_split(_strata(whole), default if fraction is None else fraction, seed)
     cut = {name: whole.take(part) for name, part in (("train", kept), ("val", held)) if len(part)}
-    return {name: source for name, source in named.items() if name != "train"} | cut
+    return {name: source for name, source in named.items() if name != "train"} | cut  # type: ignore[return-value]
 
 
-def limited(source: S, limit: int | float | None, seed: int, targets: np.ndarray | None = None) -> S:
-    """``limit`` of the samples, see :func:`stratified_limit`; without ``targets`` they are all of one kind.
+def limited(source: S, limit: int | float | None, seed: int) -> S:
+    """``limit`` of the samples, see :func:`stratified_limit`; without classes they are all of one kind.
 
     Raises:
         ValueError: for a limit out of range.
     """
-    if limit is None:
-        return source
-    strata = np.zeros(len(source), dtype=np.int64) if targets is None else targets
-    return source.take(stratified_limit(strata, limit, seed))  # type: ignore[no-any-return]
+    return source if limit is None else source.take(stratified_limit(_strata(source), limit, seed))  # type: ignore[return-value]
+
+
+def _strata(source: Source) -> np.ndarray:
+    """(N,) or (N, K), what a choice among samples is stratified by."""
+    return source.targets if source.classes else np.zeros(len(source), dtype=np.int64)

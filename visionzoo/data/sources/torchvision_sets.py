@@ -61,7 +61,6 @@ class TorchvisionSource(Source):
         count = int(self.targets.max(initial=NO_LABEL)) + 1
         known = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or range(count)
         self.classes = tuple(" ".join(c) if isinstance(c, tuple) else str(c) for c in known)
-        self.multi_label = False
 
     def sample_id(self, i: int) -> str:
         return f"{self.name}:{i}"

@@ -1,4 +1,4 @@
-"""COCO's run lengths and polygons as masks.
+"""Masks as run lengths (RLE): small, exact, and quick to measure; and how COCO writes them, polygons included.
 
 A mask is read column by column; its counts are lengths of runs of zeros and ones in turn, zeros first. Compressed
 counts are text: 5 bits of a number per character (from "0" on), a sixth bit for "goes on", and from the fourth number
@@ -11,6 +11,8 @@ memory. Its polygons are used, so that a polygon covers the very pixels that COC
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,16 +24,83 @@ from visionzoo.limits import CORNERS, OUTLINE
 MOST_PIXELS = 2**28
 
 
-def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Counts of any form of COCO's ``segmentation``.
+@dataclass(frozen=True)
+class RLE:
+    """A mask as runs of pixels."""
+
+    size: tuple[int, int]  #: (h, w)
+    bounds: np.ndarray  #: (2 R,) int64: first pixel of a run, first after it, and so on, counted down the columns
+
+    @classmethod
+    def of(cls, columns: np.ndarray) -> RLE:
+        """Of a transposed mask: (w, h) bool, contiguous."""
+        flat = columns.reshape(-1)
+        bounds = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        ends = ([0] if flat[0] else [], [flat.size] if flat[-1] else [])
+        if ends[0] or ends[1]:
+            bounds = np.concatenate((ends[0], bounds, ends[1])).astype(np.int64)
+        return cls((columns.shape[1], columns.shape[0]), bounds)
+
+    @classmethod
+    def from_counts(cls, counts: np.ndarray, height: int, width: int) -> RLE:
+        """Of lengths of all runs, background first."""
+        return cls((height, width), np.cumsum(counts)[: len(counts) // 2 * 2])
+
+    @cached_property
+    def area(self) -> int:
+        """Pixels."""
+        return int((self.bounds[1::2] - self.bounds[::2]).sum())
+
+    @cached_property
+    def box(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 of the outermost pixels; zeros for an empty mask."""
+        if not len(self.bounds):
+            return 0, 0, 0, 0
+        h = self.size[0]
+        starts, lasts = self.bounds[::2], self.bounds[1::2] - 1
+        x0, x1 = int(starts[0]) // h, int(lasts[-1]) // h
+        if (starts // h != lasts // h).any():  # a run that goes on in the next column has both edges
+            return x0, 0, x1, h - 1
+        return x0, int((starts % h).min()), x1, int((lasts % h).max())
+
+    def columns(self) -> np.ndarray:
+        """The transposed mask: (w, h) bool."""
+        h, w = self.size
+        counts = self._counts()
+        pattern = np.arange(len(counts)) % 2 == 1
+        return np.repeat(pattern, counts).reshape(w, h)
+
+    def mask(self) -> np.ndarray:
+        """(h, w) bool."""
+        return self.columns().T
+
+    def uncompressed(self) -> dict[str, Any]:
+        """COCO's run lengths, the first of background: ``{"size": [h, w], "counts": [...]}``."""
+        counts = self._counts().tolist()
+        return {"size": list(self.size), "counts": counts}
+
+    def coco(self) -> dict[str, Any]:
+        """COCO's compressed form, through pycocotools; its counts are text, for JSON."""
+        from pycocotools import mask as coco
+
+        encoded = coco.frPyObjects(self.uncompressed(), *self.size)
+        return {**encoded, "counts": encoded["counts"].decode("ascii")}
+
+    def _counts(self) -> np.ndarray:
+        """Lengths of all runs, background first (its first may be 0); an end of zero length is left out."""
+        total = self.size[0] * self.size[1]
+        edges = np.concatenate(([0], self.bounds, [total]))
+        counts = np.diff(edges)
+        return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+
+
+def read_segmentation(segmentation: Any, height: int, width: int) -> RLE:
+    """A mask of any form of COCO's ``segmentation``.
 
     Args:
         segmentation: ``{"size": [H, W], "counts": text or list}``, or a list of polygons ``[x1, y1, x2, y2, ...]`` in
             pixels, which are united (or one polygon by itself). Polygons of fewer than three corners cover nothing.
         height, width: of the image.
-
-    Returns:
-        (R,) int64, run lengths that sum to height * width.
 
     Raises:
         UnreadableImage: for anything else, another size, counts that do not fill the mask, or polygons of more than
@@ -40,7 +109,7 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
     if min(height, width) < 1 or height * width > MOST_PIXELS:
         raise UnreadableImage(f"a mask of {height} x {width} pixels; need at least 1 x 1 and at most {MOST_PIXELS:,}")
     if isinstance(segmentation, list):
-        return _polygons(segmentation, height, width)
+        return RLE.from_counts(_polygons(segmentation, height, width), height, width)
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
         raise UnreadableImage("a segmentation is neither polygons nor run lengths with size and counts")
     if segmentation["size"] not in ([height, width], (height, width)):
@@ -49,13 +118,7 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
     runs = _decompress(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts)
     if (runs < 0).any() or runs.sum() != height * width:
         raise UnreadableImage(f"damaged run lengths: they fill {runs.sum()} of {height * width} pixels")
-    return runs
-
-
-def fill_mask(runs: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W) bool of run lengths."""
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width, height).T
+    return RLE.from_counts(runs, height, width)
 
 
 def _decompress(counts: str | bytes) -> np.ndarray:

@@ -16,7 +16,7 @@ def plain_name(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
-def spoken_names(names: Sequence[str]) -> tuple[str, ...]:
+def readable_names(names: Sequence[str]) -> tuple[str, ...]:
     """The names of classes in words, as many and in the same order.
 
     ImageNet's codes get the names that published zero-shot numbers are made with (open_clip's ``IMAGENET_CLASSNAMES``),
