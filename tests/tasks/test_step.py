@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -268,3 +271,24 @@ def test_processes_ask_for_halves_by_name(monkeypatch: pytest.MonkeyPatch) -> No
     assert not can_repeat(module)
     module.halve_on_oom = True
     assert can_repeat(module)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_ranks_exchange_one_small_thing_a_step(name: str, tmp_path: Path) -> None:
+    """Besides the gradients, which DDP exchanges during the backward pass, and what a contrastive loss compares."""
+    script = Path(__file__).with_name("step_ranks.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    more = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=4"]
+    more += ["--trainer.limit_val_batches=0", "--run_dir=run"]
+    done = subprocess.run(
+        [*launch, script, tmp_path, *RUNS[name], *more], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    features = {"all_gather": 3, "all_reduce": 2}  # both towers' and which captions are equal; and the gradients of both
+    for rank in range(2):
+        steps = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        for step in steps[1:3]:  # the first builds, the last ends the run
+            for call, count in features.items() if name.startswith("clip") else ():
+                step[call] -= count
+            assert {call: count for call, count in step.items() if count} == {"all_reduce": 1}, step
