@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def model_fingerprint(
         for name, tensor in tensors:
             device = tensor.device.type
             add(kind, name, tensor.dtype, tuple(tensor.shape))
-            digest.update(_bytes(tensor))
+            digest.update(raw(tensor))
     versions = {p: getattr(sys.modules.get(p), "__version__", "") for p in sorted(packages - {"torch"})}
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     add("arithmetic", device, precision, autocast, torch.get_float32_matmul_precision(), versions)
@@ -73,30 +74,31 @@ def model_fingerprint(
 def _attributes(module: nn.Module) -> Iterator[str]:
     for key, value in sorted(vars(module).items()):
         if not key.startswith("_") and key not in _BESIDE:
-            yield f"{key}={_said(value)}"
+            yield f"{key}={in_words(value)}"
 
 
-def _said(value: Any) -> str:
+def in_words(value: Any) -> str:
     """A value in words that are the same in every process: no addresses, no order of sets."""
-    if value is None or isinstance(value, str | int | float | complex | torch.dtype | torch.device):
+    if value is None or isinstance(value, str | bytes | int | float | complex | PurePath | torch.dtype | torch.device):
         return repr(value)
     if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)} {hashlib.blake2b(_bytes(value), digest_size=16).hexdigest()}"
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.blake2b(raw(value), digest_size=16).hexdigest()}"
     if is_dataclass(value) and not isinstance(value, type):
-        return f"{type(value).__qualname__} {_said(asdict(value))}"
+        return f"{type(value).__qualname__} {in_words(asdict(value))}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(sorted(f"{_said(k)}: {_said(v)}" for k, v in value.items())) + "}"
+        return "{" + ", ".join(sorted(f"{in_words(k)}: {in_words(v)}" for k, v in value.items())) + "}"
     if isinstance(value, set | frozenset):
-        return "{" + ", ".join(sorted(map(_said, value))) + "}"
+        return "{" + ", ".join(sorted(map(in_words, value))) + "}"
     if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(_said, value)) + ")"
+        return "(" + ", ".join(map(in_words, value)) + ")"
     if isinstance(value, partial):
-        return f"partial({_said(value.func)}, {_said(value.args)}, {_said(value.keywords)})"
+        return f"partial({in_words(value.func)}, {in_words(value.args)}, {in_words(value.keywords)})"
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def raw(tensor: Tensor) -> Any:
+    """The bytes of a tensor, as a buffer; of one without memory a word."""
     if tensor.is_meta:
         return b"meta"
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
