@@ -209,7 +209,7 @@ def test_embeddings_belong_to_the_weights_that_made_them(tmp_path: Path) -> None
     module.setup("fit")  # as Lightning does before it restores a checkpoint
     assert not torch.equal(module.embed(images), first)
     assert len(list(tmp_path.iterdir())) == 2 * len(images)
-    module.use_model(module.model, module.preprocess)
+    module.use_model(module.model)
     assert module.cache is None
 
 

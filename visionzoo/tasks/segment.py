@@ -27,7 +27,7 @@ from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
 from visionzoo.tasks.segment_batch import Part, each_image
 from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
-from visionzoo.types import Preprocess, SegmentBatch
+from visionzoo.types import SegmentBatch
 from visionzoo.weights.fingerprint import model_fingerprint
 
 #: Clicks whose mean IoU is logged.
@@ -148,7 +148,7 @@ class PromptSegment(VisionTask):
             self.built = {**known, "weights": None, "backbone_weights": None, "position_scale": 1.0}
         self.fixed_images = fixed_images
         self._cache_folder = _cache_folder(embedding_cache) if encoder == "frozen" and fixed_images else None
-        self.use_model(model, model.preprocess)
+        self.use_model(model)
         if self._cache_folder is not None:
             self._say_more(f"embeddings of the frozen encoder are kept in {self._cache_folder}")
         elif encoder == "frozen" and not fixed_images:
@@ -161,8 +161,8 @@ class PromptSegment(VisionTask):
     def _say_more(self, text: str) -> None:
         self.opening_line = "\n".join(line for line in (self.opening_line, text) if line)
 
-    def use_model(self, model: nn.Module, preprocess: Preprocess, in_chans: int | None = None) -> None:
-        super().use_model(model, preprocess, in_chans)
+    def use_model(self, model: nn.Module, in_chans: int | None = None) -> None:
+        super().use_model(model, in_chans)
         assert isinstance(model, Sam)
         maps = model.image_encoder.maps
         self._maps = torch.compile(maps) if self.compile_model else maps

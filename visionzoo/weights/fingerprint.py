@@ -22,10 +22,12 @@ from visionzoo.types import Preprocess
 #: Attributes that say what a module is called, how it was made or how it trains, and nothing of what it computes in
 #: evaluation. ``preprocess`` is in the key on its own.
 _BESIDE = {
-    "training", "name", "describe", "preprocess", "architecture", "stated", "capabilities", "grad_checkpointing",
-    "head_prefixes", "stem_key", "pyramid_levels", "feature_info", "pretrained_cfg", "default_cfg", "drop_rate",
-    "drop_prob", "inplace", "output_dict", "tokenizer_source", "locked",
+    "training", "name", "describe", "preprocess", "said_preprocess", "architecture", "stated", "capabilities",
+    "grad_checkpointing", "head_prefixes", "stem_key", "pyramid_levels", "feature_info", "pretrained_cfg",
+    "default_cfg", "drop_rate", "drop_prob", "inplace", "output_dict", "tokenizer_source", "locked",
 }  # fmt: skip
+#: Where torch keeps functions that a forward pass goes through.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 #: Modules that do nothing in evaluation, whatever their rate.
 _IDLE = ("Dropout", "DropPath", "Identity")
 
@@ -35,8 +37,8 @@ def model_fingerprint(
 ) -> str:
     """32 hex digits that change with everything that a model's answers in evaluation depend on.
 
-    In the key are: the classes of all modules and their plain attributes (so activation, epsilon, image size, pooling,
-    windows), names, types, shapes and values of all parameters and buffers, preprocessing, precision (that of the
+    In the key are: the classes of all modules, their hooks and their plain attributes (so activation, epsilon, image
+    size, pooling, windows), names, types, shapes and values of all parameters and buffers, preprocessing, precision (that of the
     arithmetic around the model: autocast and float32 matrix products), the kind of device, and the versions of the
     packages whose code runs. Names, dropout rates and what else matters only in training are not.
 
@@ -75,6 +77,8 @@ def _attributes(module: nn.Module) -> Iterator[str]:
     for key, value in sorted(vars(module).items()):
         if not key.startswith("_") and key not in _BESIDE:
             yield f"{key}={in_words(value)}"
+        elif key in _HOOKS and value:
+            yield f"{key}={in_words(list(value.values()))}"
 
 
 def in_words(value: Any) -> str:
