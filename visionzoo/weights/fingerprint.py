@@ -38,9 +38,9 @@ def model_fingerprint(
     """32 hex digits that change with everything that a model's answers in evaluation depend on.
 
     In the key are: the classes of all modules, their hooks and their plain attributes (so activation, epsilon, image
-    size, pooling, windows), names, types, shapes and values of all parameters and buffers, preprocessing, precision (that of the
-    arithmetic around the model: autocast and float32 matrix products), the kind of device, and the versions of the
-    packages whose code runs. Names, dropout rates and what else matters only in training are not.
+    size, pooling, windows), names, types, shapes and values of all parameters and buffers, preprocessing, precision
+    (that of the arithmetic around the model: autocast and float32 matrix products), the kind of device, and the
+    versions of the packages whose code runs. Names, dropout rates and what else matters only in training are not.
 
     Args:
         model: the part of a model whose answers are kept, on the device where it runs.
