@@ -134,9 +134,17 @@ def test_what_is_in_use_is_not_pushed_out(monkeypatch: pytest.MonkeyPatch) -> No
         once()
     assert len(caught) == 1
     assert cache.hits == 2 * 3
+
+
+def test_what_is_larger_than_all_there_may_be_pushes_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISIONZOO_CACHE_LIMIT", "10K")
+    first = Cache("embeddings")
+    first.write(tensors(), 0)
+    age(first._file((0,)), 1000)
     with pytest.warns(UserWarning, match="is reached"):
-        Cache("embeddings").write(tensors(9, 5000), 9)  # larger than all there may be
+        Cache("embeddings").write(tensors(9, 5000), 9)
     assert Cache("embeddings").read(9) is None
+    assert Cache("embeddings").read(0) is not None
 
 
 def test_another_folder_has_its_own_limit_and_only_our_files_go(
@@ -190,6 +198,17 @@ def test_where_nothing_can_be_written_it_is_said_once(
     assert len(caught) == 1
     assert cache.read(0) is not None, "what is there is still read"
     assert len(files(own_cache)) == 1
+
+
+def test_a_file_that_cannot_be_read_stays(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be another user's, or the disk may answer again."""
+    cache = Cache("features")
+    cache.write(tensors(), 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_read", refuse(13, "Permission denied"))
+        with pytest.warns(UserWarning, match="cannot be read .*Permission denied"):
+            assert cache.read(0) is None
+    assert cache.read(0) is not None
 
 
 def test_a_file_that_goes_while_it_is_read_is_only_missing(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

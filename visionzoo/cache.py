@@ -80,7 +80,9 @@ class Cache:
                     os.utime(file)
             except FileNotFoundError:  # another process made room
                 pass
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                warnings.warn(f"{file} cannot be read ({error}); what it holds is made again", stacklevel=2)
+            except ValueError as error:
                 warnings.warn(f"{file} is damaged ({error}) and is made again", stacklevel=2)
                 with contextlib.suppress(OSError):
                     file.unlink()
@@ -94,6 +96,7 @@ class Cache:
 
         if self._stopped:
             return
+        tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         file, size = self._file(key), 1024 + sum(t.nbytes for t in tensors.values())  # with a header
         try:
             if size > self._room:
@@ -114,21 +117,22 @@ class Cache:
         """Remove what was used longest ago until a tenth is free, once ``size`` more bytes would be too much.
 
         Raises:
-            OSError: if that is not enough.
+            OSError: if that would not be enough; nothing is removed then.
         """
         shared = [cache_folder(kind) for kind in KINDS] if self.folder == cache_folder(self.kind) else [self.folder]
-        entries = sorted((e for folder in shared for e in _entries(folder) if e.path != file), key=lambda e: e.used)
-        held = sum(entry.size for entry in entries)
-        if held + size > self._most:
-            for entry in entries:
-                if entry.used > self._since or held + size <= 0.9 * self._most:
-                    break
+        entries = [e for folder in shared for e in _entries(folder) if e.path != file]
+        old = sorted((e for e in entries if e.used <= self._since), key=lambda e: e.used)
+        held = size + sum(entry.size for entry in entries)
+        if held - sum(entry.size for entry in old) > self._most:
+            raise OSError(f"the limit of {in_units(self._most)} is reached; {LIMIT.variable} raises it")
+        if held > self._most:
+            for entry in old:
                 entry.remove()
                 held -= entry.size
-        if held + size > self._most:
-            raise OSError(f"the limit of {in_units(self._most)} is reached; {LIMIT.variable} raises it")
+                if held <= 0.9 * self._most:
+                    break
         # looked at again after a while in any case: other processes write too
-        self._room = size + min(self._most - held - size, self._most // 20)
+        self._room = size + min(self._most - held, self._most // 20)
 
 
 @dataclass(frozen=True)

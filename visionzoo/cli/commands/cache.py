@@ -55,7 +55,8 @@ def _time(one: Held, precision: str) -> str | None:
 
 def _removed(found: list[Held]) -> str:
     entries, size = sum(one.entries for one in found), sum(one.bytes for one in found)
-    return f"removed {entries:,} entries, {in_units(size)}: {', '.join(one.kind for one in found)}"
+    what = "1 entry" if entries == 1 else f"{entries:,} entries"
+    return f"removed {what}, {in_units(size)}: {', '.join(one.kind for one in found)}"
 
 
 def _table(found: list[Held]) -> str:
