@@ -9,7 +9,6 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from visionzoo.runs import RunFolder
-from visionzoo.types import Preprocess
 
 
 class LossPart(NamedTuple):
