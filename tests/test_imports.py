@@ -19,6 +19,7 @@ ROWS = (
     ("facts",),
     ("layers",),
     ("weights",),
+    ("cache",),
     ("registry",),
     ("pool",),
     ("backbones",),

@@ -45,8 +45,8 @@ class RecipeClassify(Classify):
     ) -> None:
         super().__init__(image_size=image_size, **kwargs)
         self.optimizer_name, self.loss_name = optimizer, loss
-        preprocess = equal_preprocess(image_size)
-        self.use_model(self.model, preprocess, self.in_chans)
+        self.model.preprocess = equal_preprocess(image_size)  # type: ignore[assignment]
+        self.use_model(self.model, self.in_chans)
         if channels_last:
             use_channels_last(self.model)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from visionzoo.data.captions import CaptionData
+from visionzoo.data.sources import shards as shards_module
 from visionzoo.data.sources.caption_readers import held_out_shapes
 from visionzoo.data.sources.captions import PackedTexts
 from visionzoo.data.sources.shapes import COLOURS, COMBINATIONS, KINDS, draw
@@ -371,21 +372,28 @@ def test_braces() -> None:
         expand_braces("{0-5}.tar")
 
 
-def test_the_index_is_cached_until_the_shard_changes(shards: Path, own_cache: Path, encode: Encode) -> None:
+def test_the_index_is_cached_until_the_shard_changes(
+    shards: Path, own_cache: Path, encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = shards / "00000.tar"
     first = index_shard(str(path))
-    (cached,) = own_cache.rglob("*.json")
-    cached.write_text(cached.read_text().replace("image 3", "from the cache"))
-    assert index_shard(str(path)).captions[3] == ["from the cache"]
-    cached.write_text("{")
-    assert index_shard(str(path)) == first
+    with monkeypatch.context() as patch:
+        patch.setattr(shards_module, "_index", None)  # any indexing would fail
+        assert index_shard(str(path)) == first
+    (cached,) = own_cache.rglob("*.safetensors")
+    cached.write_bytes(cached.read_bytes().replace(b"image 3", b"image 4"))
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert index_shard(str(path)) == first
     write_shard(path, 0, 4, encode)
     assert len(index_shard(str(path)).keys) == 4
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(shards: Path, own_cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error_and_said_once(shards: Path, own_cache: Path) -> None:
     own_cache.write_text("a file, not a folder")
-    assert len(index_shard(str(shards / "00000.tar")).keys) == 6
+    with pytest.warns(UserWarning, match="no more indices of shards are kept") as caught:
+        sets = read_shards([str(shards / name) for name in ("00000.tar", "00001.tar")])
+    assert len(sets.named["train"]) > 6
+    assert len(caught) == 1
 
 
 def test_a_broken_image_in_a_shard_is_a_bad_sample(tmp_path: Path, encode: Encode) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "one weight": nudge,
     "pooling": pool_patches,
     "type": lambda m: m.to(torch.bfloat16),
+    "a hook": lambda m: m.blocks[0].register_forward_hook(lambda *_: None),
+    "an attribute that is a path": lambda m: setattr(m, "table", Path("a")),
     "image size": lambda m: setattr(m, "image_size", (64, 64)),
     "class": lambda m: setattr(m.blocks[0], "__class__", type("Other", (type(m.blocks[0]),), {})),
     "a wrapped layer": lambda m: setattr(m.blocks[0].mlp, "fc1", nn.Sequential(m.blocks[0].mlp.fc1)),
@@ -51,6 +54,14 @@ def test_what_changes_the_answer_changes_the_key(change: str) -> None:
     before = model_fingerprint(model, preprocess=model.preprocess)
     CHANGES[change](model)
     assert model_fingerprint(model, preprocess=model.preprocess) != before
+
+
+def test_attributes_are_told_apart_by_their_values() -> None:
+    model, keys = vit(), set()
+    for value in (b"a", b"b", Path("a"), Path("b"), "a", ["a"], {"a"}, 1, 1.0, torch.float32, nn.GELU, None):
+        model.told = value
+        keys.add(model_fingerprint(model))
+    assert len(keys) == 12
 
 
 def test_what_stands_around_the_model_changes_the_key_as_well() -> None:
@@ -74,6 +85,7 @@ def test_what_matters_only_in_training_does_not() -> None:
     model.set_grad_checkpointing()
     model.requires_grad_(False)
     model.name = "another"
+    model.said_preprocess = {"mean": model.preprocess.mean}
     assert key == model_fingerprint(model, preprocess=model.preprocess)
     assert key == model_fingerprint(vit(drop_path=0.3), preprocess=model.preprocess)
 

@@ -11,12 +11,12 @@ import torch
 
 import visionzoo as vz
 from visionzoo.models.bundle import ModelConfig, load_bundle, save_bundle
-from visionzoo.models.clip.config import STATISTICS
 from visionzoo.models.mae import create_mae
 from visionzoo.models.simmim import create_simmim
 from visionzoo.pool import shared_backbone
 from visionzoo.tasks.contrast import Contrast
 from visionzoo.types import Preprocess
+from visionzoo.weights.preprocessing import STATISTICS, decide_preprocess, stored_preprocess
 
 NANO = "vit_nano_patch4_32"
 MEAN = (0.1, 0.2, 0.3)
@@ -39,6 +39,18 @@ def saved(model: Any, folder: Path) -> Path:
     task = "clip" if hasattr(model, "logit_scale") else "mae"
     save_bundle(model, ModelConfig(task=task, architecture=model.architecture, preprocess=model.preprocess), folder)
     return folder
+
+
+def test_the_rule() -> None:
+    default = Preprocess(image_size=(32, 48), interpolation="bilinear")
+    stored = Preprocess(image_size=(224, 224), mean=MEAN, crop_pct=0.9)
+    said = {"mean": MEAN}
+    assert decide_preprocess(default) == default
+    assert decide_preprocess(default, said=said) == replace(default, mean=MEAN)
+    assert decide_preprocess(default, stored=stored) == replace(stored, image_size=(32, 48))
+    assert decide_preprocess(default, said=said, stored=stored) == replace(stored, image_size=(32, 48))
+    with pytest.raises(ValueError, match=r"weights from w contradicts preprocess=: crop_pct is 0.9, and 1.0 was asked"):
+        decide_preprocess(default, said={**said, "crop_pct": 1.0}, stored=stored, source="w")
 
 
 def is_the_runs(spec: Preprocess) -> bool:
@@ -73,6 +85,27 @@ def test_a_masked_model_and_its_encoder_have_one_preprocessing(create: Any, run:
     assert is_the_runs(model.preprocess)
     model.preprocess = replace(model.preprocess, mean=(0.5,) * 3)
     assert model.encoder.preprocess.mean == (0.5,) * 3
+
+
+def test_a_sam_follows_its_backbone(run: Path) -> None:
+    sam = vz.create_sam(NANO, embedding_stride=4, decoder_dim=16)
+    vz.load_weights(sam.backbone, run)
+    spec = sam.preprocess
+    assert (spec.mean, spec.resize_mode, spec.pad_value) == (MEAN, "longest", (26, 51, 76))
+    assert torch.allclose(sam.pixel_mean.flatten(), 255 * torch.tensor(MEAN))
+    own = replace(spec, interpolation="lanczos", pad_value=0)
+    sam.preprocess = own
+    assert sam.preprocess == own
+
+
+def test_openais_weights_say_whose_they_are() -> None:
+    """A state dict has nothing beside it, but OpenAI's have marks in their keys."""
+    model = vz.create_backbone(NANO)
+    state = {**model.state_dict(), "input_resolution": torch.tensor(224)}
+    assert stored_preprocess("x", None, model.preprocess, keys=state) == replace(
+        model.preprocess, mean=STATISTICS["openai"][0], std=STATISTICS["openai"][1]
+    )
+    assert stored_preprocess("x", None, model.preprocess, keys=model.state_dict()) is None
 
 
 def test_a_clip_is_refused_weights_that_contradict_what_was_said(tmp_path: Path) -> None:

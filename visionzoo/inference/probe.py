@@ -6,7 +6,6 @@ Legend: N images, D width of the features, K classes.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -20,16 +19,15 @@ from torch import Tensor
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
+from visionzoo.cache import Cache
 from visionzoo.data.sources.base import Source, Splits, fingerprint
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.split import limited, stratified_split
-from visionzoo.files import atomic_path
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.named import RANDOM, weights_of
 from visionzoo.inference.stream import Stream, Unreadable
 from visionzoo.models.bundle import CONFIG_FILE, read_config
 from visionzoo.models.trunk import load_trunk
-from visionzoo.runs.cache import cache_folder
 from visionzoo.weights.fingerprint import model_fingerprint
 
 FeatureKind = Literal["auto", "pooled", "mean"]
@@ -127,9 +125,8 @@ def probe(
     if kind == "auto":
         kind = "mean" if is_run and read_config(model).task in ("mae", "simmim") else "pooled"
     backbone.to(resolve_device(device)).eval()
-    folder = Path(cache) if cache is not None else cache_folder("features")
     identity = model_fingerprint(backbone, preprocess=backbone.preprocess, context=("probe", kind))
-    read = functools.partial(_features, backbone, kind, batch_size, folder, identity)
+    read = functools.partial(_features, backbone, kind, batch_size, Cache("features", cache, of=identity))
     parts = [read(train, "train"), read(test, "test")]
     (x, y), (tx, ty) = ((p.values, p.labels) for p in parts)
     if len(np.unique(y)) < 2 or not len(ty):
@@ -232,8 +229,8 @@ def _backbone(
         return create_backbone(str(model), weights=weights_of(str(model), weights), image_size=image_size)
 
 
-def _content_hash(source: Source) -> str:
-    """A hash of which samples these are, with sizes and times of their files: another folder may use the same names."""
+def _content(source: Source) -> tuple[str, ...]:
+    """Which samples these are, with sizes and times of their files: another folder may use the same names."""
 
     @functools.cache
     def state(path: str) -> str:
@@ -243,24 +240,16 @@ def _content_hash(source: Source) -> str:
             return ""
         return f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
 
-    digest = hashlib.blake2b(fingerprint(Splits(train=source, val=None, test=None)).encode(), digest_size=16)
-    for i in range(len(source)):
-        name = source.sample_id(i)
-        digest.update(f"{name}\0{state(name) or state(name.rpartition(':')[0])}\0".encode())
-    return digest.hexdigest()
+    names = [source.sample_id(i) for i in range(len(source))]
+    samples = (f"{name}\0{state(name) or state(name.rpartition(':')[0])}" for name in names)
+    return fingerprint(Splits(train=source, val=None, test=None)), *samples
 
 
-def _features(
-    backbone: Backbone, kind: str, batch_size: int, folder: Path, model: str, source: Source, title: str
-) -> _Part:
-    """Features of a source, from the disk where they are there."""
-    from safetensors.numpy import load_file, save_file
-
-    name = hashlib.blake2b(f"{model} {_content_hash(source)}".encode(), digest_size=16).hexdigest()
-    file = folder / f"{name}.safetensors"
-    if file.is_file():
-        stored = load_file(file)
-        return _Part(stored["values"], stored["labels"], (), True)
+def _features(backbone: Backbone, kind: str, batch_size: int, cache: Cache, source: Source, title: str) -> _Part:
+    """Features of a source, from the cache where they are there."""
+    content = _content(source)
+    if (stored := cache.read(content)) is not None:
+        return _Part(stored["values"].numpy(), stored["labels"].numpy(), (), True)
 
     def forward(images: Tensor) -> Tensor:
         features = backbone(images)
@@ -285,6 +274,5 @@ def _features(
     stacked = np.concatenate(values) if values else np.zeros((0, 1), np.float32)
     labels = source.targets[labelled[places]].astype(np.int64)
     if not unreadable:  # a set with faults is read again next time, so that they are listed again
-        with atomic_path(file) as temporary:
-            save_file({"values": np.ascontiguousarray(stacked), "labels": labels}, str(temporary))
+        cache.write({"values": torch.from_numpy(stacked), "labels": torch.from_numpy(labels)}, content)
     return _Part(stacked, labels, tuple(unreadable), False)

@@ -6,19 +6,16 @@ Legend: N images, Q queries, E embedding.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from visionzoo.cache import Cache, packed
 from visionzoo.data.images import open_image
 from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.folder import list_images, not_read, warn_not_read
@@ -30,8 +27,6 @@ from visionzoo.inference.locks import Lock
 from visionzoo.inference.stream import Stream, Unreadable
 from visionzoo.inference.text_cache import TextCache
 from visionzoo.models.clip import Clip
-from visionzoo.runs.cache import cache_folder
-from visionzoo.weights import write_safetensors
 from visionzoo.weights.fingerprint import model_fingerprint
 
 #: New images between two writes of the index: what is lost at most when the first indexing is broken off.
@@ -112,7 +107,7 @@ class ImageSearch:
         self.model = model.eval() if device is None else model.eval().to(resolve_device(device))
         self.device = self.model.logit_scale.device
         self.batch_size = batch_size
-        self.cache_dir = cache_folder("search") if cache_dir is None else Path(cache_dir)
+        self._cache = Cache("search", cache_dir)
         self._lock = Lock()
         self._held = _Held("", _empty(model.embed_dim), IndexReport(0, 0, 0, []))
         self._stream = Stream(self._encode, model.preprocess, self.device)
@@ -134,7 +129,7 @@ class ImageSearch:
     def index(self, folder: str | Path) -> ImageSearch:
         """Take in the images below a folder; ``report`` says what was done. Returns itself.
 
-        Embeddings are kept on the disk, one file for each folder and model. Only files that are new, or whose size or
+        Embeddings are kept on the disk, one entry for each folder and model. Only files that are new, or whose size or
         time of change is another than then, are encoded; files that are gone are dropped. An indexing that is broken
         off goes on where it was.
 
@@ -154,8 +149,8 @@ class ImageSearch:
         if not names:
             raise ValueError(f"no images in {root} ({not_read(0, others) or f'{others.total()} other files'})")
         warn_not_read(root, len(names), others)
-        file = self._file(root)
-        old = self._read(file)
+        key = self._model_hash, os.fsencode(os.path.realpath(root))
+        old = self._read(*key)
         state = [_state(root, name) for name in names]
         before = old.state.tolist()
         place = {name: i for i, name in enumerate(old.names)}
@@ -168,10 +163,10 @@ class ImageSearch:
             some = todo[start : start + ROUND]
             index, bad = self._extend(index, root, [names[i] for i in some], [state[i] for i in some])
             unreadable += [b._replace(position=some[b.position]) for b in bad]
-            self._write(index, file)
+            self._write(index, *key)
         dropped = len(set(old.names) - set(names))
         if dropped and not todo:
-            self._write(index, file)
+            self._write(index, *key)
         index = index.take(sorted(range(len(index.names)), key=index.names.__getitem__))
         return _Held(root, index, IndexReport(len(index.names), len(todo) - len(unreadable), dropped, unreadable))
 
@@ -253,33 +248,21 @@ class ImageSearch:
         more = [*index.names, *(names[i] for i in places)]
         return _Index(more, torch.cat((index.state, new)), torch.cat(rows)), unreadable
 
-    # The file on the disk.
+    # The entry in the cache.
 
     @functools.cached_property
     def _model_hash(self) -> str:
         return model_fingerprint(self.model.visual, preprocess=self.model.preprocess, context="search")
 
-    def _file(self, root: str) -> Path:
-        key = self._model_hash.encode() + b"\0" + os.fsencode(os.path.realpath(root))
-        return self.cache_dir / f"{hashlib.blake2b(key, digest_size=16).hexdigest()}.safetensors"
-
-    def _read(self, file: Path) -> _Index:
-        if not file.is_file():
-            return _empty(self.model.embed_dim)
-        try:
-            stored = load_file(file)
-        except (SafetensorError, OSError) as error:
-            warnings.warn(f"the index {file} cannot be read and is made anew: {error}", stacklevel=3)
+    def _read(self, *key: str | bytes) -> _Index:
+        if (stored := self._cache.read(*key)) is None:
             return _empty(self.model.embed_dim)
         blob = stored["names"].numpy().tobytes()
         return _Index(blob.split(b"\0") if blob else [], stored["state"], stored["features"])
 
-    def _write(self, index: _Index, file: Path) -> None:
-        blob = (
-            torch.frombuffer(bytearray(b"\0".join(index.names)), dtype=torch.uint8) if index.names else torch.empty(0)
-        )
-        tensors = {"names": blob.to(torch.uint8), "state": index.state, "features": index.features}
-        write_safetensors(tensors, file)
+    def _write(self, index: _Index, *key: str | bytes) -> None:
+        names = packed(b"\0".join(index.names))
+        self._cache.write({"names": names, "state": index.state, "features": index.features}, *key)
 
 
 def _state(root: str, name: bytes) -> list[int]:

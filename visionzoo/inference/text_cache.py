@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from visionzoo.cache import Cache
 from visionzoo.data.sources.templates import Template, fill
 from visionzoo.inference.device import own_precision
 from visionzoo.inference.locks import Lock
 from visionzoo.inference.progress import track
 from visionzoo.models.clip.model import Clip
-from visionzoo.weights import write_safetensors
 from visionzoo.weights.fingerprint import model_fingerprint
 
 #: Prompts whose ids are held at once: 80 MB at 77 tokens.
@@ -34,8 +32,8 @@ class TextCache:
     Args:
         model: the CLIP.
         templates: sentences with one ``{}``, or functions from label to sentence.
-        folder: where embeddings are kept between processes; None for memory only. A file belongs to exactly this model,
-            a row in it to the sentences about a label.
+        folder: where embeddings are kept between processes; None for memory only. An entry belongs to exactly this
+            model, a row in it to the sentences about a label.
         batch_size: prompts encoded at a time.
     """
 
@@ -49,7 +47,7 @@ class TextCache:
         self._lock = Lock()  # what one thread adds to the memory or the file, another would lose
         self._tokens: dict[str, bytes] = {}
         self._memory: dict[str, Tensor] = {}
-        self._path = None if folder is None else Path(folder) / f"{_fingerprint(model)}.safetensors"
+        self._disk = None if folder is None else Cache("texts", folder, of=_fingerprint(model))
 
     def embed(self, labels: Sequence[str]) -> Tensor:
         """(K, E) float32 of length one: the mean direction of each label's sentences, on the model's device."""
@@ -61,8 +59,8 @@ class TextCache:
     def _fetch(self, labels: Sequence[str]) -> None:
         """Put the embeddings of labels into the memory, from the file or the model."""
         missing = [label for label in labels if label not in self._memory]
-        if missing and self._path is not None:
-            stored = self._read()
+        if missing and self._disk is not None:
+            stored = self._disk.read() or {}
             keys = {label: self._key(label) for label in missing}
             self._memory |= {label: stored[key] for label, key in keys.items() if key in stored}
             missing = [label for label in missing if label not in self._memory]
@@ -71,9 +69,9 @@ class TextCache:
             for start in range(0, len(missing), step):
                 some = missing[start : start + step]
                 self._memory.update(zip(some, self._encode(some).cpu(), strict=True))
-            if self._path is not None:
-                stored = self._read() | {self._key(label): self._memory[label] for label in missing}
-                write_safetensors(stored, self._path)
+            if self._disk is not None:  # others may have written since
+                stored = self._disk.read() or {}
+                self._disk.write(stored | {self._key(label): self._memory[label] for label in missing})
 
     def read_alike(self, labels: Sequence[str]) -> list[list[str]]:
         """Groups of labels whose first sentences are the same tokens: composed letters, signs, or what is cut off."""
@@ -119,16 +117,6 @@ class TextCache:
     def _key(self, label: str) -> str:
         """What a function makes of a label is known only by its sentences."""
         return hashlib.sha256("\0".join(self._sentences(label)).encode("utf-8", "surrogatepass")).hexdigest()
-
-    def _read(self) -> dict[str, Tensor]:
-        assert self._path is not None
-        if not self._path.is_file():
-            return {}
-        try:
-            return load_file(self._path)
-        except (SafetensorError, OSError) as error:
-            warnings.warn(f"the cache {self._path} cannot be read and is made anew: {error}", stacklevel=6)
-            return {}
 
 
 def _fingerprint(model: Clip) -> str:

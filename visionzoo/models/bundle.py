@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import typing
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from visionzoo.files import refuse_address, write_json
-from visionzoo.models.config_check import build_checked, check_architecture, check_most
+from visionzoo.models.config_check import Built, build_checked, check_architecture, check_most
 from visionzoo.plain import check_types, shown
 from visionzoo.types import Preprocess
 from visionzoo.weights import SCHEMA_VERSION, load_weights, write_safetensors
@@ -130,13 +131,6 @@ def read_config(source: str | Path) -> ModelConfig:
     return ModelConfig.from_dict(read_json(path), origin=str(path))
 
 
-def build_model(config: ModelConfig) -> nn.Module:
-    """The network of a configuration, with random weights."""
-    model = _builder(config.task)(**config.architecture)
-    model.preprocess = config.preprocess  # type: ignore[assignment]
-    return model
-
-
 def load_bundle(source: str | Path, device: str | torch.device | None = None) -> tuple[nn.Module, ModelConfig]:
     """Rebuild a model from a run folder, or any folder with ``model.safetensors`` and ``config.json``, in eval mode.
 
@@ -145,7 +139,17 @@ def load_bundle(source: str | Path, device: str | torch.device | None = None) ->
             configuration that does not fit the weights.
     """
     config = read_config(source)
-    weights = Path(source) / WEIGHTS_FILE
-    model = build_checked(lambda: build_model(config), weights, str(Path(source) / CONFIG_FILE))
-    load_weights(model, weights, reset_head=False)
-    return model.eval().to(device or "cpu"), config
+    model = filled(functools.partial(_builder(config.task), **config.architecture), config, Path(source))
+    return model.to(device or "cpu"), config
+
+
+def filled(build: Callable[[], Built], config: ModelConfig, folder: Path) -> Built:
+    """What ``build`` makes, with the weights in a folder, in eval mode; images as its configuration says, of that size.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_bundle`.
+    """
+    model = build_checked(build, folder / WEIGHTS_FILE, str(folder / CONFIG_FILE))
+    load_weights(model, folder / WEIGHTS_FILE, reset_head=False)
+    model.preprocess = config.preprocess  # type: ignore[assignment]
+    return model.eval()

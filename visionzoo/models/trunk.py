@@ -7,11 +7,9 @@ from typing import Any
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
-from visionzoo.models.bundle import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, read_config
+from visionzoo.models.bundle import ModelConfig, filled, read_config
 from visionzoo.models.clip.config import named_config
-from visionzoo.models.config_check import build_checked
 from visionzoo.models.mae import MAE_BACKBONES
-from visionzoo.weights import load_weights
 
 
 def trunk_name(config: ModelConfig) -> str:
@@ -55,8 +53,4 @@ def load_trunk(folder: str | Path) -> Backbone:
             backbone.reset_classifier(0, known["global_pool"])
         return backbone
 
-    weights = Path(folder) / WEIGHTS_FILE
-    backbone = build_checked(build, weights, str(Path(folder) / CONFIG_FILE))
-    load_weights(backbone, weights)
-    backbone.preprocess = config.preprocess
-    return backbone.eval()
+    return filled(build, config, Path(folder))

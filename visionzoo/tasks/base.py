@@ -109,23 +109,25 @@ class VisionTask(TaskInterface):
 
     # ---- the network ------------------------------------------------------------------------------------------------
 
-    def use_model(self, model: nn.Module, preprocess: Preprocess, in_chans: int | None = None) -> None:
+    def use_model(self, model: nn.Module, in_chans: int | None = None) -> None:
         """Make ``model`` the network of this task."""
         if self.grad_checkpointing:
             model.set_grad_checkpointing(True)  # type: ignore[operator]
-        if in_chans == 1 and len(preprocess.mean) > 1:
-            preprocess = as_grey(preprocess)
         self.model = model
-        self.preprocess = preprocess
         self.in_chans = in_chans
-        self.normalize = Normalize(preprocess, in_chans)
+        self.normalize = Normalize(self.preprocess, in_chans)
         if self.compile_model:
             self.model.compile()  # in place, so that the keys stay what they are
 
+    @property
+    def preprocess(self) -> Preprocess:
+        """How the data must prepare images: as the network says, in grey where they have one channel."""
+        spec: Preprocess = self.model.preprocess  # type: ignore[assignment]
+        return as_grey(spec) if self.in_chans == 1 and len(spec.mean) > 1 else spec
+
     def use_exported(self, folder: RunFolder) -> None:
         """Take the exported model of a run in place of the trained one, to evaluate what others will load."""
-        model, config = load_bundle(folder.path)
-        self.use_model(model, config.preprocess, self.in_chans)
+        self.use_model(load_bundle(folder.path)[0], self.in_chans)
         self.load_report = None  # whatever the run started from
 
     def configure_model(self) -> None:
@@ -357,7 +359,7 @@ class VisionTask(TaskInterface):
         """Prepare images as the weights of a checkpoint want them."""
         if preprocess == self.preprocess:
             return
-        self.preprocess = self.model.preprocess = preprocess  # type: ignore[assignment]
+        self.model.preprocess = preprocess  # type: ignore[assignment]
         self.normalize = Normalize(preprocess, self.in_chans).to(self.device)
         data: Any = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
         if data is not None:  # which has asked already

@@ -119,7 +119,7 @@ class Classify(VisionTask):
         if finetune == "lora":
             add_adapters(model, rank=lora_rank, alpha=lora_alpha, keep=model.head_prefixes)
         self.backbone_name: str = architecture["backbone"]
-        self.use_model(model, model.preprocess, in_chans)
+        self.use_model(model, in_chans)
         self.evaluation = ClassificationEvaluation(num_classes, multi_label)
         self.results: EvaluationResults | None = None
 

@@ -142,7 +142,7 @@ class Contrast(VisionTask):
         if lock_image:
             model.lock_image_tower()
         self.backbone_name: str = name or model.visual.trunk.name
-        self.use_model(model, model.preprocess)
+        self.use_model(model)
         self.evaluation = ContrastEvaluation(model.embed_dim)
         #: Captions that had to be cut in the last epoch of training, and of evaluation.
         self.train_cut, self.held_out_cut = Share(), Share()

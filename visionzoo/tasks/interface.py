@@ -9,7 +9,6 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from visionzoo.runs import RunFolder
-from visionzoo.types import Preprocess
 
 
 class LossPart(NamedTuple):
@@ -46,7 +45,6 @@ class TaskInterface(LightningModule):
     running_statistics: Sequence[Tensor] = ()  #: of BatchNorm, while training
 
     model: nn.Module
-    preprocess: Preprocess  #: how the data must prepare images for this model
     run_folder: RunFolder  #: set by the engine before training starts
 
     def train_loss(self, batch: Any) -> LossPart:

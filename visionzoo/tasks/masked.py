@@ -140,11 +140,11 @@ class MaskedPretrain(VisionTask):
         self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
         self.built = {**found, **chosen, "method": self.method, "weights": None, "in_chans_policy": None}
         self.backbone_name: str = found["backbone"]
-        self.use_model(model, model.preprocess, in_chans)
+        self.use_model(model, in_chans)
         self.held_out_loss = MeanMetric()
 
-    def use_model(self, model: nn.Module, preprocess: Any, in_chans: int | None = None) -> None:
-        super().use_model(model, preprocess, in_chans)
+    def use_model(self, model: nn.Module, in_chans: int | None = None) -> None:
+        super().use_model(model, in_chans)
         assert isinstance(model, MAE | SimMIM)
         self.network = model.loss if not self.compile_model else torch.compile(model.loss)
 

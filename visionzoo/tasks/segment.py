@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from visionzoo.cache import Cache, cache_folder
 from visionzoo.losses.segmentation import prompt_loss
 from visionzoo.metrics.segmentation import clicks_to_iou, mask_iou
 from visionzoo.models.bundle import ModelConfig
@@ -19,16 +20,14 @@ from visionzoo.models.sam import Sam
 from visionzoo.models.sam.prompts import Prompts
 from visionzoo.models.sam.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.runs import RunFolder
-from visionzoo.runs.cache import cache_folder
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import describe
-from visionzoo.tasks.embedding_cache import EmbeddingCache
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
 from visionzoo.tasks.segment_batch import Part, each_image
 from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
-from visionzoo.types import Preprocess, SegmentBatch
+from visionzoo.types import SegmentBatch
 from visionzoo.weights.fingerprint import model_fingerprint
 
 #: Clicks whose mean IoU is logged.
@@ -149,7 +148,7 @@ class PromptSegment(VisionTask):
             self.built = {**known, "weights": None, "backbone_weights": None, "position_scale": 1.0}
         self.fixed_images = fixed_images
         self._cache_folder = _cache_folder(embedding_cache) if encoder == "frozen" and fixed_images else None
-        self.use_model(model, model.preprocess)
+        self.use_model(model)
         if self._cache_folder is not None:
             self._say_more(f"embeddings of the frozen encoder are kept in {self._cache_folder}")
         elif encoder == "frozen" and not fixed_images:
@@ -162,12 +161,12 @@ class PromptSegment(VisionTask):
     def _say_more(self, text: str) -> None:
         self.opening_line = "\n".join(line for line in (self.opening_line, text) if line)
 
-    def use_model(self, model: nn.Module, preprocess: Preprocess, in_chans: int | None = None) -> None:
-        super().use_model(model, preprocess, in_chans)
+    def use_model(self, model: nn.Module, in_chans: int | None = None) -> None:
+        super().use_model(model, in_chans)
         assert isinstance(model, Sam)
         maps = model.image_encoder.maps
         self._maps = torch.compile(maps) if self.compile_model else maps
-        self.cache: EmbeddingCache | None = None
+        self.cache: Cache | None = None
 
     # ---- embeddings -------------------------------------------------------------------------------------------------
 
@@ -193,8 +192,12 @@ class PromptSegment(VisionTask):
         if self._cache_folder is None:
             return self._frozen_maps(image)
         if self.cache is None:
-            self.cache = EmbeddingCache(self._cache_folder, self._encoder_identity())
-        return self.cache.get(image, self._frozen_maps)
+            self.cache = Cache("embeddings", self._cache_folder, of=self._encoder_identity())
+        if (kept := self.cache.read(image)) is not None:
+            return [kept[str(m)].to(image.device) for m in range(len(kept))]
+        maps = self._frozen_maps(image)
+        self.cache.write({str(m): x for m, x in enumerate(maps)}, image)
+        return maps
 
     def _encoder_identity(self) -> str:
         """Everything that an embedding depends on beside its image."""

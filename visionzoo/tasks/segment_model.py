@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import nn
 
 from visionzoo.models.sam import Sam, create_sam
-from visionzoo.models.sam.build import SAM_BACKBONES, sam_spec
+from visionzoo.models.sam.build import SAM_BACKBONES
 from visionzoo.models.sam.encoder import NeckedEncoder
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.lora import add_adapters
@@ -64,7 +64,6 @@ def build_segmenter(
         return model, ""
     trunk = model.backbone
     line = describe_handover(load_weights(trunk, backbone_weights), trunk)
-    model.preprocess = sam_spec(trunk)  # these weights may want their images normalised in another way
     return model, line
 
 

@@ -1,4 +1,4 @@
-"""What is known of CLIP weights beside their tensors: the activation they were trained with, and their images."""
+"""The activation that CLIP weights were trained with: what is known of it beside their tensors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visionzoo.weights.preprocessing import read_json
+from visionzoo.weights.preprocessing import are_openais, read_json
 
-#: OpenAI stores sizes as tensors, and no one else does. All its models compute QuickGELU.
-OPENAI_MARKS = frozenset({"input_resolution", "context_length", "vocab_size"})
 #: transformers' names of activations, and what its configurations leave out because it is their default.
 _TRANSFORMERS_ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
@@ -26,7 +24,6 @@ class ClipRecord:
     """What is written down about some CLIP weights."""
 
     activation: str | None = None  #: None where nothing says it
-    preprocess: bool = False  #: whether the preprocessing is known
     origin: str = "nothing says it"  #: where this was read
 
 
@@ -41,28 +38,23 @@ def clip_record(path: Path | None, keys: Collection[str], metadata: Mapping[str,
     Raises:
         ValueError: for a configuration that is not JSON, or an activation that no model here has.
     """
-    if any(k.removeprefix("model.") in OPENAI_MARKS for k in keys):
-        return ClipRecord(activation="quick_gelu", preprocess=True, origin="they are OpenAI's")
+    if are_openais(keys):  # all its models compute QuickGELU
+        return ClipRecord(activation="quick_gelu", origin="they are OpenAI's")
     if path is not None:
         own = read_json(path.with_name("config.json"))
         if "schema_version" in own and own.get("task") == "clip":
             activation = own.get("architecture", {}).get("activation")
-            return ClipRecord(activation=activation, preprocess=True, origin=str(path.with_name("config.json")))
+            return ClipRecord(activation=activation, origin=str(path.with_name("config.json")))
         theirs = path.with_name("open_clip_config.json")
         if (path.name.startswith("open_clip") or not own) and (config := read_json(theirs)):
-            return ClipRecord(
-                activation=_open_clip_activation(config.get("model_cfg", {})),
-                preprocess={"mean", "std"} <= set(config.get("preprocess_cfg", {})),
-                origin=str(theirs),
-            )
+            return ClipRecord(activation=_open_clip_activation(config.get("model_cfg", {})), origin=str(theirs))
         if own.get("model_type") in _TRANSFORMERS_DEFAULTS:
             return ClipRecord(
                 activation=transformers_activation(own, str(path.with_name("config.json"))),
-                preprocess=path.with_name("preprocessor_config.json").is_file(),
                 origin=str(path.with_name("config.json")),
             )
     if "activation" in metadata and "schema_version" in metadata:
-        return ClipRecord(activation=metadata["activation"], preprocess="preprocess" in metadata, origin="its header")
+        return ClipRecord(activation=metadata["activation"], origin="its header")
     return ClipRecord()
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -21,10 +22,12 @@ from visionzoo.types import Preprocess
 #: Attributes that say what a module is called, how it was made or how it trains, and nothing of what it computes in
 #: evaluation. ``preprocess`` is in the key on its own.
 _BESIDE = {
-    "training", "name", "describe", "preprocess", "architecture", "stated", "capabilities", "grad_checkpointing",
-    "head_prefixes", "stem_key", "pyramid_levels", "feature_info", "pretrained_cfg", "default_cfg", "drop_rate",
-    "drop_prob", "inplace", "output_dict", "tokenizer_source", "locked",
+    "training", "name", "describe", "preprocess", "said_preprocess", "architecture", "stated", "capabilities",
+    "grad_checkpointing", "head_prefixes", "stem_key", "pyramid_levels", "feature_info", "pretrained_cfg",
+    "default_cfg", "drop_rate", "drop_prob", "inplace", "output_dict", "tokenizer_source", "locked",
 }  # fmt: skip
+#: Where torch keeps functions that a forward pass goes through.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 #: Modules that do nothing in evaluation, whatever their rate.
 _IDLE = ("Dropout", "DropPath", "Identity")
 
@@ -34,10 +37,10 @@ def model_fingerprint(
 ) -> str:
     """32 hex digits that change with everything that a model's answers in evaluation depend on.
 
-    In the key are: the classes of all modules and their plain attributes (so activation, epsilon, image size, pooling,
-    windows), names, types, shapes and values of all parameters and buffers, preprocessing, precision (that of the
-    arithmetic around the model: autocast and float32 matrix products), the kind of device, and the versions of the
-    packages whose code runs. Names, dropout rates and what else matters only in training are not.
+    In the key are: the classes of all modules, their hooks and their plain attributes (so activation, epsilon, image
+    size, pooling, windows), names, types, shapes and values of all parameters and buffers, preprocessing, precision
+    (that of the arithmetic around the model: autocast and float32 matrix products), the kind of device, and the
+    versions of the packages whose code runs. Names, dropout rates and what else matters only in training are not.
 
     Args:
         model: the part of a model whose answers are kept, on the device where it runs.
@@ -61,7 +64,7 @@ def model_fingerprint(
         for name, tensor in tensors:
             device = tensor.device.type
             add(kind, name, tensor.dtype, tuple(tensor.shape))
-            digest.update(_bytes(tensor))
+            digest.update(raw(tensor))
     versions = {p: getattr(sys.modules.get(p), "__version__", "") for p in sorted(packages - {"torch"})}
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     add("arithmetic", device, precision, autocast, torch.get_float32_matmul_precision(), versions)
@@ -73,30 +76,33 @@ def model_fingerprint(
 def _attributes(module: nn.Module) -> Iterator[str]:
     for key, value in sorted(vars(module).items()):
         if not key.startswith("_") and key not in _BESIDE:
-            yield f"{key}={_said(value)}"
+            yield f"{key}={in_words(value)}"
+        elif key in _HOOKS and value:
+            yield f"{key}={in_words(list(value.values()))}"
 
 
-def _said(value: Any) -> str:
+def in_words(value: Any) -> str:
     """A value in words that are the same in every process: no addresses, no order of sets."""
-    if value is None or isinstance(value, str | int | float | complex | torch.dtype | torch.device):
+    if value is None or isinstance(value, str | bytes | int | float | complex | PurePath | torch.dtype | torch.device):
         return repr(value)
     if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)} {hashlib.blake2b(_bytes(value), digest_size=16).hexdigest()}"
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.blake2b(raw(value), digest_size=16).hexdigest()}"
     if is_dataclass(value) and not isinstance(value, type):
-        return f"{type(value).__qualname__} {_said(asdict(value))}"
+        return f"{type(value).__qualname__} {in_words(asdict(value))}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(sorted(f"{_said(k)}: {_said(v)}" for k, v in value.items())) + "}"
+        return "{" + ", ".join(sorted(f"{in_words(k)}: {in_words(v)}" for k, v in value.items())) + "}"
     if isinstance(value, set | frozenset):
-        return "{" + ", ".join(sorted(map(_said, value))) + "}"
+        return "{" + ", ".join(sorted(map(in_words, value))) + "}"
     if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(_said, value)) + ")"
+        return "(" + ", ".join(map(in_words, value)) + ")"
     if isinstance(value, partial):
-        return f"partial({_said(value.func)}, {_said(value.args)}, {_said(value.keywords)})"
+        return f"partial({in_words(value.func)}, {in_words(value.args)}, {in_words(value.keywords)})"
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def raw(tensor: Tensor) -> Any:
+    """The bytes of a tensor, as a buffer; of one without memory a word."""
     if tensor.is_meta:
         return b"meta"
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from visionzoo.types import Preprocess
 from visionzoo.weights.adapters import Layout
 from visionzoo.weights.describe import describe_weights
-from visionzoo.weights.preprocessing import check_said, description_of, stored_preprocess
+from visionzoo.weights.preprocessing import decide_preprocess, description_of, stored_preprocess
 from visionzoo.weights.reading import read_state_dict
 from visionzoo.weights.recognise import own_keys, recognise
 from visionzoo.weights.report import LoadReport, group_keys, mismatch
@@ -228,14 +228,15 @@ def load_weights(
         path = resolve_source(source, first=getattr(model, "weight_files", ()))
         name = str(source)
         state, metadata = read_state_dict(path)
-        if isinstance(current, Preprocess):
-            with description_of(name):
-                preprocess = stored_preprocess(name, path, current, metadata)
-    if preprocess is not None:
-        check_said(getattr(model, "said_preprocess", {}), preprocess, name)
+    if isinstance(current, Preprocess):
+        with description_of(name):
+            preprocess = stored_preprocess(name, path, current, metadata, state)
+        if preprocess is not None:
+            said = getattr(model, "said_preprocess", {})
+            preprocess = decide_preprocess(current, said=said, stored=preprocess, source=name)
     if (check := getattr(model, "check_origin", None)) is not None:
         with description_of(name):
-            check(name, path, state, metadata)
+            check(name, path, state, metadata, preprocess)
     plan = _Plan(model, name, state)
     plan.to_canonical()
     plan.move_norm()

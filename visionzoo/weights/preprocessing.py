@@ -1,12 +1,16 @@
-"""How published weights want their images, read from the configuration that lies beside them."""
+"""How a model wants its images: the one rule, and what published weights say of it.
+
+The rule is :func:`decide_preprocess`. What weights say is read from the configuration that lies beside them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from visionzoo.plain import shown
@@ -16,10 +20,57 @@ from visionzoo.types import Preprocess
 #: Bytes of a JSON file that describes a model. Names of 100,000 classes take 3 MB.
 MOST_JSON = 2**26
 
+#: Image statistics by name: mean and standard deviation.
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+#: OpenAI stores sizes as tensors, and no one else does.
+_OPENAI_MARKS = frozenset({"input_resolution", "context_length", "vocab_size"})
 #: timm's crop modes under the names of :class:`Preprocess`.
 RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
 #: PIL's numbers, as transformers stores them.
 _PIL_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+def decide_preprocess(
+    default: Preprocess,
+    *,
+    said: Mapping[str, Any] = MappingProxyType({}),
+    stored: Preprocess | None = None,
+    source: str = "",
+) -> Preprocess:
+    """How a model wants its images: as the caller says, else as its weights say, else by default.
+
+    Args:
+        default: of the architecture, at the model's own size.
+        said: fields of a :class:`Preprocess` that the caller stated.
+        stored: what belongs to the weights; None where nothing says it, or there are none.
+        source: what to call the weights.
+
+    Returns:
+        All of it, at the size of ``default``. Where caller and weights agree, in the digits of the weights.
+
+    Raises:
+        ValueError: for weights that contradict the caller, naming each field that differs.
+    """
+    if stored is None:
+        return replace(default, **{**said, "image_size": default.image_size})
+    found = stored.to_dict()
+    asked = {**found, **{k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}}
+    if differ := [k for k in said if not _same(asked[k], found[k])]:
+        listed = "; ".join(f"{k} is {found[k]}, and {asked[k]} was asked for" for k in differ)
+        raise ValueError(
+            f"the preprocessing of the weights from {source} contradicts preprocess=: {listed}. Leave preprocess out "
+            "to follow the weights; or set model.preprocess once they are loaded"
+        )
+    return replace(stored, image_size=default.image_size)
+
+
+def are_openais(keys: Collection[str]) -> bool:
+    """Whether weights are a CLIP of OpenAI's, by their keys as stored."""
+    return any(k.removeprefix("model.") in _OPENAI_MARKS for k in keys)
 
 
 def timm_preprocess(config: Mapping[str, Any], image_size: tuple[int, int]) -> Preprocess:
@@ -41,21 +92,31 @@ def timm_preprocess(config: Mapping[str, Any], image_size: tuple[int, int]) -> P
 
 
 def stored_preprocess(
-    source: str, weights_file: Path, current: Preprocess, metadata: Mapping[str, str] | None = None
+    source: str,
+    weights_file: Path | None,
+    current: Preprocess,
+    metadata: Mapping[str, str] | None = None,
+    keys: Collection[str] = (),
 ) -> Preprocess | None:
     """The preprocessing that belongs to weights, at the size of ``current``; None where nothing says it.
 
-    Read from timm's own record for ``timm:`` names, otherwise from what lies beside the weights: ``config.json`` (ours,
-    or timm's on the hub), ``open_clip_config.json`` or ``preprocessor_config.json`` (transformers: statistics and
-    filter only); last from the header ``metadata`` of a file of ours.
+    OpenAI's are known by their ``keys``. Else it is read from timm's own record for ``timm:`` names, otherwise from
+    what lies beside the weights: ``config.json`` (ours, or timm's on the hub), ``open_clip_config.json`` or
+    ``preprocessor_config.json`` (transformers: statistics and filter only); last from the header ``metadata`` of a file
+    of ours. A state dict has no ``weights_file``.
     """
+    if are_openais(keys):
+        mean, std = STATISTICS["openai"]
+        return replace(current, mean=mean, std=std)
+    if weights_file is None:
+        return None
     if source.startswith("timm:"):
         from timm.models import get_pretrained_cfg
 
         record = get_pretrained_cfg(source.removeprefix("timm:"))
         return None if record is None else timm_preprocess(record.to_dict(), current.image_size)
     config = read_json(weights_file.with_name("config.json"))
-    if isinstance(own := config.get("preprocess"), dict) and "schema_version" in config:
+    if isinstance(own := config.get("preprocess"), dict) and {"schema_version", "task"} & set(config):
         return replace(Preprocess.from_dict(own), image_size=current.image_size)
     # Hubs keep a timm image tower, or transformers' files, beside a CLIP of open_clip.
     if weights_file.name.startswith("open_clip") or not config:
@@ -87,27 +148,6 @@ def stored_preprocess(
         record = parse_json(metadata["preprocess"], f"the preprocessing in {weights_file}")
         return replace(Preprocess.from_dict(record), image_size=current.image_size)
     return None
-
-
-def check_said(said: Mapping[str, Any], stored: Preprocess, source: str) -> None:
-    """Refuse weights that want their images otherwise than the maker of the model said.
-
-    Args:
-        said: fields of a :class:`Preprocess`.
-        stored: what belongs to the weights.
-        source: what to call them.
-
-    Raises:
-        ValueError: naming each field that differs.
-    """
-    found = stored.to_dict()
-    asked = {**found, **{k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}}
-    if differ := [k for k in said if not _same(asked[k], found[k])]:
-        listed = "; ".join(f"{k} is {found[k]}, and {asked[k]} was asked for" for k in differ)
-        raise ValueError(
-            f"the preprocessing of the weights from {source} contradicts preprocess=: {listed}. Leave preprocess out "
-            "to follow the weights; or set model.preprocess once they are loaded"
-        )
 
 
 def _same(a: Any, b: Any) -> bool:

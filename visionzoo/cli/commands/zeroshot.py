@@ -154,8 +154,8 @@ def _draw(args: argparse.Namespace, found: LabelledScore, name: str, path: str) 
 
 
 def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroShotClassifier:
+    from visionzoo.cache import cache_folder
     from visionzoo.inference.zero_shot import ZeroShotClassifier
-    from visionzoo.runs.cache import cache_folder
 
     return ZeroShotClassifier.load(
         args.model,

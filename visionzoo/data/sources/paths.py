@@ -130,8 +130,3 @@ def split_folders(path: str) -> dict[str, str]:
     """Folders below ``path`` that are named after splits, by split."""
     present = {entry.name.lower(): entry.path for entry in os.scandir(path) if entry.is_dir()}
     return {split: present[name] for split, names in SPLIT_NAMES.items() for name in reversed(names) if name in present}
-
-
-def cache_folder(name: str) -> str:
-    """Where things called ``name`` are kept for this user between runs; the folder may not exist yet."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "visionzoo", name)

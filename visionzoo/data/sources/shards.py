@@ -5,13 +5,11 @@ like the files of a folder, so shuffling, sharing among ranks and workers, and r
 Hence no rule about shards and workers is needed either: one shard serves any number of workers. (Streaming readers give
 whole shards to workers; with fewer shards than workers some of them starve, or the run hangs.)
 
-The index lies in the user's cache folder (``XDG_CACHE_HOME``), and is made again when the shard changes.
+The index lies in the user's cache (:mod:`visionzoo.cache`), and is made again when the shard changes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import re
@@ -22,14 +20,14 @@ from typing import BinaryIO
 
 import numpy as np
 
+from visionzoo.cache import Cache, packed
 from visionzoo.data.images import ImageInput, UnreadableImage, check_size, image_extensions
 from visionzoo.data.sources.base import NO_LABEL, PackedPaths, Source, Splits, printable
 from visionzoo.data.sources.captions import CaptionSource, PackedTexts, clean_captions
-from visionzoo.data.sources.paths import cache_folder, must_exist
-from visionzoo.files import write_text
+from visionzoo.data.sources.paths import must_exist
 from visionzoo.text import decode_text, parse_json
 
-#: Part of the name of a cached index: counts up when what is indexed changes.
+#: Part of the key of a cached index: counts up when what is indexed changes.
 _INDEX_VERSION = 2
 _BLOCK = tarfile.BLOCKSIZE
 _JSON_CAPTIONS = ("caption", "captions", "text")
@@ -122,7 +120,8 @@ def read_shards(shards: Sequence[str], *, caption_column: str | None = None) -> 
         if len(shards) == 1:
             must_exist(shards[0])
         raise FileNotFoundError(f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:5])}")
-    indices = [index_shard(shard, caption_column) for shard in shards]
+    cache = Cache("shards")
+    indices = [index_shard(shard, caption_column, cache) for shard in shards]
     problems = tuple(
         (printable(f"{shard}:{key}" if key else shard), reason)
         for shard, index in zip(shards, indices, strict=True)
@@ -140,25 +139,23 @@ def read_shards(shards: Sequence[str], *, caption_column: str | None = None) -> 
     )
 
 
-def index_shard(path: str, caption_column: str | None = None) -> ShardIndex:
+def index_shard(path: str, caption_column: str | None = None, cache: Cache | None = None) -> ShardIndex:
     """The index of a shard, from the cache if it was made before and the shard has not changed since.
 
     Raises:
         ValueError: for a compressed shard.
     """
+    cache = cache or Cache("shards")
     status = os.stat(path)
     endings = sorted(image_extensions())  # a plugin of PIL brings more
     state = os.path.abspath(path), status.st_size, status.st_mtime_ns
-    name = repr((_INDEX_VERSION, *state, caption_column, endings))
-    cached = os.path.join(cache_folder("shards"), hashlib.blake2b(name.encode(), digest_size=16).hexdigest() + ".json")
-    with contextlib.suppress(OSError, ValueError, TypeError):  # any damage to a cache only means to index again
-        with open(cached, encoding="utf-8") as file:
-            index = ShardIndex(**json.load(file))
-        index.problems = [(key, reason) for key, reason in index.problems]
+    key = (_INDEX_VERSION, *state, caption_column, endings)
+    if (kept := cache.read(*key)) is not None:
+        index = ShardIndex(**json.loads(kept["index"].numpy().tobytes()))
+        index.problems = [(name, reason) for name, reason in index.problems]
         return index
     index = _index(path, caption_column)
-    with contextlib.suppress(OSError):  # a home that cannot be written costs time, not results
-        write_text(cached, json.dumps(asdict(index)))
+    cache.write({"index": packed(json.dumps(asdict(index)).encode())}, *key)
     return index
 
 

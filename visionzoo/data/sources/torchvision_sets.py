@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from visionzoo.cache import cache_folder
 from visionzoo.data.images import ImageInput, UnreadableImage
 from visionzoo.data.sources.base import NO_LABEL, Source
-from visionzoo.data.sources.paths import cache_folder
 
 _BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 _BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -92,7 +92,7 @@ def open_torchvision(name: str, *, root: str | None = None, download: bool = Fal
     import filelock
     import torchvision
 
-    folder = root or cache_folder("torchvision")
+    folder = root or str(cache_folder("torchvision"))
     os.makedirs(folder, exist_ok=True)
     build = getattr(torchvision.datasets, name)
     # Several ranks may ask at once; the first one downloads.

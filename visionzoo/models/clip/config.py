@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from visionzoo.layers.mlp import ACTIVATIONS
 from visionzoo.types import Preprocess
+from visionzoo.weights.preprocessing import STATISTICS
 
 TEXT_POOLS = ("argmax", "eos", "last")
 PROJECTIONS = ("linear", "linear_bias", "none")
 LOSSES = ("softmax", "sigmoid")
-
-#: Image statistics by name: mean and standard deviation.
-STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,20 +85,23 @@ def check_activation(activation: str) -> None:
         raise ValueError(f"activation={activation!r} must be one of {', '.join(ACTIVATIONS)}")
 
 
-def statistics(preprocess: Preprocess, name: str) -> Preprocess:
-    """``preprocess`` with other image statistics.
+def stated(preprocess: str | Preprocess | None) -> dict[str, Any]:
+    """The fields that a caller states: by a name of ``STATISTICS`` two, by a whole spec all but the size.
 
     Raises:
         ValueError: for a name that is not in ``STATISTICS``.
     """
-    if name not in STATISTICS:
-        raise ValueError(f"preprocess={name!r} must be a Preprocess or one of {', '.join(STATISTICS)}")
-    mean, std = STATISTICS[name]
-    return replace(preprocess, mean=mean, std=std)
+    if isinstance(preprocess, Preprocess):
+        return {f.name: getattr(preprocess, f.name) for f in fields(Preprocess) if f.name != "image_size"}
+    if preprocess is None:
+        return {}
+    if preprocess not in STATISTICS:
+        raise ValueError(f"preprocess={preprocess!r} must be a Preprocess or one of {', '.join(STATISTICS)}")
+    return dict(zip(("mean", "std"), STATISTICS[preprocess], strict=True))
 
 
 def _spec(size: int, name: str, resize_mode: str) -> Preprocess:
-    return statistics(Preprocess(image_size=(size, size), resize_mode=resize_mode), name)
+    return Preprocess(image_size=(size, size), resize_mode=resize_mode, **stated(name))
 
 
 #: Text towers: OpenAI's three widths and LAION's, and smaller ones for training from nothing.

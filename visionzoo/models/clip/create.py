@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from visionzoo.backbones import create_backbone
@@ -14,7 +16,7 @@ from visionzoo.models.clip.config import (
     ClipConfig,
     TextConfig,
     named_config,
-    statistics,
+    stated,
 )
 from visionzoo.models.clip.identify import identify
 from visionzoo.models.clip.image import ImageTower, set_activation
@@ -22,6 +24,7 @@ from visionzoo.models.clip.model import Clip
 from visionzoo.models.clip.text import TextTower
 from visionzoo.types import Preprocess
 from visionzoo.weights import install_load_hook, load_weights
+from visionzoo.weights.preprocessing import decide_preprocess
 
 
 def create_clip(
@@ -119,13 +122,8 @@ def create_clip(
         patch_dropout=patch_dropout,
         tokenizer=tokenizer,
         name=name,
+        said=stated(preprocess),
     )
-    if preprocess is not None:
-        named = isinstance(preprocess, str)
-        spec = statistics(model.preprocess, preprocess) if isinstance(preprocess, str) else preprocess
-        model.preprocess = replace(spec, image_size=model.image_size)
-        said = ("mean", "std") if named else [f.name for f in fields(Preprocess) if f.name != "image_size"]
-        model.visual.trunk.said_preprocess = {key: getattr(spec, key) for key in said}
     model.stated = _stated(name, config, activation, preprocess)
     model.architecture = {
         "name": name,
@@ -155,19 +153,23 @@ def build_clip(
     patch_dropout: float = 0.0,
     tokenizer: str = "clip",
     name: str | None = None,
+    said: Mapping[str, Any] = MappingProxyType({}),
 ) -> Clip:
-    """The network of a configuration, with random weights; the arguments are :func:`create_clip`'s."""
+    """The network of a configuration, with random weights; the arguments are :func:`create_clip`'s, and ``said`` the
+    fields of the preprocessing that its caller stated."""
     if image_size is None and config.preprocess is not None:
         image_size = config.preprocess.image_size
     trunk = create_backbone(config.backbone, image_size=image_size, in_chans=in_chans, drop_path=drop_path)
     if config.image_activation is not None:
         set_activation(trunk, config.image_activation)
+    default = replace(config.preprocess or trunk.preprocess, image_size=trunk.image_size)
+    trunk.said_preprocess = dict(said)
     visual = ImageTower(trunk, config.embed_dim, config.projection, patch_dropout)
     return Clip(
         visual,
         TextTower(config.text, config.embed_dim),
         loss=config.loss,
-        preprocess=replace(config.preprocess or trunk.preprocess, image_size=trunk.image_size),
+        preprocess=decide_preprocess(default, said=said),
         tokenizer=tokenizer,
         name=name or f"CLIP of {config.backbone}",
     )

@@ -209,14 +209,22 @@ class Clip(nn.Module):
         """What goes into the header of exported weights, since tensors do not say it."""
         return {"activation": self.activation, "preprocess": json.dumps(self.preprocess.to_dict())}
 
-    def check_origin(self, source: str, path: Path | None, keys: Collection[str], metadata: Mapping[str, str]) -> None:
-        """Refuse weights whose activation or preprocessing is another than this model's, or unknown.
+    def check_origin(
+        self,
+        source: str,
+        path: Path | None,
+        keys: Collection[str],
+        metadata: Mapping[str, str],
+        stored: Preprocess | None,
+    ) -> None:
+        """Refuse weights whose activation is another than this model's, or unknown, or whose preprocessing is unknown.
 
         Args:
             source: what to call the weights.
             path: their file; None for a state dict.
             keys: of the state dict, as stored.
             metadata: of the file.
+            stored: their preprocessing, where anything says it.
 
         Raises:
             ValueError: saying what to do.
@@ -235,7 +243,7 @@ class Clip(nn.Module):
                 "with which activation they were trained: activation='quick_gelu' for OpenAI's, DFN's and MetaCLIP's, "
                 "'gelu' for LAION's and DataComp's, 'gelu_tanh' for SigLIP in JAX or transformers"
             )
-        if not record.preprocess and "preprocess" not in self.stated:
+        if stored is None and "preprocess" not in self.stated:
             unknown.append(
                 f"how their images were normalised: preprocess= one of {', '.join(map(repr, STATISTICS))} or a "
                 "Preprocess; nearly all use 'openai', LAION-2B's ViT-L-14 'inception'"

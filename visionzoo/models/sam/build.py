@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from visionzoo.backbones import create_backbone
@@ -11,7 +10,6 @@ from visionzoo.models.sam.encoder import WIDTH, make_encoder
 from visionzoo.models.sam.mask_decoder import MaskDecoder
 from visionzoo.models.sam.model import Sam
 from visionzoo.models.sam.prompt_encoder import PromptEncoder
-from visionzoo.types import Preprocess
 from visionzoo.weights import install_load_hook, load_weights
 
 #: Meta's three sizes.
@@ -85,20 +83,6 @@ def create_sam(
     return model
 
 
-def sam_spec(trunk: Backbone) -> Preprocess:
-    """How a SAM around this backbone wants its images: the longer side resized, padded with the mean colour."""
-    spec = trunk.preprocess
-    return replace(
-        spec,
-        image_size=trunk.image_size,
-        interpolation="bilinear",
-        resize_mode="longest",
-        crop_pct=1.0,
-        pad_anchor="top_left",
-        pad_value=tuple(round(spec.value_scale * m) for m in spec.mean),
-    )
-
-
 def assemble(
     trunk: Backbone, embedding_stride: int | None = None, text_dim: int | None = None, decoder_dim: int = WIDTH
 ) -> Sam:
@@ -107,6 +91,6 @@ def assemble(
     stride = encoder.stride
     grid = (trunk.image_size[0] // stride, trunk.image_size[1] // stride)
     prompts = PromptEncoder(decoder_dim, grid, trunk.image_size, text_dim=text_dim)
-    model = Sam(encoder, prompts, MaskDecoder(decoder_dim), sam_spec(trunk))
+    model = Sam(encoder, prompts, MaskDecoder(decoder_dim))
     install_load_hook(model)
     return model

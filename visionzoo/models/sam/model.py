@@ -6,7 +6,7 @@ Legend: B images, N prompts, (H, W) pixels of the model's input, C width, (h, w)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,16 @@ class SamPreprocess(Preprocess):
     def of(cls, spec: Preprocess) -> SamPreprocess:
         """The same spec."""
         return cls(**{f.name: getattr(spec, f.name) for f in fields(Preprocess)})
+
+    @classmethod
+    def around(cls, spec: Preprocess, image_size: tuple[int, int]) -> SamPreprocess:
+        """How a SAM wants its images whose backbone wants them as ``spec`` says: the longer side resized, padded at the
+        right and bottom with the mean colour. What is padded there already stays as it is but for its size."""
+        if spec.pad_anchor == "top_left":
+            return cls.of(replace(spec, image_size=image_size))
+        sides: dict[str, Any] = {"resize_mode": "longest", "crop_pct": 1.0, "pad_anchor": "top_left"}
+        colour = tuple(round(spec.value_scale * m) for m in spec.mean)
+        return cls.of(replace(spec, image_size=image_size, interpolation="bilinear", pad_value=colour, **sides))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Resized images to the model's input: (..., 3, H', W') in 0..255 -> (..., 3, H, W) float.
@@ -90,23 +100,17 @@ class Sam(nn.Module):
     #: Whether one click may mean several things.
     ambiguous: bool = True
     image_format: str = "RGB"
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self,
         image_encoder: OwnEncoder | NeckedEncoder,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
-        preprocess: Preprocess,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        self.register_buffer("pixel_mean", torch.empty(len(preprocess.mean), 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.empty(len(preprocess.mean), 1, 1), persistent=False)
-        self.preprocess = preprocess
         self.name = "SAM"
         self.image_size = image_encoder.image_size
         self.architecture: dict[str, Any] = {}
@@ -114,20 +118,30 @@ class Sam(nn.Module):
 
     @property
     def preprocess(self) -> SamPreprocess:
-        """How images become the model's input."""
-        return self._preprocess
+        """How images become the model's input: it follows the backbone's, whatever weights that gets."""
+        return SamPreprocess.around(self.backbone.preprocess, self.image_size)
 
     @preprocess.setter
     def preprocess(self, spec: Preprocess) -> None:
-        self._preprocess = SamPreprocess.of(spec)
-        with torch.no_grad():
-            for buffer, values in ((self.pixel_mean, spec.mean), (self.pixel_std, spec.std)):
-                buffer.copy_(torch.tensor([v * spec.value_scale for v in values]).view(-1, 1, 1))
+        self.backbone.preprocess = spec
+
+    @property
+    def pixel_mean(self) -> Tensor:
+        """(C, 1, 1), in 0..255."""
+        return self._pixel(self.preprocess.mean)
+
+    @property
+    def pixel_std(self) -> Tensor:
+        """(C, 1, 1), in 0..255."""
+        return self._pixel(self.preprocess.std)
+
+    def _pixel(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor([v * self.preprocess.value_scale for v in values], device=self.device).view(-1, 1, 1)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.pixel_mean.device
+        return next(self.parameters()).device
 
     @property
     def backbone(self) -> Backbone:
