@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from visionzoo.losses.classification import balanced_class_weights, binary_cross_entropy, cross_entropy
+from visionzoo.losses.classification import balanced_class_weights, named_loss
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.classifier import Classifier, create_classifier, head_dropout
 from visionzoo.runs import RunFolder
@@ -42,6 +42,8 @@ class Classify(VisionTask):
         global_pool: token or avg, where the backbone allows another pooling than its own.
         drop_path: stochastic-depth rate of the last block; earlier blocks get linearly less.
         drop_rate: dropout before the head.
+        loss: none for cross_entropy, or binary_cross_entropy where an image may have several labels; or the name of a
+            registered one (visionzoo.register_loss). binary_cross_entropy takes each class against the others.
         label_smoothing: share of each target spread over all classes.
         mixup: Beta parameter of mixup; 0 turns it off.
         cutmix: Beta parameter of CutMix; 0 turns it off; with both on, each batch draws one.
@@ -76,6 +78,7 @@ class Classify(VisionTask):
         global_pool: str | None = None,
         drop_path: float = 0.0,
         drop_rate: float = 0.0,
+        loss: str | None = None,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -95,6 +98,9 @@ class Classify(VisionTask):
         self.class_names = tuple(classes)  #: in the order of the labels; empty where nobody gave them
         self.num_classes, self.multi_label, self.finetune = num_classes, multi_label, finetune
         self.label_smoothing = label_smoothing
+        if multi_label and loss == "cross_entropy":
+            raise ValueError("loss=cross_entropy is for one label an image, and these have several; leave it out")
+        self.loss = named_loss(loss or ("binary_cross_entropy" if multi_label else "cross_entropy"))
         self.monitor = "val/map" if multi_label else "val/accuracy"
         self.mixer = Mixer(mixup, cutmix)
         self._balanced = _class_weights(class_weights, class_counts)
@@ -206,8 +212,7 @@ class Classify(VisionTask):
         return (targets * self.class_weights).sum()
 
     def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        loss = binary_cross_entropy if self.multi_label else cross_entropy
-        return loss(logits, targets, label_smoothing=smoothing, class_weights=self.class_weights)
+        return self.loss(logits, targets, label_smoothing=smoothing, class_weights=self.class_weights)
 
     def update_evaluation(self, batch: ImageBatch) -> None:
         if len(batch.images) == 0:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from visionzoo.cli.imports import IMPORT_HELP
 from visionzoo.cli.suggest import UsageError, spelled
 
 #: What builds a parser for a command.
@@ -23,6 +24,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
+        self.add_argument("--import", action="append", metavar="MODULE", help=IMPORT_HELP)  # main has taken it
         self._inside = False
 
     def error(self, message: str) -> NoReturn:

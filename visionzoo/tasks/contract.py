@@ -1,0 +1,67 @@
+"""What a task and its data must have, checked before training and not after it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torch import nn
+
+from visionzoo.contract import missing_parts, refuse_missing
+from visionzoo.data.module import VisionData
+from visionzoo.models.bundle import ModelConfig
+from visionzoo.tasks.base import VisionTask
+from visionzoo.types import Preprocess
+
+PAGE = "docs/add-a-task.md"
+TASK: dict[str, str] = {
+    "task_name": "the name it is registered by",
+    "monitor": "the logged value that chooses the best weights, such as val/loss",
+    "model": "the network, set by self.use_model(model, preprocess)",
+    "update_evaluation": "takes a held-out batch into account",
+    "finish_evaluation": "scores of all held-out batches, by name",
+    "export_model": "the network to write, and its ModelConfig",
+}
+#: A batch that can be taken apart, so that a step which runs out of memory is repeated in parts; or one that cannot.
+STEP_IN_PARTS: dict[str, str] = {
+    "prepare": "a batch -> what part_loss takes, all random numbers drawn",
+    "split": "that, in parts of at most some images",
+    "part_loss": "loss of a part, as a TrainStep; or write train_loss and set splits = False",
+}
+STEP_WHOLE: dict[str, str] = {"train_loss": "loss of a batch, as a TrainStep"}
+DATA: dict[str, str] = {
+    "train_source": "the training samples, or None",
+    "val_source": "the held-out samples, or None",
+    "training_set": "a source -> data set of random views, and how they become a batch",
+    "evaluation_set": "the same without chance",
+    "fingerprint": "a hash of which samples are in which split",
+}
+
+
+def check_task(task: Any, data: Any) -> None:
+    """Raise ValueError with all that a task or its data module lacks, and for a model that could not be exported."""
+    if not isinstance(task, VisionTask):
+        raise ValueError(f"the task {type(task).__name__} must be a visionzoo.tasks.base.VisionTask; see {PAGE}")
+    if not isinstance(data, VisionData):
+        raise ValueError(f"the data {type(data).__name__} must be a visionzoo.data.module.VisionData; see {PAGE}")
+    parts = TASK | (STEP_IN_PARTS if task.splits else STEP_WHOLE)
+    refuse_missing(f"the task {type(task).__name__}", missing_parts(task, VisionTask, parts), PAGE)
+    refuse_missing(f"the data {type(data).__name__}", missing_parts(data, VisionData, DATA), PAGE)
+    if not type(task).__module__.startswith("visionzoo."):  # ours are tested, and copying adapters takes memory
+        _check_export(task)
+
+
+def _check_export(task: VisionTask) -> None:
+    """Whether the exported model could be read back: a whole training is lost where it cannot."""
+    name, exported = type(task).__name__, task.export_model()
+    model, config = exported if isinstance(exported, tuple) and len(exported) == 2 else (None, None)
+    if not isinstance(model, nn.Module) or not isinstance(config, ModelConfig):
+        raise ValueError(f"{name}.export_model must give (network, ModelConfig), not {type(exported).__name__}; {PAGE}")
+    if not isinstance(config.preprocess, Preprocess):
+        raise ValueError(f"{name}.export_model must give a ModelConfig with a Preprocess; {PAGE}")
+    origin = f"what {name}.export_model gives"
+    try:
+        values = json.loads(json.dumps(config.to_dict()))
+    except TypeError as error:
+        raise ValueError(f"{origin} cannot be written as JSON: {error}; {PAGE}") from error
+    ModelConfig.from_dict(values, origin=origin)
