@@ -22,6 +22,16 @@ TASK: dict[str, str] = {
     "finish_evaluation": "scores of all held-out batches, by name",
     "export_model": "the network to write, and its ModelConfig",
 }
+#: What the network itself must have; visionzoo.EncoderModel has it.
+NETWORK: dict[str, str] = {
+    "preprocess": "how its images are prepared",
+    "architecture": "keyword arguments that rebuild it, in JSON types",
+    "weights_family": "which foreign layouts load_weights tries, such as timm",
+    "head_prefixes": "keys that may keep their own values when other weights are loaded",
+    "stem_key": "the weight whose second axis is the channels of images",
+    "adapt_state_dict": "resamples position tables of another size",
+    "set_grad_checkpointing": "saves memory in training",
+}
 #: A batch that can be taken apart, so that a step which runs out of memory is repeated in parts; or one that cannot.
 STEP_IN_PARTS: dict[str, str] = {
     "prepare": "a batch -> what part_loss takes, all random numbers drawn",
@@ -46,6 +56,7 @@ def check_task(task: Any, data: Any) -> None:
         raise ValueError(f"the data {type(data).__name__} must be a visionzoo.data.module.VisionData; see {PAGE}")
     parts = TASK | (STEP_IN_PARTS if task.splits else STEP_WHOLE)
     refuse_missing(f"the task {type(task).__name__}", missing_parts(task, VisionTask, parts), PAGE)
+    refuse_missing(f"the network {type(task.model).__name__}", missing_parts(task.model, nn.Module, NETWORK), PAGE)
     refuse_missing(f"the data {type(data).__name__}", missing_parts(data, VisionData, DATA), PAGE)
     if not type(task).__module__.startswith("visionzoo."):  # ours are tested, and copying adapters takes memory
         _check_export(task)
