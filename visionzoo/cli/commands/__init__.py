@@ -19,4 +19,5 @@ COMMANDS: dict[str, str] = {
     "reconstruct": "visionzoo.cli.commands.reconstruct",
     "probe": "visionzoo.cli.commands.probe",
     "bench": "visionzoo.cli.commands.bench",
+    "env": "visionzoo.cli.commands.env",
 }
