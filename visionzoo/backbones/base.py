@@ -116,7 +116,7 @@ class Backbone(nn.Module):
         raise AssertionError(f"{type(self).__name__} declares tokens and must implement embed")
 
     def encode(self, tokens: Tokens) -> Tokens:
-        """Tokens -> the same tokens after all blocks and the final norm."""
+        """Tokens, x (B, n, D), -> the same tokens after all blocks and the final norm."""
         self.require("tokens")
         raise AssertionError(f"{type(self).__name__} declares tokens and must implement encode")
 

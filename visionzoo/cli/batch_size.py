@@ -40,6 +40,7 @@ class Measured(NamedTuple):
 
     @property
     def fits(self) -> bool:
+        """Whether the step was not broken off, and stayed within the budget."""
         return 0 < self.peak <= self.budget
 
 
@@ -85,6 +86,7 @@ def _between(low: int, high: int) -> int | None:
 
 
 def gib(size: int) -> str:
+    """Bytes -> GiB with two decimals."""
     return f"{size / 2**30:.2f}"
 
 
@@ -234,6 +236,7 @@ def _child(
 
 
 def main(task: str, config: str, out: str, *imports: str) -> None:
+    """Search in this process; write ``size`` and ``line``, or ``error``, to ``out`` as JSON."""
     import yaml
 
     started = time.monotonic()

@@ -34,6 +34,7 @@ class TaskEntry:
     links: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = field(default=())
 
     def load(self) -> tuple[type[VisionTask], type[VisionData]]:
+        """The classes of the task and of its data."""
         return _import(self.task), _import(self.data)
 
 

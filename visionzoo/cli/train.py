@@ -106,9 +106,11 @@ class TrainCLI(LightningCLI):
     # ---- the parser -----------------------------------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the one that was asked for."""
         return {self._only: LightningCLI.subcommands()[self._only] | {"weights_only"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our options beside those of task, data and trainer, and the links from data to task."""
         parser.add_argument(
             "--run_dir", type=str | None, default=None,
             help="Folder of the run; runs/<task>-<data>-<backbone> with a suffix where that is taken.",
@@ -138,6 +140,7 @@ class TrainCLI(LightningCLI):
             parser.link_arguments(f"data.{source}", f"model.{target}", compute_fn=through, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Check the names of all options, then parse. Paths stay as they were typed."""
         options = self._parser(self._only)._actions
         known = [s.lstrip("-") for action in options for s in action.option_strings]
         check_options(args[1:], known)
@@ -153,6 +156,7 @@ class TrainCLI(LightningCLI):
     # ---- the trainer ----------------------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
+        """Measure the batch size where it is ``auto``."""
         # Lightning's own worker seeding would import Lightning into every worker; our data seed each sample themselves
         os.environ["PL_SEED_WORKERS"] = "0"
         self._measured = ""
@@ -169,6 +173,7 @@ class TrainCLI(LightningCLI):
         self.config[self._only]["data"]["batch_size"] = size
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with run folder, loggers and callbacks, once task and data are known to be whole."""
         check_task(self.model, self.datamodule)
         options = self._get(self.config_init, "trainer")
         if _global_rank() == 0 and not self._get(self.config, "print_groups"):
@@ -279,6 +284,7 @@ class TrainCLI(LightningCLI):
         super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
+        """Say what was loaded and measured; score what is there before training where the task wants it."""
         if self._measured:
             self._say(self._measured)
         if self.model.opening_line:
@@ -311,12 +317,15 @@ class TrainCLI(LightningCLI):
         self.config_init["test"]["verbose"] = False
 
     def after_validate(self) -> None:
+        """Say the score and where the pictures are."""
         self._report()
 
     def after_test(self) -> None:
+        """Say the score and where the pictures are."""
         self._report()
 
     def after_predict(self) -> None:
+        """Say where the predictions are."""
         self._report()
 
     def _report(self, which: str = "") -> None:

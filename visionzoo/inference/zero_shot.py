@@ -173,6 +173,7 @@ class ZeroShotClassifier(ImageLabeller):
 
     @property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What it answers with."""
         return self._held.labels
 
     @property
@@ -182,6 +183,7 @@ class ZeroShotClassifier(ImageLabeller):
 
     @property
     def width(self) -> int:
+        """Width of the features."""
         return self.model.embed_dim
 
     def report(

@@ -63,6 +63,7 @@ class ModelConfig:
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_dict` reads them."""
         values = asdict(self)
         return {**values, "preprocess": self.preprocess.to_dict(), "labels": list(self.labels)}
 

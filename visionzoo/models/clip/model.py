@@ -106,6 +106,7 @@ class Clip(nn.Module):
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens that the text tower knows."""
         return self.text.config.vocab_size
 
     @property
@@ -148,7 +149,8 @@ class Clip(nn.Module):
         return logits if self.logit_bias is None else logits + self.logit_bias
 
     def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> Any:
-        """open_clip's answer: normalised features of both, the scale and, where there is one, the bias.
+        """open_clip's answer to (B, C, H, W) and (T, L): normalised features (B, E) and (T, E), the scale and, where
+        there is one, the bias.
 
         Returns:
             a tuple, or a dict if ``output_dict``; None stands for what was not given.

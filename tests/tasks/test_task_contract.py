@@ -1,0 +1,102 @@
+"""What a task, its network and its data must have is said before training, all at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import visionzoo as vz
+from visionzoo.cli.tasks import TASKS, TaskEntry, register_task
+from visionzoo.data.module import VisionData
+from visionzoo.models.bundle import ModelConfig, register_builder
+from visionzoo.tasks.contract import DATA, STEP_IN_PARTS, TASK, check_task
+
+
+class Data(VisionData):
+    train_source = val_source = None
+
+    def __init__(self) -> None:
+        super().__init__("nowhere")
+
+    def training_set(self, source: Any) -> Any: ...
+    def evaluation_set(self, source: Any) -> Any: ...
+    def fingerprint(self) -> str:
+        return ""
+
+
+class Empty(vz.VisionTask):
+    pass
+
+
+class Whole(vz.VisionTask):
+    task_name, monitor, splits = "classify", "val/loss", False
+
+    def __init__(self, architecture: dict[str, Any]) -> None:
+        super().__init__()
+        model = vz.create_classifier("vit_nano_patch4_32", 2)
+        self.architecture = architecture
+        self.use_model(model, model.preprocess)
+
+    def train_loss(self, batch: Any) -> vz.TrainStep: ...  # type: ignore[empty-body]
+    def update_evaluation(self, batch: Any) -> None: ...
+    def finish_evaluation(self) -> dict[str, Tensor]: ...  # type: ignore[empty-body]
+    def export_model(self) -> tuple[nn.Module, ModelConfig]:
+        return self.model, ModelConfig(task="classify", architecture=self.architecture, preprocess=self.preprocess)
+
+
+GOOD = {"backbone": "vit_nano_patch4_32", "num_classes": 2}
+
+
+def test_everything_that_a_task_lacks_is_one_error() -> None:
+    with pytest.raises(ValueError, match="the task Empty lacks") as error:
+        check_task(Empty(), Data())
+    for name, what in (TASK | STEP_IN_PARTS).items():
+        assert f"{name} ({what})" in str(error.value)
+
+
+def test_a_task_that_has_it_all_passes() -> None:
+    check_task(Whole(GOOD), Data())
+
+
+def test_data_are_checked() -> None:
+    class Nothing(VisionData):
+        pass
+
+    with pytest.raises(ValueError, match="the data Nothing lacks") as error:
+        check_task(Whole(GOOD), Nothing("nowhere"))
+    for name in DATA:
+        assert f"{name} (" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ({"num_classes": 2}, "lacks backbone"),
+        ({**GOOD, "colour": 1}, "unknown argument 'colour'"),
+        ({**GOOD, "drop_rate": torch.float16}, "cannot be written as JSON"),
+    ],
+)
+def test_a_model_that_could_not_be_read_back_is_refused(architecture: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r"what Whole.export_model gives") as error:
+        check_task(Whole(architecture), Data())
+    assert message in str(error.value)
+
+
+def test_a_plain_network_is_told_what_it_lacks() -> None:
+    task = Whole(GOOD)
+    task.model = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"the network Linear lacks preprocess .*; stem_key .*set_grad_checkpointing"):
+        check_task(task, Data())
+
+
+def test_names_are_given_once() -> None:
+    entry = TaskEntry(summary="", task=Empty, data=Data)
+    for name in ("classify", "mae", "Not a name", "-x"):
+        with pytest.raises(ValueError, match=r"registered already|needs a name"):
+            register_task(name, entry)
+    with pytest.raises(ValueError, match="has a builder already"):
+        register_builder("simmim", vz.create_simmim)
+    assert list(TASKS) == ["classify", "clip", "segment", "mae"]
