@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import visionzoo as vz
 from visionzoo.cli.tasks import TASKS, TaskEntry, register_task
 from visionzoo.data.module import VisionData
 from visionzoo.models.bundle import ModelConfig, register_builder
-from visionzoo.tasks.contract import DATA, STEP_IN_PARTS, TASK, check_task
+from visionzoo.tasks.contract import DATA, STEP_IN_PARTS, TASK, check_data, check_task
 
 
 class Data(VisionData):
@@ -52,13 +54,14 @@ GOOD = {"backbone": "vit_nano_patch4_32", "num_classes": 2}
 
 def test_everything_that_a_task_lacks_is_one_error() -> None:
     with pytest.raises(ValueError, match="the task Empty lacks") as error:
-        check_task(Empty(), Data())
+        check_task(Empty())
     for name, what in (TASK | STEP_IN_PARTS).items():
         assert f"{name} ({what})" in str(error.value)
 
 
 def test_a_task_that_has_it_all_passes() -> None:
-    check_task(Whole(GOOD), Data())
+    check_task(Whole(GOOD))
+    check_data(Data())
 
 
 def test_data_are_checked() -> None:
@@ -66,7 +69,7 @@ def test_data_are_checked() -> None:
         pass
 
     with pytest.raises(ValueError, match="the data Nothing lacks") as error:
-        check_task(Whole(GOOD), Nothing("nowhere"))
+        check_data(Nothing("nowhere"))
     for name in DATA:
         assert f"{name} (" in str(error.value)
 
@@ -81,7 +84,7 @@ def test_data_are_checked() -> None:
 )
 def test_a_model_that_could_not_be_read_back_is_refused(architecture: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"what Whole.export_model gives") as error:
-        check_task(Whole(architecture), Data())
+        check_task(Whole(architecture))
     assert message in str(error.value)
 
 
@@ -89,7 +92,15 @@ def test_a_plain_network_is_told_what_it_lacks() -> None:
     task = Whole(GOOD)
     task.model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"the network Linear lacks preprocess .*; stem_key .*set_grad_checkpointing"):
-        check_task(task, Data())
+        check_task(task)
+
+
+def test_a_plain_trainer_asks_first() -> None:
+    task = Whole(GOOD)
+    task.model = nn.Linear(2, 2)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_steps=1)
+    with pytest.raises(ValueError, match="the network Linear lacks"):
+        trainer.fit(task, DataLoader([]))
 
 
 def test_names_are_given_once() -> None:

@@ -29,7 +29,7 @@ from visionzoo.runs import FolderLock, RunFolder
 from visionzoo.signals import TRY_AGAIN
 from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
-from visionzoo.tasks.contract import check_task
+from visionzoo.tasks.contract import check_data, check_task
 from visionzoo.tasks.engine.bad_samples import BadSamples
 from visionzoo.tasks.engine.batch_size import ShareBatchSize
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
@@ -174,7 +174,8 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with run folder, loggers and callbacks, once task and data are known to be whole."""
-        check_task(self.model, self.datamodule)
+        check_task(self.model)
+        check_data(self.datamodule)
         options = self._get(self.config_init, "trainer")
         if _global_rank() == 0 and not self._get(self.config, "print_groups"):
             self._folder = self._make_folder()

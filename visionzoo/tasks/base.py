@@ -142,9 +142,15 @@ class VisionTask(TaskInterface):
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """The moving average that ``ema_decay`` asks for, where a plain Trainer has none."""
+        """The moving average that ``ema_decay`` asks for, where a plain Trainer has none.
+
+        Raises:
+            ValueError: for a task that lacks something; this is the first that a Trainer asks.
+        """
+        from visionzoo.tasks.contract import check_task
         from visionzoo.tasks.engine.ema import EMA
 
+        check_task(self)
         have = any(isinstance(c, EMA) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
         return [EMA(self.ema_decay)] if self.ema_decay and not have else []
 

@@ -48,18 +48,22 @@ DATA: dict[str, str] = {
 }
 
 
-def check_task(task: Any, data: Any) -> None:
-    """Raise ValueError with all that a task or its data module lacks, and for a model that could not be exported."""
+def check_task(task: Any) -> None:
+    """Raise ValueError with all that a task or its network lacks, and for a model that could not be exported."""
     if not isinstance(task, VisionTask):
-        raise ValueError(f"the task {type(task).__name__} must be a visionzoo.tasks.base.VisionTask; see {PAGE}")
-    if not isinstance(data, VisionData):
-        raise ValueError(f"the data {type(data).__name__} must be a visionzoo.data.module.VisionData; see {PAGE}")
+        raise ValueError(f"the task {type(task).__name__} must be a visionzoo.VisionTask; see {PAGE}")
     parts = TASK | (STEP_IN_PARTS if task.splits else STEP_WHOLE)
     refuse_missing(f"the task {type(task).__name__}", missing_parts(task, VisionTask, parts), PAGE)
     refuse_missing(f"the network {type(task.model).__name__}", missing_parts(task.model, nn.Module, NETWORK), PAGE)
-    refuse_missing(f"the data {type(data).__name__}", missing_parts(data, VisionData, DATA), PAGE)
     if not type(task).__module__.startswith("visionzoo."):  # ours are tested, and copying adapters takes memory
         _check_export(task)
+
+
+def check_data(data: Any) -> None:
+    """Raise ValueError with all that a data module of the command line lacks."""
+    if not isinstance(data, VisionData):
+        raise ValueError(f"the data {type(data).__name__} must be a visionzoo.data.module.VisionData; see {PAGE}")
+    refuse_missing(f"the data {type(data).__name__}", missing_parts(data, VisionData, DATA), PAGE)
 
 
 def _check_export(task: VisionTask) -> None:
