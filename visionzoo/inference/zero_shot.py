@@ -193,6 +193,7 @@ class ZeroShotClassifier(ImageLabeller):
         batch_size: int = 32,
         on_error: Literal["raise", "skip"] = "skip",
     ) -> Report:
+        """Answers for every image that can be read; the unknown comes first where no label is probable enough."""
         done = super().report(images, top_k, batch_size, on_error)
         return done._replace(predictions=[None if p is None else self._judged(p) for p in done.predictions])
 

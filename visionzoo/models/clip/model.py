@@ -139,7 +139,7 @@ class Clip(nn.Module):
         return F.normalize(features, dim=-1) if normalize else features
 
     def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of every pair, (images, texts) and their transpose."""
+        """Logits (B, T) of every pair of images (B, C, H, W) and texts (T, L), and their transpose."""
         logits = self.logits(self.encode_image(image, normalize=True), self.encode_text(text, normalize=True))
         return logits, logits.T
 
