@@ -63,7 +63,12 @@ def check_data(data: Any) -> None:
     """Raise ValueError with all that a data module of the command line lacks."""
     if not isinstance(data, VisionData):
         raise ValueError(f"the data {type(data).__name__} must be a visionzoo.data.module.VisionData; see {PAGE}")
-    refuse_missing(f"the data {type(data).__name__}", missing_parts(data, VisionData, DATA), PAGE)
+    refuse_missing(f"the data {type(data).__name__}", missing_parts(data, VisionData, unwritten(DATA)), PAGE)
+
+
+def unwritten(parts: dict[str, str]) -> dict[str, str]:
+    """Those of ``parts`` that VisionData leaves to its subclasses."""
+    return {n: what for n, what in parts.items() if getattr(getattr(VisionData, n, None), "__isabstractmethod__", True)}
 
 
 def _check_export(task: VisionTask) -> None:
