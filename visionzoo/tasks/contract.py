@@ -68,7 +68,8 @@ def check_data(data: Any) -> None:
 
 def unwritten(parts: dict[str, str]) -> dict[str, str]:
     """Those of ``parts`` that VisionData leaves to its subclasses."""
-    return {n: what for n, what in parts.items() if getattr(getattr(VisionData, n, None), "__isabstractmethod__", True)}
+    ours = {name: getattr(VisionData, name, None) for name in parts}
+    return {n: parts[n] for n, it in ours.items() if it is None or getattr(it, "__isabstractmethod__", False)}
 
 
 def _check_export(task: VisionTask) -> None:
