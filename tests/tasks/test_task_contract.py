@@ -14,7 +14,7 @@ import visionzoo as vz
 from visionzoo.cli.tasks import TASKS, TaskEntry, register_task
 from visionzoo.data.module import VisionData
 from visionzoo.models.bundle import ModelConfig, register_builder
-from visionzoo.tasks.contract import DATA, STEP_IN_PARTS, TASK, check_data, check_task, unwritten
+from visionzoo.tasks.contract import DATA, STEP, TASK, check_data, check_task, unwritten
 
 
 class Data(VisionData):
@@ -31,7 +31,7 @@ class Empty(vz.VisionTask):
 
 
 class Whole(vz.VisionTask):
-    task_name, monitor, splits = "classify", "val/loss", False
+    task_name, monitor = "classify", "val/loss"
 
     def __init__(self, architecture: dict[str, Any]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Whole(vz.VisionTask):
         self.architecture = architecture
         self.use_model(model, model.preprocess)
 
-    def train_loss(self, batch: Any) -> vz.TrainStep: ...  # type: ignore[empty-body]
+    def train_loss(self, batch: Any) -> vz.LossPart: ...  # type: ignore[empty-body]
     def update_evaluation(self, batch: Any) -> None: ...
     def finish_evaluation(self) -> dict[str, Tensor]: ...  # type: ignore[empty-body]
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
@@ -52,12 +52,18 @@ GOOD = {"backbone": "vit_nano_patch4_32", "num_classes": 2}
 def test_everything_that_a_task_lacks_is_one_error() -> None:
     with pytest.raises(ValueError, match="the task Empty lacks") as error:
         check_task(Empty())
-    for name, what in (TASK | STEP_IN_PARTS).items():
-        assert f"{name} ({what})" in str(error.value)
+    for part in (*(f"{name} ({what})" for name, what in TASK.items()), STEP):
+        assert part in str(error.value)
 
 
 def test_a_task_that_has_it_all_passes() -> None:
+    class InParts(Whole):
+        train_loss = vz.VisionTask.train_loss
+
+        def loss_parts(self, batch: Any, size: int | None) -> Any: ...
+
     check_task(Whole(GOOD))
+    check_task(InParts(GOOD))
     check_data(Data.__new__(Data))
 
 

@@ -32,13 +32,9 @@ NETWORK: dict[str, str] = {
     "adapt_state_dict": "resamples position tables of another size",
     "set_grad_checkpointing": "saves memory in training",
 }
-#: A batch that can be taken apart, so that a step which runs out of memory is repeated in parts; or one that cannot.
-STEP_IN_PARTS: dict[str, str] = {
-    "prepare": "a batch -> what part_loss takes, all random numbers drawn",
-    "split": "that, in parts of at most some images",
-    "part_loss": "loss of a part, as a TrainStep; or write train_loss and set splits = False",
-}
-STEP_WHOLE: dict[str, str] = {"train_loss": "loss of a batch, as a TrainStep"}
+#: A task writes one of these.
+STEPS = ("train_loss", "loss_parts")
+STEP = "train_loss (loss of a batch, as a LossPart; or loss_parts, where a batch can be taken apart)"
 DATA: dict[str, str] = {
     "train_source": "the training samples, or None",
     "val_source": "the held-out samples, or None",
@@ -52,8 +48,10 @@ def check_task(task: Any) -> None:
     """Raise ValueError with all that a task or its network lacks, and for a model that could not be exported."""
     if not isinstance(task, VisionTask):
         raise ValueError(f"the task {type(task).__name__} must be a visionzoo.VisionTask; see {PAGE}")
-    parts = TASK | (STEP_IN_PARTS if task.splits else STEP_WHOLE)
-    refuse_missing(f"the task {type(task).__name__}", missing_parts(task, VisionTask, parts), PAGE)
+    missing = missing_parts(task, VisionTask, TASK)
+    if len(missing_parts(task, VisionTask, dict.fromkeys(STEPS, ""))) == len(STEPS):
+        missing.append(STEP)
+    refuse_missing(f"the task {type(task).__name__}", missing, PAGE)
     refuse_missing(f"the network {type(task.model).__name__}", missing_parts(task.model, nn.Module, NETWORK), PAGE)
     if not type(task).__module__.startswith("visionzoo."):  # ours are tested, and copying adapters takes memory
         _check_export(task)
