@@ -116,3 +116,14 @@ def test_a_loss_from_outside_trains(folder: Path) -> None:
     (fit,) = commands("add-a-loss.md")
     done = call(fit, folder)
     assert (folder / "runs/poly/model.safetensors").is_file(), done.stderr
+
+
+def test_a_reader_from_outside_reads(folder: Path) -> None:
+    write_files("add-a-reader.md", folder)
+    images = np.random.default_rng(0).integers(0, 255, (96, 16, 16, 3), dtype=np.uint8)
+    np.savez(folder / "train.npz", images=images, labels=np.arange(96) % 3)
+    classify, mae = commands("add-a-reader.md")
+    done = call([*classify, "--data.num_workers=1", "--data.worker_start_method=spawn"], folder)
+    assert (folder / "runs/arrays/model.safetensors").is_file(), done.stderr
+    done = call(mae, folder)
+    assert (folder / "runs/drawn/model.safetensors").is_file(), done.stderr
