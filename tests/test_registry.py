@@ -176,3 +176,31 @@ def test_info_works_for_trainable_and_other_channel_models() -> None:
 def test_a_timm_name_without_its_prefix_gets_the_hint(name: str) -> None:
     with pytest.raises(ValueError, match=r"unknown backbone 'resnet50.*'; did you mean timm/resnet50\?"):
         vz.create_backbone(name)
+
+
+def test_a_backbone_of_ones_own_is_told_all_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from visionzoo.backbones.base import Backbone
+
+    class Half(Backbone):
+        def __init__(self, **options: Any) -> None:
+            super().__init__()
+            self.capabilities = frozenset({"tokens"})
+
+        def split(self, x: Any, image_size: Any) -> Any: ...
+
+    def register(name: str, build: Any) -> None:
+        spec = registry.BackboneSpec(name=name, family="x", build=build, paper="", licence="")
+        registry.register_backbone(spec)
+
+    monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
+    register("half", Half)
+    with pytest.raises(ValueError, match="the backbone Half lacks preprocess") as error:
+        vz.create_backbone("half")
+    for name in ("pooled_dim", "forward_features", "reset_classifier", "embed (images -> visible tokens; it declares"):
+        assert name in str(error.value)
+    assert "split" not in str(error.value)
+    register("layer", lambda **options: torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="'layer' is a Linear; it must be"):
+        vz.create_backbone("layer")
+    with pytest.raises(ValueError, match="registered already"):
+        register("timm/mine", Half)

@@ -68,10 +68,12 @@ class Pooled(nn.Module):
     """
 
     def train(self, mode: bool = True) -> Pooled:
+        """Nothing: a pooled copy stays in eval mode."""
         del mode
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Pooled:
+        """Nothing for False. Raises ValueError for True: a pooled copy is not trained."""
         if requires_grad:
             _refuse("be trained")
         return self
@@ -134,6 +136,7 @@ class SharedBackbone:
 
     @property
     def preprocess(self) -> Preprocess:
+        """How images are prepared for it."""
         return self.module.preprocess
 
     @property

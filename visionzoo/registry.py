@@ -21,6 +21,7 @@ from torch import nn
 from visionzoo.facts import backbone_facts
 from visionzoo.files import refuse_address
 from visionzoo.macs import count_macs
+from visionzoo.plugins import load_installed
 from visionzoo.types import CAPABILITIES, BackboneInfo
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ _RESOLVERS: dict[str, tuple[Callable[[str], BackboneSpec], Callable[[str], list[
 
 
 def register_backbone(spec: BackboneSpec) -> None:
-    """Add a backbone. Raises ValueError if the name is taken."""
-    if spec.name in _SPECS:
+    """Add a backbone. Raises ValueError if the name is taken, or belongs to a resolver (``timm/``)."""
+    if spec.name in _SPECS or spec.name.startswith(tuple(_RESOLVERS)):
         raise ValueError(f"backbone {spec.name!r} is registered already; choose another name")
     _SPECS[spec.name] = spec
 
@@ -78,6 +79,7 @@ def list_backbones(pattern: str = "*", *, capability: str | None = None) -> list
     """
     if capability is not None and capability not in CAPABILITIES:
         raise ValueError(f"unknown capability {capability!r}; known are {', '.join(CAPABILITIES)}")
+    load_installed()
     names = sorted(n for n in _SPECS if fnmatch.fnmatchcase(n, pattern))
     for prefix, (_, list_names) in _RESOLVERS.items():
         if pattern.startswith(prefix):
@@ -93,6 +95,8 @@ def _capabilities(name: str) -> frozenset[str]:
 
 
 def _spec(name: str) -> BackboneSpec:
+    if name not in _SPECS:
+        load_installed()
     if name in _SPECS:
         return _SPECS[name]
     for prefix, (resolve, _) in _RESOLVERS.items():
@@ -120,8 +124,17 @@ def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 @cache
 def _meta_copy(name: str, image_size: tuple[int, int] | None, in_chans: int) -> Backbone:
     with torch.device("meta"):
-        model = _spec(name).build(image_size=image_size, in_chans=in_chans, drop_path=0.0)
+        model = _build(name, image_size=image_size, in_chans=in_chans, drop_path=0.0)
     return model.eval().requires_grad_(False)
+
+
+def _build(name: str, **options: Any) -> Backbone:
+    model = _spec(name).build(**options)
+    model.name = name
+    if not callable(getattr(model, "check_contract", None)):
+        raise ValueError(f"the backbone {name!r} is a {type(model).__name__}; it must be a visionzoo.Backbone")
+    model.check_contract()
+    return model
 
 
 @cache
@@ -190,14 +203,13 @@ def create_backbone(
     Raises:
         ValueError: for an unknown name, a size or channel count that the backbone cannot take, or unfitting weights.
     """
-    spec = _spec(name)
+    _spec(name)
     if not isinstance(in_chans, Integral) or in_chans < 1:
         raise ValueError(f"in_chans={in_chans!r} must be a whole number, at least 1")
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path={drop_path} must be in [0, 1)")
     size = _size(image_size)
-    model = spec.build(image_size=size, in_chans=in_chans, drop_path=drop_path)
-    model.name = name
+    model = _build(name, image_size=size, in_chans=in_chans, drop_path=drop_path)
     model.describe = partial(_describe, name, size, in_chans)
     from visionzoo.weights import install_load_hook, load_weights
 

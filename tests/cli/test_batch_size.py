@@ -71,7 +71,7 @@ def test_the_number_is_written_down_and_scales_the_learning_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "find_batch_size", lambda task, config: (24, f"measured {task}"))
+    monkeypatch.setattr(cli, "find_batch_size", lambda task, config, imports: (24, f"measured {task}"))
     options = [*DIGITS, *CPU, "--data.train_limit=96", "--data.batch_size=auto", "--model.base_lr=0.64"]
     options += ["--trainer.max_epochs=1", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=1"]
     assert cli.run(["classify", "fit", *options, "--run_dir=run"]) == 0
@@ -99,7 +99,7 @@ def test_a_step_of_each_task_is_measured(task: str, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     written: list[str] = []
-    monkeypatch.setattr(cli, "find_batch_size", lambda task, config: written.append(config) or (1, ""))
+    monkeypatch.setattr(cli, "find_batch_size", lambda task, config, imports: written.append(config) or (1, ""))
     steps: list[int] = []
     monkeypatch.setattr(
         measured_step.StepCLI, "after_fit", lambda self: (steps.append(self.trainer.global_step), self._tell(peak=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,3 +81,36 @@ def test_balanced_weights_are_scikit_learns() -> None:
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
     assert balanced_class_weights(labels.bincount()).tolist() == pytest.approx(expected.tolist())
     assert balanced_class_weights(torch.tensor([3, 0])).tolist() == [0.5, 0.0]
+
+
+def test_losses_by_name_and_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from visionzoo.losses import classification
+
+    monkeypatch.setattr(classification, "LOSSES", dict(classification.LOSSES))
+    assert classification.named_loss("cross_entropy") is cross_entropy
+    with pytest.raises(ValueError, match="'cross_entrpy' is unknown; known are cross_entropy"):
+        classification.named_loss("cross_entrpy")
+
+    def summed(logits: torch.Tensor, target: torch.Tensor, **options: Any) -> torch.Tensor:
+        return F.cross_entropy(logits, target, reduction="sum")
+
+    def each(logits: torch.Tensor, target: torch.Tensor, **options: Any) -> torch.Tensor:
+        return F.cross_entropy(logits, target, reduction="none")
+
+    for loss, message in (
+        (summed, "mean over images"),
+        (each, "a scalar with a gradient"),
+        (F.cross_entropy, "fails for logits .*class_weights"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            classification.register_loss("mine", loss)
+    classification.register_loss("mine", lambda x, t, **options: summed(x, t) / len(x))
+    with pytest.raises(ValueError, match="'mine' is registered already"):
+        classification.register_loss("mine", cross_entropy)
+    with pytest.raises(ValueError, match="'cross_entropy' is registered already"):
+        classification.register_loss("cross_entropy", cross_entropy)
+
+
+def test_binary_cross_entropy_of_class_indices_is_one_class_against_the_others() -> None:
+    logits, target = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    assert torch.equal(binary_cross_entropy(logits, target), binary_cross_entropy(logits, F.one_hot(target, 3)))

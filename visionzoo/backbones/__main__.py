@@ -7,6 +7,7 @@ from visionzoo.registry import measure_backbone
 
 
 def main() -> None:
+    """Measure every registered backbone and write ``facts.json``."""
     names = list_backbones()
     write_json(FACTS_FILE, {name: info_to_dict(measure_backbone(name)) for name in names})
     print(f"{FACTS_FILE.name}: {len(names)} backbones")

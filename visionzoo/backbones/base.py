@@ -9,7 +9,33 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from visionzoo.contract import missing_parts, refuse_missing
 from visionzoo.types import BackboneInfo, Features, Preprocess, PyramidLevel, Tokens
+
+#: What every backbone has, and what each part is for; checked when one is built.
+CONTRACT: dict[str, str] = {
+    "capabilities": "frozenset of names: jobs ask for them",
+    "preprocess": "visionzoo.Preprocess: how its images are prepared",
+    "image_size": "(H, W) it was built for, in pixels",
+    "in_chans": "channels of its images",
+    "num_features": "width of forward_features",
+    "pooled_dim": "width of what a classifier reads",
+    "grid_dim": "width of what a dense head reads",
+    "stride": "pixels between neighbouring patches",
+    "forward_features": "images -> last features",
+    "forward_head": "last features -> pooled, or logits",
+    "split": "last features -> grid and prefix",
+    "reset_classifier": "makes a head for some number of classes",
+    "get_classifier": "that head",
+    "group_matcher": "order of layers, for layer_decay",
+    "set_grad_checkpointing": "saves memory in training",
+}
+#: What a declared capability promises.
+CAPABILITY_METHODS: dict[str, dict[str, str]] = {
+    "tokens": {"embed": "images -> visible tokens", "encode": "tokens -> features"},
+    "pyramid": {"pyramid": "images -> maps at several strides", "pyramid_levels": "their channels and strides"},
+    "attention_maps": {"attention_maps": "images -> attention weights of each block"},
+}
 
 
 class Backbone(nn.Module):
@@ -47,6 +73,15 @@ class Backbone(nn.Module):
         """What is known of this instance; multiply-adds are counted at its own ``image_size``."""
         return replace(self.describe(), preprocess=self.preprocess)
 
+    def check_contract(self) -> None:
+        """Raise ValueError, naming everything that this backbone lacks of what it must have or declares."""
+        parts = dict(CONTRACT)
+        for capability, methods in CAPABILITY_METHODS.items():
+            if capability in getattr(self, "capabilities", ()):
+                parts |= {name: f"{what}; it declares {capability}" for name, what in methods.items()}
+        missing = missing_parts(self, Backbone, parts)
+        refuse_missing(f"the backbone {type(self).__name__}", missing, "docs/add-a-backbone.md")
+
     def forward(self, images: Tensor) -> Features:
         """(B, C, H, W) normalised images -> :class:`Features`."""
         x = self.forward_features(images)
@@ -81,7 +116,7 @@ class Backbone(nn.Module):
         raise AssertionError(f"{type(self).__name__} declares tokens and must implement embed")
 
     def encode(self, tokens: Tokens) -> Tokens:
-        """Tokens -> the same tokens after all blocks and the final norm."""
+        """Tokens, x (B, n, D), -> the same tokens after all blocks and the final norm."""
         self.require("tokens")
         raise AssertionError(f"{type(self).__name__} declares tokens and must implement encode")
 

@@ -36,6 +36,7 @@ class Beit(VisionTransformer):
         rescale_residuals(self.blocks)
 
     def block_args(self, tokens: Tokens) -> list[dict[str, Any]]:
+        """For each block the (h, w) token grid and ``keep`` (B, n): its bias table is of relative positions."""
         return [{"grid_size": tokens.grid_size, "keep": tokens.keep}] * len(self.blocks)
 
     def _resample_tables(self, old_grid: tuple[int, int]) -> None:
@@ -48,6 +49,7 @@ class Beit(VisionTransformer):
             attention.grid_size = self.grid_size
 
     def no_weight_decay(self) -> set[str]:
+        """The ViT's tokens and every block's table of relative positions."""
         return super().no_weight_decay() | {name for name, _ in self.named_parameters() if name.endswith(TABLE)}
 
     def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

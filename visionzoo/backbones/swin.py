@@ -57,6 +57,7 @@ class SwinConfig:
                 raise ValueError(f"the width {self.width(i)} of stage {i} must be a multiple of its {heads} heads")
 
     def width(self, stage: int) -> int:
+        """Channels of a stage, counted from 0: they double at each."""
         return self.embed_dim * 2**stage
 
     def windows(self, image_size: tuple[int, int]) -> tuple[int, ...]:
@@ -76,6 +77,7 @@ class NormedPatchEmbed(PatchEmbed):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, N, D), normalised; with ``keep`` (B, n) only those patches."""
         return self.norm(super().forward(images, keep))
 
 
@@ -96,6 +98,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) -> (B, ceil(h / 2), ceil(w / 2), 2 D); an odd edge is padded with zeros."""
         b, h, w, dim = x.shape
         if h % 2 or w % 2:
             x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
@@ -119,13 +122,15 @@ class SwinBlock(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def attention_input(self, x: Tensor) -> Tensor:
-        """What the attention reads, before it is cut into windows."""
+        """What the attention reads, (B, h, w, D), before it is cut into windows."""
         return self.norm1(x)
 
     def attend(self, x: Tensor, layout: WindowLayout) -> Tensor:
+        """(B, h, w, D) -> the same, each token attending within its window of ``layout``."""
         return from_windows(self.attn(to_windows(self.attention_input(x), layout), layout.mask), layout)
 
     def forward(self, x: Tensor, layout: WindowLayout) -> Tensor:
+        """(B, h, w, D) -> the same."""
         x = x + self.drop_path1(self.attend(x, layout))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
@@ -134,9 +139,11 @@ class PostNormBlock(SwinBlock):
     """v2's block: the norm comes last in each branch (arXiv 2111.09883, section 3.2)."""
 
     def attention_input(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) as it is: Swin V2 normalises after the attention."""
         return x
 
     def forward(self, x: Tensor, layout: WindowLayout) -> Tensor:
+        """(B, h, w, D) -> the same; norms stand at the end of the residual branches."""
         x = x + self.drop_path1(self.norm1(self.attend(x, layout)))
         return x + self.drop_path2(self.norm2(self.mlp(x)))
 
@@ -171,6 +178,7 @@ class SwinStage(nn.Module):
         return list(zip(cast("list[SwinBlock]", list(self.blocks)), layouts, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) -> the stage's output, half as high and wide where it begins by merging patches."""
         x = self.downsample(x)
         for block, layout in self.steps(x):
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -306,12 +314,15 @@ class SwinTransformer(TimmFace, Backbone):
         return self.norm(self.layers(self._embed(images, mask, mask_token)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, h, w, D) -> (B, D), or (B, num_classes) when there is a head."""
         return self.head(x, pre_logits=pre_logits)
 
     def pooled_features(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) -> (B, D): mean over the grid, maximum, or the mean of both."""
         return self.head.pooled(x)
 
     def split(self, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, h, w, D) -> grid (B, D, h, w) and an empty prefix (B, 0, D)."""
         del image_size
         return x.permute(0, 3, 1, 2), x.new_zeros(x.shape[0], 0, x.shape[-1])
 
@@ -415,6 +426,7 @@ class SwinTransformer(TimmFace, Backbone):
         return self.head.drop
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh head; ``global_pool`` is one of timm's poolings of a map, or ``""`` for none."""
         if global_pool:
             if global_pool not in POOLS:
                 raise ValueError(f"global_pool={global_pool!r} must be one of {', '.join(POOLS)} for a Swin, or ''")
@@ -431,17 +443,21 @@ class SwinTransformer(TimmFace, Backbone):
         nn.init.zeros_(self.head.fc.bias)
 
     def get_classifier(self) -> nn.Module:
+        """The linear layer behind the pooling; ``nn.Identity`` where there is none."""
         return self.head.fc
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """One group for each block, patch merging with the stage before it; ``coarse``: for each stage."""
         blocks = [(r"^layers\.(\d+).downsample", (0,)), (r"^layers\.(\d+)\.\w+\.(\d+)", None), (r"^norm", (99999,))]
         return {"stem": r"^patch_embed", "blocks": r"^layers\.(\d+)" if coarse else blocks}
 
     def no_weight_decay(self) -> set[str]:
+        """Position tables, and in Swin V2 the network and the scale in their place."""
         words = ("relative_position_bias_table", "cpb_mlp", "logit_scale")
         return {name for name, _ in self.named_parameters() if any(word in name for word in words)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass, to save memory."""
         for stage in self._stages:
             stage.grad_checkpointing = enable
 

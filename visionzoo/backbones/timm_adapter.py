@@ -67,9 +67,11 @@ class TimmBackbone(Backbone):
         return super(Backbone, self).forward_features(images)  # type: ignore[misc]
 
     def forward_head(self, x: Any, pre_logits: bool = False) -> Tensor:
+        """timm's own head: -> (B, pooled_dim), or (B, num_classes)."""
         return super(Backbone, self).forward_head(x, pre_logits=pre_logits)  # type: ignore[misc]
 
     def forward(self, images: Tensor) -> Features:
+        """(B, C, H, W) -> :class:`Features`; where timm drops the patches, its last map is the grid."""
         if self._facts.layout != "prefix":
             return super().forward(images)
         x, maps = super(Backbone, self).forward_intermediates(  # type: ignore[misc]
@@ -78,6 +80,7 @@ class TimmBackbone(Backbone):
         return Features(self.forward_head(x, pre_logits=True), maps[-1], x)
 
     def split(self, x: Any, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """timm's layout (NCHW, NHWC, NLC or NCL) -> grid (B, D, h, w) and prefix (B, P, D)."""
         layout = self._facts.layout
         if isinstance(x, (list, tuple)):
             x = x[-1]
@@ -97,6 +100,7 @@ class TimmBackbone(Backbone):
         return patches.unflatten(-1, grid_size), prefix.transpose(1, 2)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> timm's intermediate maps (B, C_i, H_i, W_i), finest first."""
         self.require("pyramid")
         indices = [i for i, _ in self._facts.pyramid]
         return super(Backbone, self).forward_intermediates(  # type: ignore[misc]
@@ -116,6 +120,7 @@ class TimmBackbone(Backbone):
     # What training needs to know.
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """timm's own, with the second head of a distilled model kept."""
         reset = super(Backbone, self).reset_classifier  # type: ignore[misc]
         options: dict[str, Any] = {} if global_pool is None else {"global_pool": global_pool}
         if "distillation" in inspect.signature(reset).parameters:  # else RepViT loses its second head here
@@ -127,19 +132,23 @@ class TimmBackbone(Backbone):
             self.pooled_dim = classifier.in_features
 
     def get_classifier(self) -> Any:
+        """timm's head: a module, or a pair of them for distilled models."""
         return super(Backbone, self).get_classifier()  # type: ignore[misc]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's layer groups. Raises ValueError where timm describes none."""
         inner = getattr(super(Backbone, self), "group_matcher", None)
         if inner is None:
             raise ValueError(f"timm describes no layer groups for {self.name}; train it without layer-wise decay")
         return inner(coarse=coarse)
 
     def no_weight_decay(self) -> set[str]:
+        """The names that timm gives; none for most CNNs."""
         inner = getattr(super(Backbone, self), "no_weight_decay", None)  # most CNNs have none
         return set(inner()) if inner is not None else set()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """timm's own switch."""
         super(Backbone, self).set_grad_checkpointing(enable)  # type: ignore[misc]
 
     def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

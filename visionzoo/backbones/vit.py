@@ -68,14 +68,17 @@ class ViTConfig:
 
     @property
     def norm_after_pool(self) -> bool:
+        """Whether the last norm follows the pooling (timm's ``fc_norm``)."""
         return self.pool == "avg" if self.pool_norm is None else self.pool_norm
 
     @property
     def num_prefix_tokens(self) -> int:
+        """P: class, distillation and register tokens together."""
         return int(self.class_token) + int(self.distill_token) + self.registers
 
     @property
     def mlp_hidden(self) -> int:
+        """Width of each block's hidden layer."""
         return int(self.embed_dim * self.mlp_ratio)
 
 
@@ -257,7 +260,8 @@ class VisionTransformer(ViTFace, Backbone):
         return resample_positions(self.pos_embed, grid_size, old_grid=self.grid_size, prefix_tokens=n)
 
     def encode(self, tokens: Tokens) -> Tokens:
-        """Tokens -> the same tokens after all blocks and the final norm (which average pooling applies later)."""
+        """Tokens, x (B, n, D), -> the same after all blocks and the final norm (which average pooling applies
+        later)."""
         x = self.norm(self._blocks(tokens, []))
         return self._split_tokens(x, tokens)
 
@@ -266,7 +270,8 @@ class VisionTransformer(ViTFace, Backbone):
         return Tokens(x[:, p:], x[:, :p], tokens.grid_size, tokens.keep)
 
     def block_args(self, tokens: Tokens) -> list[dict[str, Any]]:
-        """Each block's keyword arguments for these tokens: position information that is not in the tokens."""
+        """Each block's keyword arguments for these tokens (B, n, D): position information that is not in the
+        tokens."""
         del tokens
         return [{}] * len(self.blocks)
 
@@ -295,6 +300,7 @@ class VisionTransformer(ViTFace, Backbone):
         return self.norm(self._blocks(self.embed(images, mask=mask, mask_token=mask_token), []))
 
     def split(self, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, P + N, D) -> grid (B, D, h, w) and prefix (B, P, D)."""
         p = self.num_prefix_tokens
         return self._grid(x[:, p:], self.patch_embed.grid_size(image_size)), x[:, :p]
 
@@ -313,6 +319,7 @@ class VisionTransformer(ViTFace, Backbone):
         return x if pre_logits else self.head(x)
 
     def pooled_features(self, x: Tensor) -> Tensor:
+        """(B, P + N, D) -> (B, D): the class token, the mean of the patches, or attention pooling."""
         pool, p = self.config.pool, self.num_prefix_tokens
         if pool == "distill":
             return (self.head_drop(x[:, 0]) + self.head_drop(x[:, 1])) / 2
@@ -341,6 +348,7 @@ class VisionTransformer(ViTFace, Backbone):
     # What training needs to know.
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh head; ``global_pool`` may be token or avg, or ``""`` for an unpooled answer."""
         if global_pool:
             self.unpooled = False
             if global_pool != self.config.pool:
@@ -371,9 +379,11 @@ class VisionTransformer(ViTFace, Backbone):
         return head
 
     def get_classifier(self) -> Any:
+        """The head; of a model with a distillation token both."""
         return (self.head, self.head_dist) if self.config.pool == "distill" else self.head
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """One group for each block, as timm counts them; the embedding comes first."""
         del coarse
         return {
             "stem": r"^cls_token|dist_token|reg_token|pos_embed|patch_embed|norm_pre",
@@ -381,9 +391,11 @@ class VisionTransformer(ViTFace, Backbone):
         }
 
     def no_weight_decay(self) -> set[str]:
+        """Position table, class, register and distillation tokens."""
         return {"pos_embed", "cls_token", "reg_token", "dist_token"}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass, to save memory."""
         self.grad_checkpointing = enable
 
     def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

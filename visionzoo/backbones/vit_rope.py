@@ -65,7 +65,8 @@ class RopeVisionTransformer(VisionTransformer):
         rescale_residuals(self.blocks)
 
     def block_args(self, tokens: Tokens) -> list[dict[str, Any]]:
-        """Each block's rotation table, of the tokens that are there."""
+        """Each block's rotation table, of the tokens that are there: (N, 2 d), learned ones (H, N, 2 d); with a
+        leading B where each image keeps its own."""
         cfg = self.config
         if self.rope is None:
             table = rope_table(cfg.rope, cfg.embed_dim // cfg.num_heads, tokens.grid_size, tokens.x)
@@ -78,6 +79,7 @@ class RopeVisionTransformer(VisionTransformer):
         return [{"rope": table} for table in tables.unbind(0)]
 
     def no_weight_decay(self) -> set[str]:
+        """The ViT's tokens, and frequencies that are learned."""
         return super().no_weight_decay() | ({"rope.freqs"} if self.rope is not None else set())
 
 

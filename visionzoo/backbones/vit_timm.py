@@ -80,7 +80,8 @@ class ViTFace(TimmFace):
         return_prefix_tokens: bool = False,
         norm: bool = False,
     ) -> list[Any]:
-        """DINO's name and arguments for :meth:`forward_intermediates`, as timm has it."""
+        """DINO's name and arguments for :meth:`forward_intermediates`, as timm has it: (B, N, D), or (B, D, h, w) if
+        ``reshape``."""
         fmt = "NCHW" if reshape else "NLC"
         return self.forward_intermediates(x, n, return_prefix_tokens, norm, output_fmt=fmt, intermediates_only=True)
 

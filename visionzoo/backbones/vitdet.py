@@ -34,6 +34,7 @@ class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of (B, C, h, w)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same, normalised over C."""
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
 
@@ -100,11 +101,13 @@ class ViTDet(VisionTransformer):
         mask: Tensor | None = None,
         mask_token: Tensor | None = None,
     ) -> Tokens:
+        """(B, C, H, W) -> tokens (B, N, D). ``keep`` is refused: windows need the whole grid."""
         if keep is not None:
             self.require("tokens")
         return super().embed(images, mask=mask, mask_token=mask_token)
 
     def encode(self, tokens: Tokens) -> Tokens:
+        """Refused: tokens (B, n, D) of a part of the grid have no windows."""
         return Backbone.encode(self, tokens)
 
     def _position_table(self, grid_size: tuple[int, int]) -> Tensor | None:
@@ -113,6 +116,7 @@ class ViTDet(VisionTransformer):
         return resample_positions(self.pos_embed.flatten(1, 2), grid_size, old_grid=self.grid_size)
 
     def block_args(self, tokens: Tokens) -> list[dict[str, Any]]:
+        """For each block the (h, w) token grid, for its windows and its relative positions."""
         return [{"grid_size": tokens.grid_size}] * len(self.blocks)
 
     def forward_features(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
@@ -121,6 +125,7 @@ class ViTDet(VisionTransformer):
         return self.neck(self._grid(self._blocks(tokens, []), tokens.grid_size))
 
     def split(self, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, D, h, w) as the grid, and an empty prefix (B, 0, D)."""
         del image_size
         return x, x.new_zeros(x.shape[0], 0, x.shape[1])
 
@@ -129,6 +134,7 @@ class ViTDet(VisionTransformer):
         return x if self.unpooled else self.head(x, pre_logits)
 
     def pooled_features(self, x: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D), the mean over the grid."""
         return self.head(x, True)
 
     def _finish(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
@@ -154,6 +160,7 @@ class ViTDet(VisionTransformer):
     # What training needs to know.
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh head on the mean. Raises ValueError for another pooling: there is no class token."""
         if global_pool == "" and num_classes:
             raise ValueError(f"num_classes={num_classes} without pooling: the head reads the mean; use 'avg'")
         if global_pool not in (None, "avg", ""):
@@ -165,9 +172,11 @@ class ViTDet(VisionTransformer):
         self.head.fc = self._linear(num_classes)
 
     def get_classifier(self) -> nn.Module:
+        """The linear layer behind the pooling."""
         return self.head.fc
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """One group for each block; the neck is nearest the output."""
         del coarse
         return {"stem": r"^pos_embed|patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^neck", (99999,))]}
 

@@ -1,7 +1,8 @@
 """``--data.batch_size auto``: the largest batch whose real training step leaves some memory free.
 
 Each size is tried in a process of its own, forked from one that has everything imported, so that a kill for want of
-memory ends nothing else. This module runs as that search: ``python -m visionzoo.cli.batch_size TASK CONFIG OUT``.
+memory ends nothing else. This module runs as that search: ``python -m visionzoo.cli.batch_size TASK CONFIG OUT
+[MODULE...]``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from visionzoo.plugins import import_typed, load_installed
 
 #: Share of the free memory that stays free: for validation, fragments, and batches larger than those that were tried.
 HEADROOM = 0.15
@@ -37,6 +40,7 @@ class Measured(NamedTuple):
 
     @property
     def fits(self) -> bool:
+        """Whether the step was not broken off, and stayed within the budget."""
         return 0 < self.peak <= self.budget
 
 
@@ -82,6 +86,7 @@ def _between(low: int, high: int) -> int | None:
 
 
 def gib(size: int) -> str:
+    """Bytes -> GiB with two decimals."""
     return f"{size / 2**30:.2f}"
 
 
@@ -102,8 +107,9 @@ LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"
 LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "OMPI_", "PMI_")
 
 
-def find_batch_size(task: str, config: str) -> tuple[int, str]:
+def find_batch_size(task: str, config: str, imports: Sequence[str] = ()) -> tuple[int, str]:
     """The batch size for a task and the text of its ``config.yaml``, and the line that says what was measured.
+    ``imports`` are the modules that the user typed.
 
     Raises:
         ValueError: when one image does not fit, or the step fails for another reason.
@@ -114,7 +120,7 @@ def find_batch_size(task: str, config: str) -> tuple[int, str]:
     with tempfile.TemporaryDirectory(prefix="visionzoo-measure-") as folder:
         given, out = Path(folder) / "config.yaml", Path(folder) / "found.json"
         given.write_text(config, encoding="utf-8")
-        command = [sys.executable, "-m", "visionzoo.cli.batch_size", task, str(given), str(out)]
+        command = [sys.executable, "-m", "visionzoo.cli.batch_size", task, str(given), str(out), *imports]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if not out.is_file():
             raise ValueError(f"the batch size could not be measured: {_last_line(ended.stderr)}")
@@ -138,10 +144,11 @@ class Search:
         task: key of the command line's tasks.
         config: the content of ``config.yaml``.
         folder: for files; the caller removes it.
+        imports: modules that each step imports first.
     """
 
-    def __init__(self, task: str, config: dict[str, Any], folder: Path) -> None:
-        self.task, self.folder = task, folder
+    def __init__(self, task: str, config: dict[str, Any], folder: Path, imports: Sequence[str] = ()) -> None:
+        self.task, self.folder, self.imports = task, folder, imports
         trainer = dict(config["trainer"])
         devices, nodes = trainer.get("devices"), int(trainer.get("num_nodes") or 1)
         self.on_node = _count(devices)
@@ -170,7 +177,9 @@ class Search:
         config = {**self.config, "data": {**self.config["data"], "batch_size": size}}
         name.with_suffix(".yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         files = [str(name.with_suffix(end)) for end in (".yaml", ".json", ".log")]
-        process = self.context.Process(target=_child, args=(self.task, *files, size, self.on_node, self.processes))
+        process = self.context.Process(
+            target=_child, args=(self.imports, self.task, *files, size, self.on_node, self.processes)
+        )
         process.start()
         self._watch(process, name.with_suffix(".json"))
         return self._read(process.exitcode, size, name)
@@ -208,12 +217,17 @@ def _count(devices: Any) -> int:
     return max(1, torch.cuda.device_count())
 
 
-def _child(task: str, config: str, out: str, log: str, size: int, on_node: int, processes: int) -> None:
+def _child(
+    imports: Sequence[str], task: str, config: str, out: str, log: str, size: int, on_node: int, processes: int
+) -> None:
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     from visionzoo.cli.measured_step import measure_step
 
+    for name in imports:
+        import_typed(name)
+    load_installed()
     with contextlib.suppress(OSError):  # if the system must end somebody, then this process
         Path("/proc/self/oom_score_adj").write_text("1000")
     measure_step(task, config, Path(out), size, on_node=on_node, processes=processes, headroom=HEADROOM)
@@ -221,14 +235,15 @@ def _child(task: str, config: str, out: str, log: str, size: int, on_node: int, 
     os._exit(0)
 
 
-def main(task: str, config: str, out: str) -> None:
+def main(task: str, config: str, out: str, *imports: str) -> None:
+    """Search in this process; write ``size`` and ``line``, or ``error``, to ``out`` as JSON."""
     import yaml
 
     started = time.monotonic()
     search: Search | None = None
     try:
         with tempfile.TemporaryDirectory(prefix="visionzoo-steps-") as folder:
-            search = Search(task, yaml.safe_load(Path(config).read_text(encoding="utf-8")), Path(folder))
+            search = Search(task, yaml.safe_load(Path(config).read_text(encoding="utf-8")), Path(folder), imports)
             chosen, too_large = choose(search.measure)
         line = describe(chosen, too_large, search.processes)
         found: dict[str, Any] = {"size": chosen.size, "line": f"{line} ({time.monotonic() - started:.0f} s)"}
@@ -238,4 +253,4 @@ def main(task: str, config: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:])

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import visionzoo
 from visionzoo.cli.commands import COMMANDS
 from visionzoo.cli.commands.arguments import CommandParser
+from visionzoo.cli.imports import require_for_training, take_imports, take_option
 from visionzoo.cli.processes import StopSignal, die_with_launcher, scheduler_signals
-from visionzoo.cli.suggest import suggestion
+from visionzoo.cli.suggest import UsageError, suggestion
 from visionzoo.cli.tasks import help_page, split_arguments
 from visionzoo.signals import TRY_AGAIN
 from visionzoo.terminal import say, visible
@@ -58,12 +59,16 @@ def _as_a_command(run: Callable[[], int]) -> int:
 
 
 def _train(args: list[str], program: str) -> int:
-    if (page := help_page(args, program)) is not None:
-        say(page)
-        return 0
     try:
+        args = take_imports(args)
+        if (page := help_page(args, program)) is not None:
+            say(page)
+            return 0
+        require_for_training(args)
         split_arguments(args, program)  # a mistake in the first words is said at once
     except ValueError as error:
+        if os.environ.get("VISIONZOO_TRACEBACK"):
+            raise
         say(f"error: {error}", file=sys.stderr)
         return 2
     die_with_launcher()
@@ -77,14 +82,16 @@ def _train(args: list[str], program: str) -> int:
         return TRY_AGAIN
 
 
-def _command(args: list[str]) -> int:
-    name = next((a for a in args if not a.startswith("-")), None)
+def _command(given: list[str]) -> int:
     known = ["train", *COMMANDS]
-    if name is not None and name not in known:
-        hint = suggestion(name, known, otherwise=f"the commands are {', '.join(known)}")
-        say(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
-        return 2
     try:
+        args, _ = take_option(given, "import")
+        name = next((a for a in args if not a.startswith("-")), None)
+        if name is not None and name not in known:
+            hint = suggestion(name, known, otherwise=f"the commands are {', '.join(known)}")
+            raise UsageError(f"unknown command {name!r}; {hint}")
+        if name is not None:
+            take_imports(given)
         parsed = _parser(only=name).parse_args(args)
         if parsed.command is None:
             _parser(only=None).print_help()

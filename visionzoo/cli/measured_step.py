@@ -54,6 +54,7 @@ class StepCLI(TrainCLI):
         return [c for c in super()._callbacks(bar) if isinstance(c, (SeedBatches, EMA))]
 
     def before_fit(self) -> None:
+        """Say what memory there is, and put one batch of the largest samples in the place of the data."""
         self._tell_budget()
         self.model.warmup_steps, self.model.warmup_epochs = 0, 0.0  # may be longer than two steps
         self.model.halve_on_oom = False
@@ -86,6 +87,7 @@ class StepCLI(TrainCLI):
         self._tell(budget=budget, images=len(self.datamodule.train_source or ()))
 
     def after_fit(self) -> None:
+        """Say what the step took, with what the real run holds besides."""
         device = self._device()
         gradients = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         exchange = gradients if self.processes > 1 else 0  # what gradients are put into to be sent

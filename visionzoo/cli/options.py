@@ -68,6 +68,7 @@ class OneLineParser(LightningArgumentParser):
     """A parser whose errors are exceptions with one line, instead of a page of usage and an exit."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise UsageError in place of a page of usage and an exit."""
         raise UsageError(in_plain_words(" ".join(message.split()))) from ex
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from visionzoo.cli.suggest import UsageError, suggestion
 
 if TYPE_CHECKING:
-    from pytorch_lightning import LightningDataModule
-
+    from visionzoo.data.module import VisionData
     from visionzoo.tasks.base import VisionTask
 
 #: What can be asked of a task, with what each does.
@@ -28,12 +28,13 @@ class TaskEntry:
     """A task of the command line. Classes are named, not imported, so that choosing one task loads no other."""
 
     summary: str  #: one line of help
-    task: str  #: ``module:class`` of a VisionTask
-    data: str  #: ``module:class`` of a LightningDataModule
+    task: str | type[VisionTask]  #: ``module:class``, or the class
+    data: str | type[VisionData]  #: the same
     #: attributes of the data -> options of the task, with a function on the way or None
     links: tuple[tuple[str, str, Callable[[Any], Any] | None], ...] = field(default=())
 
-    def load(self) -> tuple[type[VisionTask], type[LightningDataModule]]:
+    def load(self) -> tuple[type[VisionTask], type[VisionData]]:
+        """The classes of the task and of its data."""
         return _import(self.task), _import(self.data)
 
 
@@ -69,7 +70,22 @@ TASKS: dict[str, TaskEntry] = {
 }
 
 
-def _import(name: str) -> Any:
+def register_task(name: str, entry: TaskEntry) -> None:
+    """Add a task to ``train.py``. What it must have is checked before training (``visionzoo.tasks.contract``).
+
+    Raises:
+        ValueError: if the name is taken, or is none that can be typed and stand in a file name.
+    """
+    if name in TASKS:
+        raise ValueError(f"the task {name!r} is registered already; choose another name")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"the task {name!r} needs a name of small letters, digits and _")
+    TASKS[name] = entry
+
+
+def _import(name: Any) -> Any:
+    if not isinstance(name, str):
+        return name
     module, attribute = name.split(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -119,6 +135,7 @@ _COMMON = (
     "  --config FILE         options from a YAML file; later options win",
     "  --run_dir DIR         where results go (default: runs/<task>-<data>-<backbone>)",
     "  --resume DIR          go on with the run in DIR",
+    "  --import MODULE       a module or .py file with backbones, tasks or losses of your own",
 )
 
 

@@ -19,14 +19,17 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.cli.batch_size import find_batch_size
+from visionzoo.cli.imports import IMPORT_HELP, take_option
 from visionzoo.cli.options import OneLineParser, check_loggers, check_options, shell_quoted
 from visionzoo.cli.processes import StopSignal, leave_together
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
+from visionzoo.plugins import remembered, typed
 from visionzoo.runs import FolderLock, RunFolder
 from visionzoo.signals import TRY_AGAIN
 from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
+from visionzoo.tasks.contract import check_data, check_task
 from visionzoo.tasks.engine.bad_samples import BadSamples
 from visionzoo.tasks.engine.batch_size import ShareBatchSize
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
@@ -69,9 +72,11 @@ class TrainCLI(LightningCLI):
     def __init__(self, name: str, subcommand: str, args: Sequence[str], program: str) -> None:
         self.entry, self.task_name, self.program = TASKS[name], name, program
         self._only = subcommand
-        self._paths, rest = {}, list(args)  # as they are typed: the parser would read them as YAML
+        self._paths: dict[str, str | None] = {}
+        rest = list(args)  # as they are typed: the parser would read them as YAML
         for option in ("run_dir", "ckpt_path"):
-            rest, self._paths[option] = _take_option(rest, option)
+            rest, values = take_option(rest, option)
+            self._paths[option] = values[-1] if values else None
         self._folder: RunFolder | None = None
         self._lock: FolderLock | None = None
         self._made: list[Path] = []  # folders that are new, innermost first
@@ -101,9 +106,11 @@ class TrainCLI(LightningCLI):
     # ---- the parser -----------------------------------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the one that was asked for."""
         return {self._only: LightningCLI.subcommands()[self._only] | {"weights_only"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our options beside those of task, data and trainer, and the links from data to task."""
         parser.add_argument(
             "--run_dir", type=str | None, default=None,
             help="Folder of the run; runs/<task>-<data>-<backbone> with a suffix where that is taken.",
@@ -128,10 +135,12 @@ class TrainCLI(LightningCLI):
             help="Repeat a step that runs out of memory in parts of half the size; auto does so in a single process. "
             "With several, true has gradients exchanged after the backward pass, not during it.",
         )  # fmt: skip
+        parser.add_argument("--import", type=list[str], default=[], help=IMPORT_HELP)  # imported before parsing
         for source, target, through in self.entry.links:
             parser.link_arguments(f"data.{source}", f"model.{target}", compute_fn=through, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Check the names of all options, then parse. Paths stay as they were typed."""
         options = self._parser(self._only)._actions
         known = [s.lstrip("-") for action in options for s in action.option_strings]
         check_options(args[1:], known)
@@ -147,6 +156,7 @@ class TrainCLI(LightningCLI):
     # ---- the trainer ----------------------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
+        """Measure the batch size where it is ``auto``."""
         # Lightning's own worker seeding would import Lightning into every worker; our data seed each sample themselves
         os.environ["PL_SEED_WORKERS"] = "0"
         self._measured = ""
@@ -159,10 +169,13 @@ class TrainCLI(LightningCLI):
             raise UsageError("data.batch_size=auto is for fit, which measures a training step; give a number")
         size = 1  # ranks other than 0 hear of it when all are there
         if _global_rank() == 0:
-            size, self._measured = find_batch_size(self.task_name, self._config_text())
+            size, self._measured = find_batch_size(self.task_name, self._config_text(), typed())
         self.config[self._only]["data"]["batch_size"] = size
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with run folder, loggers and callbacks, once task and data are known to be whole."""
+        check_task(self.model)
+        check_data(self.datamodule)
         options = self._get(self.config_init, "trainer")
         if _global_rank() == 0 and not self._get(self.config, "print_groups"):
             self._folder = self._make_folder()
@@ -254,10 +267,13 @@ class TrainCLI(LightningCLI):
         config = self.config[self._only].clone()
         for key in NOT_IN_CONFIG:
             config.pop(key, None)
+        config["import"] = remembered()
+        if not config["import"]:
+            config.pop("import")
         text = self._parser(self._only).dump(config, skip_none=False, skip_validation=True)
         body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
         path = shell_quoted(f"{self._path()}/config.yaml")
-        return f"# Runs this again: {self.program} {self.task_name} fit --config {path}\n{body}\n"
+        return f"# Runs this again: {self._command()} --config {path}\n{body}\n"
 
     # ---- running --------------------------------------------------------------------------------------------------
 
@@ -269,6 +285,7 @@ class TrainCLI(LightningCLI):
         super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
+        """Say what was loaded and measured; score what is there before training where the task wants it."""
         if self._measured:
             self._say(self._measured)
         if self.model.opening_line:
@@ -301,12 +318,15 @@ class TrainCLI(LightningCLI):
         self.config_init["test"]["verbose"] = False
 
     def after_validate(self) -> None:
+        """Say the score and where the pictures are."""
         self._report()
 
     def after_test(self) -> None:
+        """Say the score and where the pictures are."""
         self._report()
 
     def after_predict(self) -> None:
+        """Say where the predictions are."""
         self._report()
 
     def _report(self, which: str = "") -> None:
@@ -340,7 +360,10 @@ class TrainCLI(LightningCLI):
 
     def resume_command(self) -> str:
         """What continues this run."""
-        return f"{self.program} {self.task_name} fit --resume {shell_quoted(self._path())}"
+        return f"{self._command()} --resume {shell_quoted(self._path())}"
+
+    def _command(self) -> str:
+        return " ".join([self.program, self.task_name, "fit", *(f"--import {shell_quoted(name)}" for name in typed())])
 
 
 def resume_arguments(args: Sequence[str]) -> list[str]:
@@ -349,11 +372,12 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError, ValueError: when the folder is not a run that can go on.
     """
-    rest, folder = _take_option(args, "resume")
-    if folder is None:
+    rest, folders = take_option(args, "resume")
+    if not folders:
         return list(args)
-    rest, _ = _take_option(rest, "config")  # the run's own configuration is complete
-    rest, _ = _take_option(rest, "run_dir")
+    rest, _ = take_option(rest, "config")  # the run's own configuration is complete
+    rest, _ = take_option(rest, "run_dir")
+    folder = folders[-1]
     run = RunFolder.open(folder)
     checkpoint = next((file for file in (run.last, run.best) if file.is_file()), None)
     missing = run.config_yaml if not run.config_yaml.is_file() else run.last
@@ -368,22 +392,6 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
     if checkpoint == run.best:
         warnings.warn(f"{folder} has no {run.last.name}; going on from {run.best.name}", stacklevel=2)
     return [*again, f"--ckpt_path={checkpoint}"]
-
-
-def _take_option(args: Sequence[str], name: str) -> tuple[list[str], str | None]:
-    """The arguments without every ``--name VALUE`` and ``--name=VALUE``, and the last such value."""
-    rest, value, i = [], None, 0
-    while i < len(args):
-        if args[i] == f"--{name}":
-            if i + 1 == len(args):
-                raise UsageError(f"--{name} needs a value")
-            value, i = args[i + 1], i + 2
-        elif args[i].startswith(f"--{name}="):
-            value, i = args[i].partition("=")[2], i + 1
-        else:
-            rest.append(args[i])
-            i += 1
-    return rest, value
 
 
 def run(argv: Sequence[str], program: str = "python train.py") -> int:

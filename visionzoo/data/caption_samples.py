@@ -29,6 +29,8 @@ class CaptionDataset(SourceDataset):
         self.captioned, self.transform, self.one_caption = source, transform, one_caption
 
     def load(self, index: int, key: int) -> tuple[Tensor, tuple[str, ...]]:
+        """A view (C, H, W) uint8 and its captions: one drawn by ``key`` in training, else all. Raises
+        UnreadableImage."""
         captions = self.captioned.captions(index)
         if not captions:
             raise UnreadableImage("no caption")

@@ -90,6 +90,7 @@ class ImageDataset(SourceDataset):
         self.transform = transform
 
     def load(self, index: int, key: int) -> Tensor:
+        """A view (C, H, W) uint8 of an image; ``key`` decides what is random. Raises UnreadableImage."""
         if self.source.classes and not self.source.has_label(index):
             raise UnreadableImage("no label")
         return self.transform(self.source.raw(index), key)

@@ -57,9 +57,11 @@ class ResumableLoader(DataLoader[Any]):
     """
 
     def state_dict(self) -> dict[str, Any]:
+        """Empty: the datamodule knows where training stands."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing; see :meth:`state_dict`."""
         assert not state_dict
 
 

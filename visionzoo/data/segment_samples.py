@@ -30,6 +30,7 @@ class SegmentDataset(SourceDataset):
         self.annotated, self.view = source, view
 
     def load(self, index: int, key: int) -> View:
+        """A view of an image with its masks; ``key`` decides what is random."""
         return self.view(*self.annotated.pair(index), key)
 
 

@@ -270,6 +270,7 @@ class ImageClassifier(ImageLabeller):
 
     @property
     def width(self) -> int:
+        """Width of :meth:`embed`."""
         return int(self.model.pooled_dim)  # type: ignore[arg-type]
 
 

@@ -31,7 +31,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def as_input(images: Tensor, model: nn.Module) -> Tensor:
-    """Normalised images in the precision of a model's weights, so that one in half or double takes them as well."""
+    """Normalised images (B, C, H, W) in the precision of a model's weights, so that one in half or double takes them
+    as well."""
     return images.to(_precision(model))
 
 

@@ -56,9 +56,11 @@ class ProbeReport:
     unreadable: tuple[Unreadable, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
         return {**asdict(self), "unreadable": [u._asdict() for u in self.unreadable]}
 
     def to_text(self) -> str:
+        """A few lines for a terminal, accuracies in percent."""
         return "\n".join(
             [
                 f"{self.model} on {self.data}: {self.width} frozen features ({self.features}"
@@ -178,7 +180,8 @@ def linear_probe(
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """(accuracy, C): logistic regression, its C chosen on held-out training images, fitted again on all of them."""
+    """(accuracy, C) from features (N, D) and labels (N,): logistic regression, its C chosen on held-out training
+    images, fitted again on all of them."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -107,10 +107,12 @@ class SamPredictor:
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return self.model.device
 
     @property
     def is_image_set(self) -> bool:
+        """Whether :meth:`set_image` has been called since the last :meth:`reset_image`."""
         return bool(self._held.images)
 
     @property

@@ -58,12 +58,12 @@ class ResizeToModel:
         return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
     def apply_coords_torch(self, coords: Tensor, original_size: tuple[int, ...]) -> Tensor:
-        """:meth:`apply_coords` of a tensor, float32."""
+        """:meth:`apply_coords` of a tensor (..., 2) as (x, y) in pixels, float32."""
         (height, width), (h, w) = original_size, self._resized(original_size)
         return coords.float() * torch.tensor((w / width, h / height), device=coords.device)
 
     def apply_boxes_torch(self, boxes: Tensor, original_size: tuple[int, ...]) -> Tensor:
-        """:meth:`apply_boxes` of a tensor, float32."""
+        """:meth:`apply_boxes` of a tensor (N, 4) as (x1, y1, x2, y2) in pixels, float32."""
         return self.apply_coords_torch(boxes.reshape(-1, 2, 2), original_size).reshape(-1, 4)
 
     @staticmethod

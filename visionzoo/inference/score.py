@@ -33,6 +33,7 @@ class LabelledScore:
 
     @property
     def images(self) -> int:
+        """Number of images that were scored."""
         return int(self.matrix.sum())
 
     @property
@@ -48,6 +49,7 @@ class LabelledScore:
         return [(self.labels[i], self.labels[j], n) for i, j, n in pairs]
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
         return {
             "accuracy": self.accuracy,
             "images": self.images,

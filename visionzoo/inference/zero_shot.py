@@ -173,6 +173,7 @@ class ZeroShotClassifier(ImageLabeller):
 
     @property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What it answers with."""
         return self._held.labels
 
     @property
@@ -182,6 +183,7 @@ class ZeroShotClassifier(ImageLabeller):
 
     @property
     def width(self) -> int:
+        """Width of the features."""
         return self.model.embed_dim
 
     def report(
@@ -191,6 +193,7 @@ class ZeroShotClassifier(ImageLabeller):
         batch_size: int = 32,
         on_error: Literal["raise", "skip"] = "skip",
     ) -> Report:
+        """Answers for every image that can be read; the unknown comes first where no label is probable enough."""
         done = super().report(images, top_k, batch_size, on_error)
         return done._replace(predictions=[None if p is None else self._judged(p) for p in done.predictions])
 

@@ -102,6 +102,7 @@ class QVBiasAttention(Attention):
         self.v_bias = nn.Parameter(torch.zeros(dim))
 
     def project(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, 3 D): queries, keys and values; keys have no bias."""
         return apply_linear(self.qkv, x, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
 
 
@@ -166,6 +167,7 @@ class GammaBlock(Block):
             self.register_parameter(name, scale)
 
     def forward(self, x: Tensor, **position: Any) -> Tensor:
+        """(B, N, D) -> the same, each branch scaled by its own gamma."""
         y = self.attn(self.norm1(x), **position)
         x = x + self.drop_path1(y if self.gamma_1 is None else y * self.gamma_1)
         y = self.mlp(self.norm2(x))

@@ -14,6 +14,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> the same; in training a sample's branch is zero with probability ``rate``, else scaled up."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -21,6 +22,7 @@ class DropPath(nn.Module):
         return x * (mask / keep)
 
     def extra_repr(self) -> str:
+        """The rate."""
         return f"rate={self.rate}"
 
 
@@ -37,4 +39,5 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), init))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) times a learned factor (D,)."""
         return x * self.gamma

@@ -28,7 +28,8 @@ def _kernel_dtypes() -> frozenset[torch.dtype]:
 
 
 def takes_fused_kernel(x: Tensor, weight: Tensor, *, gelu: bool = False) -> bool:
-    """Whether :func:`linear` of these two is one call of the fused kernel, which has no gradient."""
+    """Whether :func:`linear` of x (..., D) and weight (E, D) is one call of the fused kernel, which has no
+    gradient."""
     return (
         not torch.is_grad_enabled()
         and not is_recorded()

@@ -16,6 +16,7 @@ class QuickGELU(nn.Module):
     """``x * sigmoid(1.702 x)``, the approximation OpenAI's CLIP was trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x sigmoid(1.702 x)`` of x of any shape."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -46,6 +47,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
         return apply_linear(self.fc2, self.norm(expand(x, self.fc1, self.act)))
 
 
@@ -65,6 +67,7 @@ class SwiGLUPacked(nn.Module):
         self.fc2 = nn.Linear(hidden_dim // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D); gate and value come from one layer."""
         gate, value = apply_linear(self.fc1, x).chunk(2, dim=-1)
         return apply_linear(self.fc2, F.silu(gate) * value)
 
@@ -80,5 +83,6 @@ class SwiGLU(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
         gated = F.silu(apply_linear(self.fc1_g, x)) * apply_linear(self.fc1_x, x)
         return apply_linear(self.fc2, self.norm(gated))

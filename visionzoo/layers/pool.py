@@ -25,6 +25,7 @@ class AttentionPool(nn.Module):
         self.mlp = Mlp(dim, mlp_hidden, act)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, D)."""
         b, n, dim = x.shape
         q = apply_linear(self.q, self.latent).expand(b, -1, -1).reshape(b, 1, self.num_heads, -1).transpose(1, 2)
         k, v = apply_linear(self.kv, x).reshape(b, n, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)

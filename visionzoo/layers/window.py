@@ -45,6 +45,7 @@ class WindowLayout(NamedTuple):
 
     @property
     def num_windows(self) -> int:
+        """Windows that the padded grid is cut into."""
         return (self.padded[0] // self.window) * (self.padded[1] // self.window)
 
 
@@ -61,7 +62,8 @@ def window_layout(grid: tuple[int, int], window: int, shift: int, like: Tensor) 
 
 
 def cacheable(like: Tensor) -> bool:
-    """Whether tensors made for this forward pass may be kept: not where they would be traced or fake."""
+    """Whether tensors made for a forward pass of ``like``, of any shape, may be kept: not where they would be traced
+    or fake."""
     graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return not graph and type(like) in (Tensor, nn.Parameter)
 

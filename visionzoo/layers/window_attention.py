@@ -138,14 +138,17 @@ class CosineWindowAttention(WindowAttention):
         return grid.view(-1, 2).to(weight.dtype)
 
     def bias(self) -> Tensor:
+        """(H, n, n), n = s^2 tokens of a window, in (0, 16): a small network of the distance."""
         table = 16 * torch.sigmoid(self.cpb_mlp(self.distances()))
         n = self.window**2
         return table.t().index_select(1, relative_index(self.window, table)).view(self.num_heads, n, n)
 
     def project(self, x: Tensor) -> Tensor:
+        """(M, n, D) -> (M, n, 3 D): queries, keys and values; keys have no bias."""
         return apply_linear(self.qkv, x, torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)))
 
     def heads(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(M, n, D) -> queries, keys and values (M, H, n, d); products of the first two are scaled cosines."""
         del rope
         m, n, _ = x.shape
         qkv = self.project(x).view(m, n, 3, self.num_heads, self.head_dim)
@@ -159,6 +162,7 @@ class CosineWindowAttention(WindowAttention):
 
     @property
     def scale(self) -> float:
+        """1: the learned scale is in the queries already."""
         return 1.0  # the learned scale is in the queries already
 
 

@@ -108,6 +108,7 @@ class RandomState:
         self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
 
     def restore(self) -> None:
+        """Put torch's generators back to where they stood."""
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda)
@@ -121,6 +122,7 @@ class Values:
         self.kept = [t.clone() for t in tensors]
 
     def restore(self) -> None:
+        """Put the tensors back to what they were."""
         with torch.no_grad():
             for now, then in zip(self.tensors, self.kept, strict=True):
                 now.copy_(then)

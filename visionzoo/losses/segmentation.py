@@ -55,7 +55,8 @@ def focal_loss(
 
 
 def dice_loss(logits: Tensor, targets: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """Dice loss of each mask: ``1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)`` (arXiv 1606.04797).
+    """Dice loss of each mask, (..., H, W) -> (...,): ``1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)`` (arXiv
+    1606.04797).
 
     Args and the shape of the result are those of :func:`focal_loss`.
     """

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from visionzoo.files import refuse_address, write_json
 from visionzoo.models.config_check import Built, build_checked, check_architecture, check_most
 from visionzoo.plain import check_types, shown
+from visionzoo.plugins import remembered, require
 from visionzoo.types import Preprocess
 from visionzoo.weights import SCHEMA_VERSION, load_weights, write_safetensors
 from visionzoo.weights.preprocessing import read_json
@@ -23,14 +24,30 @@ from visionzoo.weights.preprocessing import read_json
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
-#: task -> (module, function) that rebuilds the network from ``ModelConfig.architecture``.
-BUILDERS = {
+#: task -> (module, function), or a function, that rebuilds the network from ``ModelConfig.architecture``.
+BUILDERS: dict[str, tuple[str, str] | Callable[..., nn.Module]] = {
     "classify": ("visionzoo.models.classifier", "create_classifier"),
     "mae": ("visionzoo.models.mae", "create_mae"),
     "clip": ("visionzoo.models.clip.create", "create_clip"),
     "simmim": ("visionzoo.models.simmim", "create_simmim"),
     "segment": ("visionzoo.models.sam.build", "create_sam"),
 }
+
+
+def register_builder(task: str, builder: Callable[..., nn.Module]) -> None:
+    """Say what rebuilds the network of exported models of a task.
+
+    Args:
+        task: what ``ModelConfig.task`` says.
+        builder: takes ``ModelConfig.architecture`` as keyword arguments, all annotated: the values come out of a file
+            and are checked against the annotations.
+
+    Raises:
+        ValueError: if the task has a builder already.
+    """
+    if task in BUILDERS:
+        raise ValueError(f"the task {task!r} has a builder already; choose another name")
+    BUILDERS[task] = builder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +64,26 @@ class ModelConfig:
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_dict` reads them."""
         values = asdict(self)
         return {**values, "preprocess": self.preprocess.to_dict(), "labels": list(self.labels)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str = "the configuration") -> ModelConfig:
-        """The inverse of :meth:`to_dict`. Values may come from anywhere and are checked; nothing is opened for them.
+        """The inverse of :meth:`to_dict`. Values may come from anywhere and are checked; nothing is opened for them,
+        and of the modules in ``imports`` only installed extensions are imported (see :mod:`visionzoo.plugins`).
 
         Raises:
-            ValueError: for a file that is none of ours, of a newer version of visionzoo, or with a value that is
-                unknown, of another type, not finite or too large; and for one that names weights elsewhere.
+            ValueError: for a module that the user has to import first; for a file that is none of ours, of a newer
+                version of visionzoo, or with a value that is unknown, of another type, not finite or too large; and for
+                one that names weights elsewhere.
         """
-        known = {f.name for f in fields(cls)}
+        known = {*(f.name for f in fields(cls)), "imports"}
+        values = dict(values)
         missing = {"task", "architecture", "preprocess"} - set(values)
         if missing:
             raise ValueError(f"{origin} is not a visionzoo model configuration: it lacks {', '.join(sorted(missing))}")
-        hints = {**typing.get_type_hints(cls), "preprocess": dict[str, Any]}
+        hints = {**typing.get_type_hints(cls), "preprocess": dict[str, Any], "imports": tuple[str, ...]}
         version = values.get("schema_version", SCHEMA_VERSION)
         check_types({"schema_version": version}, hints, f"{origin}: ")
         if version > SCHEMA_VERSION:
@@ -72,6 +93,7 @@ class ModelConfig:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"{origin} has unknown keys {', '.join(unknown)}")
         check_types(values, hints, f"{origin}: ")
+        require(values.pop("imports", ()), origin)
         if values["task"] not in BUILDERS:
             raise ValueError(f"{origin} is of task {shown(values['task'])}; known tasks are {', '.join(BUILDERS)}")
         check_architecture(values["architecture"], _builder(values["task"]), origin)
@@ -88,8 +110,8 @@ class ModelConfig:
 
 
 def _builder(task: str) -> Callable[..., nn.Module]:
-    module, function = BUILDERS[task]
-    return getattr(importlib.import_module(module), function)
+    builder = BUILDERS[task]
+    return builder if callable(builder) else getattr(importlib.import_module(builder[0]), builder[1])
 
 
 def save_bundle(
@@ -109,7 +131,8 @@ def save_bundle(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(model.state_dict() if state_dict is None else state_dict, folder / WEIGHTS_FILE)
-    write_json(folder / CONFIG_FILE, config.to_dict())
+    imports = {"imports": names} if (names := remembered()) else {}
+    write_json(folder / CONFIG_FILE, {**config.to_dict(), **imports})
 
 
 def read_config(source: str | Path) -> ModelConfig:

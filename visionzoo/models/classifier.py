@@ -28,6 +28,7 @@ class Classifier(_Base):
     _architecture: dict[str, Any]
 
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, C, H, W) normalised images -> (B, num_classes) logits."""
         return self.forward_head(self.forward_features(images))
 
     def embed_images(self, images: Tensor) -> Tensor:

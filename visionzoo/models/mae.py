@@ -18,11 +18,11 @@ from torch.utils.checkpoint import checkpoint
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
-from visionzoo.backbones.layer_groups import inside
 from visionzoo.layers.attention import Attention, Block
 from visionzoo.layers.mlp import Mlp
 from visionzoo.layers.position import resample_positions, sincos_2d, square_grid
 from visionzoo.losses.masked import hidden_pixel_loss, masked_pixel_loss
+from visionzoo.models.encoder_model import EncoderModel
 from visionzoo.models.masking import (
     MaskedOutput,
     Masking,
@@ -36,7 +36,7 @@ from visionzoo.models.masking import (
     reconstruct,
 )
 from visionzoo.registry import require_capability
-from visionzoo.types import Preprocess, Tokens
+from visionzoo.types import Tokens
 from visionzoo.weights import install_load_hook, load_weights
 
 #: The paper's models: the backbone each one pretrains.
@@ -127,7 +127,7 @@ class MAEDecoder(nn.Module):
         return x
 
 
-class MAE(nn.Module):
+class MAE(EncoderModel):
     """A backbone that learns to draw the patches it was not shown. Made by :func:`create_mae`.
 
     Args:
@@ -138,22 +138,14 @@ class MAE(nn.Module):
     """
 
     weights_family = "mae"
-    head_prefixes: tuple[str, ...] = ()
-    stem_key = "encoder.patch_embed.proj.weight"
-    num_classes = 0
 
     def __init__(self, encoder: Backbone, decoder: MAEDecoder, *, mask_ratio: float, norm_pix_loss: bool) -> None:
-        super().__init__()
+        super().__init__(encoder)
         check_ratio(mask_ratio, "0.75")
-        self.encoder = encoder
         self.decoder = decoder
         self.mask_ratio = mask_ratio
         self.norm_pix_loss = norm_pix_loss
         self.patch_size = encoder.stride
-        self.name = f"MAE of {encoder.name}"
-        self.image_size = encoder.image_size
-        self.in_chans = encoder.in_chans
-        self.architecture: dict[str, Any] = {}
         self.num_visible(self.grid_of(encoder.image_size))
 
     def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -226,34 +218,18 @@ class MAE(nn.Module):
         """Mask, predict and put back together: (B, C, H, W) -> four pictures of the same shape."""
         return reconstruct(images, self(images, noise), self.patch_size, norm_pix=self.norm_pix_loss)
 
-    @property
-    def preprocess(self) -> Preprocess:
-        """How images become the encoder's input."""
-        return self.encoder.preprocess
-
-    @preprocess.setter
-    def preprocess(self, spec: Preprocess) -> None:
-        self.encoder.preprocess = spec
-
-    def group_matcher(self, coarse: bool = False) -> Any:
-        """timm's description of layer groups: the encoder's, and everything behind it as one."""
-        return inside(self.encoder.group_matcher(coarse), "encoder.")
-
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed: tokens and position tables."""
-        return {f"encoder.{n}" for n in self.encoder.no_weight_decay()} | {"decoder.mask_token", "decoder.pos_embed"}
+        return super().no_weight_decay() | {"decoder.mask_token", "decoder.pos_embed"}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass, to save memory."""
-        self.encoder.set_grad_checkpointing(enable)
+        super().set_grad_checkpointing(enable)
         self.decoder.grad_checkpointing = enable
 
     def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Resample both position tables to this model's grid; see :meth:`Backbone.adapt_state_dict`."""
-        own = {k.removeprefix("encoder."): v for k, v in state_dict.items() if k.startswith("encoder.")}
-        own, notes = self.encoder.adapt_state_dict(own)
-        out = {k: v for k, v in state_dict.items() if not k.startswith("encoder.")}
-        out |= {f"encoder.{k}": v for k, v in own.items()}
+        out, notes = super().adapt_state_dict(state_dict)
         stored, table, p = out.get("decoder.pos_embed"), self.decoder.pos_embed, self.decoder.prefix_tokens
         if stored is not None and stored.ndim == 3 and stored.shape[1] != table.shape[1] and stored.shape[1] > p:
             old, new = square_grid(stored.shape[1] - p), self.decoder.grid_size

@@ -95,13 +95,13 @@ def freeze_pool(encoder: nn.Module) -> None:
 
 
 def check_noise(noise: Tensor, batch: int, patches: int) -> None:
-    """Raises ValueError unless ``noise`` has one value for each patch of each image."""
+    """Raises ValueError unless ``noise`` is (batch, patches): one value for each patch of each image."""
     if tuple(noise.shape) != (batch, patches):
         raise ValueError(f"noise has the shape {tuple(noise.shape)}; these images need ({batch}, {patches})")
 
 
 def reconstruct(images: Tensor, output: MaskedOutput, patch_size: int, *, norm_pix: bool) -> Reconstruction:
-    """Put a prediction back into pictures."""
+    """Put a prediction back into pictures: images (B, C, H, W) and patches (B, N, p p C) -> four of (B, C, H, W)."""
     size = (images.shape[2], images.shape[3])
     patches, prediction = patchify(images.float(), patch_size), output.prediction.float()
     if norm_pix:

@@ -51,6 +51,8 @@ class Normalize(nn.Module):
         self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 in 0..255 -> the same in float, scaled and shifted per channel. Raises ValueError for
+        another type."""
         if images.dtype != torch.uint8:
             raise ValueError(
                 f"Normalize takes uint8 pixels in 0..255, got {images.dtype}; pass images as they are decoded"

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
-from visionzoo.backbones.layer_groups import inside
 from visionzoo.losses.masked import patchify, simmim_loss
+from visionzoo.models.encoder_model import EncoderModel
 from visionzoo.models.masking import (
     MaskedOutput,
     Reconstruction,
@@ -31,7 +31,6 @@ from visionzoo.models.masking import (
     reconstruct,
 )
 from visionzoo.registry import require_capability
-from visionzoo.types import Preprocess
 from visionzoo.weights import install_load_hook, load_weights
 
 
@@ -40,7 +39,7 @@ def _first_stage(encoder: Any) -> tuple[int, int]:
     return encoder.patch_embed.patch_size, encoder.embed_dim
 
 
-class SimMIM(nn.Module):
+class SimMIM(EncoderModel):
     """A backbone that learns to repair images. Made by :func:`create_simmim`.
 
     Args:
@@ -50,15 +49,11 @@ class SimMIM(nn.Module):
     """
 
     weights_family = "simmim"
-    head_prefixes: tuple[str, ...] = ()
-    stem_key = "encoder.patch_embed.proj.weight"
-    num_classes = 0
     norm_pix_loss = False  # plain pixels are predicted, section 3.4
 
     def __init__(self, encoder: Backbone, *, mask_patch_size: int, mask_ratio: float) -> None:
-        super().__init__()
+        super().__init__(encoder)
         check_ratio(mask_ratio, "0.6")
-        self.encoder: Any = encoder  # the contract does not list what ``masked_image`` adds to it
         self.stage_patch, width = _first_stage(encoder)
         if mask_patch_size < 1 or mask_patch_size % self.stage_patch:
             raise ValueError(
@@ -70,10 +65,6 @@ class SimMIM(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.decoder = nn.Conv2d(encoder.num_features, encoder.stride**2 * encoder.in_chans, kernel_size=1)
-        self.name = f"SimMIM of {encoder.name}"
-        self.image_size = encoder.image_size
-        self.in_chans = encoder.in_chans
-        self.architecture: dict[str, Any] = {}
         self.num_visible(self.grid_of(encoder.image_size))
 
     def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -137,33 +128,9 @@ class SimMIM(nn.Module):
         """Mask, predict and put back together: (B, C, H, W) -> four pictures of the same shape."""
         return reconstruct(images, self(images, noise), self.patch_size, norm_pix=False)
 
-    @property
-    def preprocess(self) -> Preprocess:
-        """How images become the encoder's input."""
-        return self.encoder.preprocess
-
-    @preprocess.setter
-    def preprocess(self, spec: Preprocess) -> None:
-        self.encoder.preprocess = spec
-
-    def group_matcher(self, coarse: bool = False) -> Any:
-        """timm's description of layer groups: the encoder's, and everything behind it as one."""
-        return inside(self.encoder.group_matcher(coarse), "encoder.")
-
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed: tokens and position tables."""
-        return {f"encoder.{n}" for n in self.encoder.no_weight_decay()} | {"mask_token"}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block's activations in the backward pass, to save memory."""
-        self.encoder.set_grad_checkpointing(enable)
-
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Resample the encoder's tables to this model's size; see :meth:`Backbone.adapt_state_dict`."""
-        own = {k.removeprefix("encoder."): v for k, v in state_dict.items() if k.startswith("encoder.")}
-        own, notes = self.encoder.adapt_state_dict(own)
-        rest = {k: v for k, v in state_dict.items() if not k.startswith("encoder.")}
-        return rest | {f"encoder.{k}": v for k, v in own.items()}, notes
+        return super().no_weight_decay() | {"mask_token"}
 
 
 def create_simmim(

@@ -19,6 +19,7 @@ import torch
 
 import visionzoo
 from visionzoo.files import write_json
+from visionzoo.plugins import installed_packages, remembered
 from visionzoo.runs.folder import RunFolder
 from visionzoo.text import parse_json
 
@@ -55,6 +56,8 @@ def describe_run(
         "command": shlex.join(command),
         "seed": seed,
         "versions": versions(),
+        "imports": remembered(),
+        "extensions": installed_packages(),
         "git": git_state(),
         "machine": _machine(),
         "data": data,

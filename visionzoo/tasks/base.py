@@ -131,6 +131,7 @@ class VisionTask(TaskInterface):
         self.load_report = None  # whatever the run started from
 
     def configure_model(self) -> None:
+        """Shard the network where the strategy asks for it. Raises ValueError for a task that cannot be."""
         strategy: Any = None if self._trainer is None else self._trainer.strategy
         if not hasattr(strategy, "shard"):
             return
@@ -144,13 +145,20 @@ class VisionTask(TaskInterface):
     # ---- Lightning's hooks ------------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """The moving average that ``ema_decay`` asks for, where a plain Trainer has none."""
+        """The moving average that ``ema_decay`` asks for, where a plain Trainer has none.
+
+        Raises:
+            ValueError: for a task that lacks something; this is the first that a Trainer asks.
+        """
+        from visionzoo.tasks.contract import check_task
         from visionzoo.tasks.engine.ema import EMA
 
+        check_task(self)
         have = any(isinstance(c, EMA) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
         return [EMA(self.ema_decay)] if self.ema_decay and not have else []
 
     def on_train_start(self) -> None:
+        """Apply the options of optimizer and mode, which a checkpoint may have changed."""
         self.apply_optimizer_options()
         self.train()  # Lightning leaves every module in the mode it finds, also what must be in eval mode
         self.running_statistics = statistics_of(self)
@@ -160,6 +168,7 @@ class VisionTask(TaskInterface):
             trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(steps)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """A batch -> the scalar loss that Lightning goes on with, see :class:`TrainingStep`."""
         before = self.step
         self.step = step = self.take_step(self, self.take_batch(batch), batch_idx)
         # Loggers read, or whoever asks for the last values of an epoch. Each value that is logged costs more than the
@@ -203,17 +212,21 @@ class VisionTask(TaskInterface):
         """Nothing: Lightning comes here when :class:`TrainingStep` has begun to fill them."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Take a held-out batch into account."""
         del batch_idx
         self.update_evaluation(self.take_batch(batch))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Take a test batch into account."""
         del batch_idx
         self.update_evaluation(self.take_batch(batch))
 
     def on_validation_epoch_end(self) -> None:
+        """Log the scores as ``val/<name>``."""
         self._log_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
+        """Log the scores as ``test/<name>``."""
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
@@ -319,6 +332,7 @@ class VisionTask(TaskInterface):
         return self.trainer.precision != "16-mixed"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Plain values beside the weights: task, options, preprocessing, and what rebuilds the task."""
         checkpoint["schema_version"] = SCHEMA_VERSION
         checkpoint["task"] = self.task_name
         checkpoint["micro_batch"] = self.take_step.size
@@ -329,6 +343,7 @@ class VisionTask(TaskInterface):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**checkpoint["options"], **plain(self.built)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is of this task and can go on. Raises ValueError."""
         version, task = checkpoint.get("schema_version"), checkpoint.get("task")
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise ValueError(f"the checkpoint has schema {version}; this visionzoo reads up to {SCHEMA_VERSION}")

@@ -11,7 +11,8 @@ from visionzoo.types import CaptionBatch, ImageBatch
 
 
 def image_batch(batch: Any) -> ImageBatch:
-    """``(images, labels)``, as torchvision's data sets give them, or images alone -> :class:`ImageBatch`.
+    """Images (B, C, H, W) uint8 with labels (B,), as torchvision's data sets give them, or images alone ->
+    :class:`ImageBatch`.
 
     Raises:
         ValueError: for anything else, and for images that are not uint8.
@@ -27,7 +28,7 @@ def image_batch(batch: Any) -> ImageBatch:
 
 
 def caption_batch(batch: Any) -> CaptionBatch | ImageBatch:
-    """``(images, texts)`` with one text for each image -> :class:`CaptionBatch`.
+    """Images (B, C, H, W) uint8 with one text for each -> :class:`CaptionBatch`.
 
     Raises:
         ValueError: for anything else, and for images that are not uint8.

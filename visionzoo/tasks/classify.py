@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from visionzoo.losses.classification import balanced_class_weights, binary_cross_entropy, cross_entropy
+from visionzoo.losses.classification import balanced_class_weights, named_loss
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.classifier import Classifier, create_classifier, head_dropout
 from visionzoo.runs import RunFolder
@@ -42,6 +42,8 @@ class Classify(VisionTask):
         global_pool: token or avg, where the backbone allows another pooling than its own.
         drop_path: stochastic-depth rate of the last block; earlier blocks get linearly less.
         drop_rate: dropout before the head.
+        loss: none for cross_entropy, or binary_cross_entropy where an image may have several labels; or the name of a
+            registered one (visionzoo.register_loss). binary_cross_entropy takes each class against the others.
         label_smoothing: share of each target spread over all classes.
         mixup: Beta parameter of mixup; 0 turns it off.
         cutmix: Beta parameter of CutMix; 0 turns it off; with both on, each batch draws one.
@@ -76,6 +78,7 @@ class Classify(VisionTask):
         global_pool: str | None = None,
         drop_path: float = 0.0,
         drop_rate: float = 0.0,
+        loss: str | None = None,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -95,6 +98,9 @@ class Classify(VisionTask):
         self.class_names = tuple(classes)  #: in the order of the labels; empty where nobody gave them
         self.num_classes, self.multi_label, self.finetune = num_classes, multi_label, finetune
         self.label_smoothing = label_smoothing
+        if multi_label and loss == "cross_entropy":
+            raise ValueError("loss=cross_entropy is for one label an image, and these have several; leave it out")
+        self.loss = named_loss(loss or ("binary_cross_entropy" if multi_label else "cross_entropy"))
         self.monitor = "val/map" if multi_label else "val/accuracy"
         self.mixer = Mixer(mixup, cutmix)
         self._balanced = _class_weights(class_weights, class_counts)
@@ -161,6 +167,7 @@ class Classify(VisionTask):
         return self.model(self.normalize(images)).float()
 
     def take_batch(self, batch: Any) -> ImageBatch:
+        """(B, C, H, W) uint8 with labels (B,) or (B, K) -> :class:`ImageBatch`."""
         return image_batch(batch)
 
     def loss_parts(self, batch: ImageBatch, size: int | None) -> Iterator[LossPart]:
@@ -206,10 +213,10 @@ class Classify(VisionTask):
         return (targets * self.class_weights).sum()
 
     def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        loss = binary_cross_entropy if self.multi_label else cross_entropy
-        return loss(logits, targets, label_smoothing=smoothing, class_weights=self.class_weights)
+        return self.loss(logits, targets, label_smoothing=smoothing, class_weights=self.class_weights)
 
     def update_evaluation(self, batch: ImageBatch) -> None:
+        """Score (B, C, H, W) images with labels (B,) or (B, K); B may be 0."""
         if len(batch.images) == 0:
             return
         logits, labels = self(batch.images), self._by_logit(batch.labels)
@@ -217,6 +224,7 @@ class Classify(VisionTask):
         self.evaluation.update(logits, labels, loss, batch.images, batch.index, self._weight(labels))
 
     def finish_evaluation(self) -> dict[str, Tensor]:
+        """Loss and scores; what pictures need stays in ``results``."""
         values, self.results = self.evaluation.compute()
         return values
 
@@ -227,7 +235,8 @@ class Classify(VisionTask):
         return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
     def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:
-        """The likeliest class of each image; for multi-label data every class of at least one half."""
+        """From (B, K) probabilities the likeliest class of each image; for multi-label data every class of at least
+        one half."""
         if not self.multi_label:
             best = zip(*(t.tolist() for t in outputs.max(1)), strict=True)
             return [(self.classes[k], f"{p:.6f}") for p, k in best]
@@ -235,6 +244,7 @@ class Classify(VisionTask):
         return [("|".join(n for n, _ in row), "|".join(f"{p:.6f}" for _, p in row)) for row in chosen]
 
     def setup(self, stage: str) -> None:
+        """Refuse to score, and warn of fitting, where the classes of the weights are others."""
         report = self.load_report
         if report is None or (self._trainer is not None and self._trainer.ckpt_path):  # whose head is to come
             return
@@ -256,6 +266,7 @@ class Classify(VisionTask):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also the names of the classes, in the order of the logits."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["classes"] = list(self.classes) if self.named else None
         options = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
@@ -264,6 +275,7 @@ class Classify(VisionTask):
             options["class_counts"] = [options["class_counts"][i] for i in self.class_places.argsort().tolist()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Match the classes of the run by name. Raises ValueError for others."""
         super().on_load_checkpoint(checkpoint)
         known = checkpoint.get("classes")
         if known and (difference := self._match_classes(known)):
@@ -273,6 +285,7 @@ class Classify(VisionTask):
             )
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
+        """The classifier, adapters merged, and its class names."""
         model = merged_copy(self.model) if self.finetune == "lora" else self.model
         assert isinstance(model, Classifier)
         config = ModelConfig(
@@ -285,6 +298,7 @@ class Classify(VisionTask):
         return model, config
 
     def draw_results(self, folder: RunFolder) -> None:
+        """Scores per class, confusion matrix and the most confident mistakes."""
         from visionzoo import viz
         from visionzoo.metrics.classification import class_scores
 
@@ -301,12 +315,14 @@ class Classify(VisionTask):
         viz.mistakes_sheet(items, folder.mistakes)
 
     def summary(self, metrics: Mapping[str, float]) -> str:
+        """Accuracies in percent, and the number of images."""
         names = {"accuracy": "top-1 accuracy", "top5": "top-5 accuracy", "map": "mean average precision", "f1": "F1"}
         parts = [f"{text} {100 * metrics[key]:.2f} %" for key, text in names.items() if key in metrics]
         images = int(self.results.counts.sum()) if self.results is not None and self.results.matrix is not None else 0
         return ", ".join(parts) + (f" on {images:,} held-out images" if images else "")
 
     def frozen_modules(self) -> list[nn.Module]:
+        """Everything but the head and its dropout, for a linear probe."""
         if self.finetune != "head":
             return []
         heads: Any = self.model.get_classifier()  # type: ignore[operator]

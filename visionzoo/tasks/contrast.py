@@ -153,6 +153,7 @@ class Contrast(VisionTask):
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def take_batch(self, batch: Any) -> CaptionBatch | ImageBatch:
+        """(B, C, H, W) uint8 with one text for each -> :class:`CaptionBatch`; batches of ours as they are."""
         return caption_batch(batch)
 
     def encode(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -182,6 +183,7 @@ class Contrast(VisionTask):
         return ids
 
     def loss_parts(self, batch: CaptionBatch, size: int | None) -> Iterator[LossPart]:
+        """The loss of all pairs of a batch; with ``micro_batch`` through the gradient cache."""
         images, ids = self.normalize(batch.images), self._ids(batch.texts, self.train_cut)
         contrast = partial(self.contrast, groups=self._groups(batch.texts))
         logs = {"temperature": 1 / self.model.logit_scale.exp()}
@@ -203,6 +205,7 @@ class Contrast(VisionTask):
         return bool(self.micro_batch) and self.trainer.world_size == 1
 
     def memory_advice(self) -> str:
+        """GradCache, or a smaller part of it."""
         if self.micro_batch:
             return f"set a --model.micro_batch below {self.micro_batch}"
         return (
@@ -220,21 +223,26 @@ class Contrast(VisionTask):
             )
 
     def on_train_epoch_start(self) -> None:
+        """Count texts that are cut anew."""
         self.train_cut.reset()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep CLIP's temperature within bounds."""
         self.model.clamp_logit_scale()
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
+        """Forget the features of the classes: the weights have changed."""
         self._class_features = None  # the weights have changed since
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """A batch of captions or of labelled images, whichever loader it is from."""
         del batch_idx, dataloader_idx
         self.update_evaluation(self.take_batch(batch))
 
     def update_evaluation(self, batch: CaptionBatch | ImageBatch) -> None:
+        """Add features of (B, C, H, W) images with their captions, or with labels (B,)."""
         if len(batch.images) == 0:
             return
         images = self.model.encode_image(self.normalize(batch.images), normalize=True).float()
@@ -253,6 +261,7 @@ class Contrast(VisionTask):
             return images @ self._class_features.T
 
     def on_predict_epoch_start(self) -> None:
+        """Raises ValueError where there are no classes to name."""
         self._class_features = None
         if not self.zero_shot_classes:
             raise ValueError("predict names images by their classes, and there are none; give --data.zero_shot_path")
@@ -264,6 +273,7 @@ class Contrast(VisionTask):
         return (self.model.logit_scale.float().exp() * self._class_cosines(images)).softmax(dim=1)
 
     def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:
+        """From (B, K) probabilities the likeliest class of each image."""
         best = zip(*(t.tolist() for t in outputs.max(dim=1)), strict=True)
         return [(self.zero_shot_classes[k], f"{p:.6f}") for p, k in best]
 
@@ -288,12 +298,14 @@ class Contrast(VisionTask):
         return values
 
     def draw_results(self, folder: RunFolder) -> None:
+        """A sheet of what captions find."""
         from visionzoo.viz.retrieval import retrieval_sheet
 
         if self.found:
             retrieval_sheet(self.found, folder.retrieval)
 
     def summary(self, metrics: Mapping[str, float]) -> str:
+        """Recalls and zero-shot accuracy in percent."""
         parts = []
         for way, text in (("image_to_text", "image to text"), ("text_to_image", "text to image")):
             if f"{way}_r1" in metrics:
@@ -312,14 +324,17 @@ class Contrast(VisionTask):
         return ", ".join(parts)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also the scores before training."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["before"] = dict(self.before)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also the scores before training."""
         super().on_load_checkpoint(checkpoint)
         self.before = checkpoint.get("before", {})
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
+        """The CLIP, interpolated with what it started from under ``wise_ft``."""
         model: Clip = self.model if self.start is None else interpolated(self.model, self.start, self.wise_ft)
         config = ModelConfig(
             task=self.task_name,

@@ -98,9 +98,11 @@ class Share(Metric):
         self.add_state("counts", default=torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, hits: int = 0, total: int = 0) -> None:
+        """Count ``hits`` of ``total``."""
         self.counts += torch.tensor([hits, total], device=self.counts.device)
 
     def compute(self) -> Tensor:
+        """(2,) hits and total, over all ranks."""
         return self.counts
 
 

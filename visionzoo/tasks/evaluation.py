@@ -110,7 +110,7 @@ class ClassificationEvaluation(nn.Module):
         self._mistakes = _most_confident([*self._mistakes, *new])
 
     def compute(self) -> tuple[dict[str, Tensor], EvaluationResults]:
-        """Scores by name and what pictures need, over all ranks; then start afresh. Call it on every rank."""
+        """Scalars by name and what pictures need, over all ranks; then start afresh. Call it on every rank."""
         assert isinstance(self.counts, Metric)
         values = {"loss": self.loss.compute()}
         for name, metric in self.scores.items():

@@ -144,14 +144,17 @@ class MaskedPretrain(VisionTask):
         self.held_out_loss = MeanMetric()
 
     def use_model(self, model: nn.Module, in_chans: int | None = None) -> None:
+        """Also choose what is compiled: the loss."""
         super().use_model(model, in_chans)
         assert isinstance(model, MAE | SimMIM)
         self.network = model.loss if not self.compile_model else torch.compile(model.loss)
 
     def take_batch(self, batch: Any) -> ImageBatch:
+        """(B, C, H, W) uint8, alone or with labels, -> :class:`ImageBatch`."""
         return image_batch(batch)
 
     def loss_parts(self, batch: ImageBatch, size: int | None) -> Iterator[LossPart]:
+        """The loss of (B, C, H, W) uint8 images; what is hidden is drawn for the whole batch."""
         images, done = batch.images, 0
         rows, columns = self.model.grid_of((images.shape[2], images.shape[3]))
         noise = draw_noise(images, rows * columns)
@@ -168,12 +171,14 @@ class MaskedPretrain(VisionTask):
         return torch.stack([torch.rand(rows * columns, generator=g) for g in seeded]).to(images.device)
 
     def update_evaluation(self, batch: ImageBatch) -> None:
+        """Add the loss of (B, C, H, W) images under their own fixed masks."""
         if len(batch.images) == 0:
             return
         images = self.normalize(batch.images)
         self.held_out_loss.update(self.model.loss(images, self._noise(images, batch.index)), len(images))
 
     def finish_evaluation(self) -> dict[str, Tensor]:
+        """``loss``, the mean over all held-out images."""
         loss = self.held_out_loss.compute()
         with torch.inference_mode(False):  # or its state could never be changed by a training run that follows
             self.held_out_loss.reset()
@@ -187,15 +192,18 @@ class MaskedPretrain(VisionTask):
         return torch.stack([self.model.loss(i[None], n[None]) for i, n in zip(images, noise, strict=True)])
 
     def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:
+        """The loss of each image, from (B,)."""
         return [(f"{value:.6f}",) for value in outputs.tolist()]
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
+        """The MAE or SimMIM, decoder included."""
         config = ModelConfig(task=self.method, architecture=self.model.architecture, preprocess=self.preprocess)
         return self.model, config
 
     @torch.no_grad()
     def draw_sheet(self, batch: ImageBatch, out: Path, title: str = "") -> Path:
-        """Draw original, masked image, reconstruction and reconstruction with the visible patches of each image."""
+        """Draw original, masked image, reconstruction and reconstruction with the visible patches of each image (B, C,
+        H, W)."""
         from visionzoo.viz.reconstruction import reconstruction_sheet
 
         images = self.normalize(batch.images.to(self.device))
@@ -204,12 +212,14 @@ class MaskedPretrain(VisionTask):
         return reconstruction_sheet(pictures, out, note=made.note, title=title)
 
     def draw_results(self, folder: RunFolder) -> None:
+        """Draw reconstructions of held-out images."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         batch = data.sample_batch(self.sheet_images)
         if len(batch.images):
             self.draw_sheet(batch, folder.reconstruction, title="Held-out images")
 
     def summary(self, metrics: Mapping[str, float]) -> str:
+        """The reconstruction loss."""
         return f"reconstruction loss {metrics['loss']:.4f} on held-out images" if "loss" in metrics else ""
 
     def _warmup(self, total: int) -> int:

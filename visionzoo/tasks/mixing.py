@@ -72,6 +72,7 @@ class Mixer:
 
     @property
     def active(self) -> bool:
+        """Whether images are mixed at all."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -108,5 +108,5 @@ def advise(task: TaskInterface) -> Iterator[None]:
 
 
 def statistics_of(module: nn.Module) -> list[Tensor]:
-    """What a forward pass changes: the running statistics of BatchNorm."""
+    """What a forward pass changes, tensors of any shape: the running statistics of BatchNorm."""
     return [b for m in module.modules() if getattr(m, "track_running_stats", False) for b in m.buffers(recurse=False)]

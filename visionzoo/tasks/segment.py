@@ -211,6 +211,7 @@ class PromptSegment(VisionTask):
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def take_batch(self, batch: Any) -> SegmentBatch:
+        """Raises ValueError for anything but a :class:`SegmentBatch`."""
         if not isinstance(batch, SegmentBatch):
             raise ValueError(f"need batches of visionzoo.types.SegmentBatch, got {describe(batch)}")
         return batch
@@ -226,6 +227,7 @@ class PromptSegment(VisionTask):
         )
 
     def loss_parts(self, batch: SegmentBatch, size: int | None) -> Iterator[LossPart]:
+        """The loss of each round of clicks, part by part."""
         whole = self.conversation(batch)
         parts = [whole] if size is None or size >= len(batch.images) else whole.split(size)
         for part in parts:
@@ -364,6 +366,7 @@ class PromptSegment(VisionTask):
         return rows
 
     def prediction_rows(self, outputs: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """As ``predict_step`` wrote them."""
         return outputs
 
     @torch.no_grad()
@@ -417,10 +420,12 @@ class PromptSegment(VisionTask):
         return mask[0].cpu().numpy(), float(mask_iou(mask, truth)[0])
 
     def draw_results(self, folder: RunFolder) -> None:
+        """A sheet of held-out images with clicks and masks."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.draw_sheet(data.sample_batch(self.sheet_images), folder.masks_sheet, title="Held-out images")
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
+        """The SAM, adapters merged, and which CLIP its text prompts are from."""
         model = merged_copy(self.model) if self.encoder == "lora" else self.model
         assert isinstance(model, Sam)
         spoken = None if self.text_prompts is None else self.text_prompts.origin()
@@ -430,11 +435,13 @@ class PromptSegment(VisionTask):
         return model, config
 
     def use_exported(self, folder: RunFolder) -> None:
+        """Adapters are merged in it."""
         super().use_exported(folder)
         if self.encoder != "frozen":
             self.encoder = "full"  # adapters are merged
 
     def frozen_modules(self) -> list[nn.Module]:
+        """The encoder, where it does not train."""
         if self.encoder != "frozen":
             return []
         trunk = self.model.backbone

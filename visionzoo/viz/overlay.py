@@ -94,7 +94,8 @@ def mask_overlay(
     boxes: Sequence[Sequence[float]] = (),
     names: Sequence[str] = (),
 ) -> Path:
-    """Write :func:`paint_masks` with :func:`draw_prompts` on top to ``out``, whose suffix chooses the format.
+    """Write :func:`paint_masks` of (H, W, 3) uint8 and (H, W) masks, with :func:`draw_prompts` on top, to ``out``,
+    whose suffix chooses the format.
 
     With ``names``, one for each mask, a small picture is enlarged by a whole factor, so that they can be read.
     """

@@ -93,7 +93,8 @@ def mistakes_sheet(
     out: str | Path,
     title: str = "Most confident mistakes",
 ) -> Path:
-    """Draw wrongly named images, each with its predicted class, the confidence, and its true class.
+    """Draw wrongly named images, PIL's or (H, W, C) uint8, each with its predicted class, the confidence, and its true
+    class.
 
     With no mistakes the sheet says so, so that a run folder always holds the picture.
     """
@@ -144,6 +145,7 @@ def _cut(text: str, width: int) -> str:
 
 @cache
 def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu at ``size`` pixels, which has Latin, Greek and Cyrillic."""
     # matplotlib brings DejaVu, which has Latin, Greek and Cyrillic; the font inside PIL has little beyond ASCII
     from matplotlib import get_data_path
 

@@ -20,4 +20,5 @@ COMMANDS: dict[str, str] = {
     "probe": "visionzoo.cli.commands.probe",
     "bench": "visionzoo.cli.commands.bench",
     "cache": "visionzoo.cli.commands.cache",
+    "env": "visionzoo.cli.commands.env",
 }

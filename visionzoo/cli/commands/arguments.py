@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from visionzoo.cli.imports import IMPORT_HELP
 from visionzoo.cli.suggest import UsageError, spelled
 
 #: What builds a parser for a command.
@@ -23,12 +24,15 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
+        self.add_argument("--import", action="append", metavar="MODULE", help=IMPORT_HELP)  # main has taken it
         self._inside = False
 
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError in place of a page of usage and an exit."""
         raise UsageError(f"{message.removeprefix('argument ')} ({self.prog} --help)")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with options anywhere and ``-`` for ``_``."""
         given: Sequence[str] = sys.argv[1:] if args is None else args
         if self._inside or self._subparsers is not None:
             return super().parse_known_args(given, namespace)
@@ -57,10 +61,12 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def add_model(parser: argparse.ArgumentParser, what: str = BACKBONE, *, required: bool = True) -> None:
+    """``--model``."""
     parser.add_argument("--model", required=required, metavar="MODEL", help=what)
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
+    """``--weights``, for a model that is given by its name."""
     parser.add_argument(
         "--weights", metavar="W",
         help="for a name: file, folder, hf-hub:org/name, timm:tag or random",
@@ -68,33 +74,40 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def add_image_size(parser: argparse.ArgumentParser) -> None:
+    """``--image-size``, one number of pixels."""
     parser.add_argument("--image-size", type=whole(1), metavar="PIXELS", help="for a name (default: its own)")
 
 
 def add_out(parser: argparse.ArgumentParser, what: str, default: str | None = None, *, required: bool = False) -> None:
+    """``--out``, the file that is written."""
     shown = f"{what} (default: {default})" if default else what
     parser.add_argument("--out", default=default, required=required, metavar="FILE", help=shown)
 
 
 def add_top(parser: argparse.ArgumentParser, what: str, default: int) -> None:
+    """``--top K``, at least 1."""
     parser.add_argument("--top", type=whole(1), default=default, metavar="K", help=f"{what} (default: {default})")
 
 
 def add_json(parser: Any) -> None:
+    """``--json [FILE]``; ``-`` stands for the terminal."""
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON; without FILE to the terminal")
 
 
 def add_csv(parser: Any) -> None:
+    """``--csv [FILE]``; ``-`` stands for the terminal."""
     parser.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="write CSV, one row for each image")
 
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
+    """``--batch-size``, at least 1."""
     parser.add_argument(
         "--batch-size", type=whole(1), default=default, metavar="N", help=f"images at a time (default: {default})"
     )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``; None takes a GPU where there is one."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
 
 

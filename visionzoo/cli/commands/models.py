@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from visionzoo.cli.commands.arguments import add_json
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.cli.suggest import suggestion
+from visionzoo.facts import backbone_facts
 from visionzoo.terminal import say
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     check_target("--json", args.json, ".json")
-    from visionzoo.facts import backbone_facts
-
     pattern = f"timm/{args.pattern}" if args.timm and not args.pattern.startswith("timm/") else args.pattern
     if args.capability is not None:
         _check_capability(args.capability)
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         infos, unusable = _describe(names)
     else:
-        facts = backbone_facts()
+        facts = backbone_facts() | _other_peoples()
         infos = [facts[name] for name in _matching(pattern, list(facts))]
     infos = [i for i in infos if args.capability is None or args.capability in i.capabilities]
     if args.json:
@@ -68,6 +67,15 @@ def run(args: argparse.Namespace) -> int:
     for line in unusable:
         say(line, file=sys.stderr)
     return 0
+
+
+def _other_peoples() -> dict[str, BackboneInfo]:
+    """Backbones of modules that have been imported; without such modules torch is not needed."""
+    if "visionzoo.registry" not in sys.modules:
+        return {}
+    from visionzoo.backbones import backbone_info, list_backbones
+
+    return {name: backbone_info(name) for name in list_backbones() if name not in backbone_facts()}
 
 
 def _check_capability(name: str) -> None:

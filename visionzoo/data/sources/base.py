@@ -87,15 +87,19 @@ class Subset(Source):
         self.targets = source.targets[self.indices]
 
     def sample_id(self, i: int) -> str:
+        """That of the source it was taken from."""
         return self.source.sample_id(int(self.indices[i]))
 
     def raw(self, i: int) -> ImageInput:
+        """As the source it was taken from gives it."""
         return self.source.raw(int(self.indices[i]))
 
     def preload(self) -> None:
+        """Preload the source it was taken from."""
         self.source.preload()
 
     def stable_ids(self) -> Iterable[str]:
+        """Those of the whole source, and a hash of which samples are taken."""
         yield from self.source.stable_ids()
         yield hashlib.blake2b(self.indices.tobytes(), digest_size=16).hexdigest()
 
@@ -148,12 +152,15 @@ class FilesSource(Source):
         assert len(self.targets) == len(self.paths)
 
     def sample_id(self, i: int) -> str:
+        """The path of the file, with bytes that are no text written out."""
         return printable(os.path.join(self.root, self.paths[i]))
 
     def raw(self, i: int) -> ImageInput:
+        """The path of the file."""
         return os.path.join(self.root, self.paths[i])
 
     def stable_ids(self) -> Iterable[str]:
+        """Paths below the root, which do not change when the folder is moved."""
         return (printable(self.paths[i]) for i in range(len(self)))
 
 
@@ -188,10 +195,12 @@ class Splits(Generic[S]):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Those of the first split that there is."""
         return self.first.classes
 
     @property
     def multi_label(self) -> bool:
+        """Whether a sample may have several labels."""
         return self.first.multi_label
 
     def items(self) -> list[tuple[str, S]]:

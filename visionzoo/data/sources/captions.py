@@ -30,7 +30,7 @@ class Texts(Protocol):
     def __getitem__(self, i: int) -> tuple[str, ...]: ...
 
     def take(self, indices: np.ndarray) -> Texts:
-        """The captions of some samples, in the order of ``indices``."""
+        """The captions of some samples, in the order of ``indices`` (n,)."""
         ...
 
     def digest(self) -> str:
@@ -59,9 +59,11 @@ class PackedTexts:
         return tuple(self._blob[a:b].decode() for a, b in pairwise(edges))
 
     def take(self, indices: np.ndarray) -> PackedTexts:
+        """Those of some samples, in the order of ``indices`` (n,)."""
         return PackedTexts(self[int(i)] for i in indices)
 
     def digest(self) -> str:
+        """A hash of all captions, 32 hex digits."""
         digest = hashlib.blake2b(self._blob, digest_size=16)
         digest.update(self._starts.tobytes() + self._last.tobytes())
         return digest.hexdigest()
@@ -87,9 +89,11 @@ class ClassTexts:
         return self.of_class[target] if target >= 0 else ()
 
     def take(self, indices: np.ndarray) -> ClassTexts:
+        """Those of some samples, in the order of ``indices`` (n,)."""
         return ClassTexts(self.targets[indices], self.of_class)
 
     def digest(self) -> str:
+        """A hash of the classes' texts and of which sample has which, 32 hex digits."""
         return hashlib.blake2b(repr(self.of_class).encode() + self.targets.tobytes(), digest_size=16).hexdigest()
 
 
@@ -116,7 +120,7 @@ class CaptionSource(Source):
         return self.texts[i]
 
     def take(self, indices: np.ndarray) -> CaptionSource:
-        """Some samples, in the order of ``indices``."""
+        """Some samples, in the order of ``indices`` (n,)."""
         images = Subset(self.images, indices)
         return CaptionSource(images, self.texts.take(indices), classes=self.classes, targets=self.targets[indices])
 
@@ -133,6 +137,7 @@ class CaptionSource(Source):
         self.images.preload()
 
     def stable_ids(self) -> Iterable[str]:
+        """Those of the images, and a hash of the captions."""
         yield from self.images.stable_ids()
         yield self.texts.digest()
 

@@ -24,7 +24,9 @@ class DigitsSource(Source):
         self.classes = tuple(str(d) for d in range(10))
 
     def sample_id(self, i: int) -> str:
+        """``digits:`` and the position."""
         return f"digits:{i}"
 
     def raw(self, i: int) -> ImageInput:
+        """A digit, enlarged from 8 x 8 pixels."""
         return Image.fromarray(self._pixels[i]).resize((SIZE, SIZE), Image.Resampling.BICUBIC)

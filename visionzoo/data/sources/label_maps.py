@@ -44,10 +44,12 @@ class LabelMap(ObjectMasks):
         self._void = None if void is None or void not in found else void
 
     def mask(self, k: int) -> np.ndarray:
+        """(H, W) bool, where the map has the k-th object's value."""
         found: np.ndarray = self._values == self.labels[k]
         return found
 
     def void(self) -> np.ndarray | None:
+        """(H, W) bool, what belongs to nothing and is not scored; None where no value says so."""
         return None if self._void is None else self._values == self._void
 
     def thin(self) -> np.ndarray:
@@ -90,6 +92,7 @@ class LabelMapSource(FilesSource, ObjectSource):
         self.categories = (object_name,) if object_name else ()
 
     def objects(self, i: int) -> LabelMap:
+        """The objects of the map that belongs to image ``i``. Raises UnreadableImage."""
         try:
             found = LabelMap(open_values(os.path.join(self.maps_root, self.maps[i])), self.object_name, self.void)
         except UnreadableImage as error:

@@ -24,6 +24,7 @@ class ManifestSource(FilesSource):
     """Files listed in a manifest; rows without a file name stay, and are unreadable."""
 
     def raw(self, i: int) -> ImageInput:
+        """The path of the file. Raises UnreadableImage where the row has none."""
         if not self.paths[i]:
             raise UnreadableImage("the manifest has no file name here")
         return super().raw(i)

@@ -101,10 +101,12 @@ class ParquetSource(Source):
         return {**self.__dict__, "_cache": OrderedDict()}
 
     def sample_id(self, i: int) -> str:
+        """The file and the row in it."""
         f = bisect_right(self._file_starts, i) - 1
         return f"{printable(self.files[f])}:{i - self._file_starts[f]}"
 
     def stable_ids(self) -> Iterable[str]:
+        """Names and sizes of the files, in place of their rows."""
         # File names and sizes stand for the rows: cheap, and a changed image changes the size.
         return [f"{printable(os.path.basename(path))} {os.path.getsize(path)}" for path in self.files]
 
@@ -128,6 +130,7 @@ class ParquetSource(Source):
         return self._cache[group]
 
     def raw(self, i: int) -> ImageInput:
+        """The cell's bytes, or the path in it. Raises UnreadableImage."""
         import pyarrow as pa
 
         group = bisect_right(self._ends, i)

@@ -213,12 +213,15 @@ class ShapesSource(Source):
         )
 
     def sample_id(self, i: int) -> str:
+        """``shapes:``, the seed and the number of the picture."""
         return f"shapes:{self.seed}:{self.start + i}"
 
     def raw(self, i: int) -> ImageInput:
+        """The picture, drawn now."""
         return self.drawing(i).image
 
     def stable_ids(self) -> Iterable[str]:
+        """Names of the pictures, and settings that are not the usual ones."""
         yield from super().stable_ids()
         # A picture of the same name shows something else under other settings.
         if (settings := (self.size, self.objects_per_image, self.combinations)) != (64, (1, 1), COMBINATIONS):

@@ -58,9 +58,11 @@ class ShardSource(Source):
         self.targets = np.full(len(self._keys), NO_LABEL, dtype=np.int64)
 
     def sample_id(self, i: int) -> str:
+        """The shard and the key in it."""
         return f"{printable(self.shards[self._shard[i]])}:{printable(self._keys[i])}"
 
     def raw(self, i: int) -> ImageInput:
+        """The member's bytes. Raises UnreadableImage."""
         offset, size = (int(n) for n in self._spans[i])
         check_size(size)
         try:
@@ -73,6 +75,7 @@ class ShardSource(Source):
         return data
 
     def stable_ids(self) -> Iterable[str]:
+        """Shard and key of each sample."""
         for i in range(len(self)):
             yield f"{os.path.basename(printable(self.shards[self._shard[i]]))}:{printable(self._keys[i])}"
 

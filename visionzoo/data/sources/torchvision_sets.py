@@ -63,9 +63,11 @@ class TorchvisionSource(Source):
         self.classes = tuple(" ".join(c) if isinstance(c, tuple) else str(c) for c in known)
 
     def sample_id(self, i: int) -> str:
+        """The name of the set and the position."""
         return f"{self.name}:{i}"
 
     def raw(self, i: int) -> ImageInput:
+        """torchvision's image. Raises UnreadableImage."""
         try:
             image: ImageInput = self.dataset[i][0]
         except (OSError, ValueError, SyntaxError, RuntimeError) as error:

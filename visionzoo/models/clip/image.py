@@ -60,6 +60,7 @@ class ImageTower(nn.Module):
         return self.trunk.image_size
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) normalised images -> (B, E) features, not normalised."""
         return self.head(self._pooled(images))
 
     def _pooled(self, images: Tensor) -> Tensor:
@@ -106,6 +107,7 @@ class ImageTower(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ImageTower:
+        """As in torch, but what is locked stays in eval mode."""
         super().train(mode)
         for part in [self.trunk] if self.locked else self._still:
             part.eval()

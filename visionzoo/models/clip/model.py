@@ -106,6 +106,7 @@ class Clip(nn.Module):
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens that the text tower knows."""
         return self.text.config.vocab_size
 
     @property
@@ -138,7 +139,7 @@ class Clip(nn.Module):
         return F.normalize(features, dim=-1) if normalize else features
 
     def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of every pair, (images, texts) and their transpose."""
+        """Logits (B, T) of every pair of images (B, C, H, W) and texts (T, L), and their transpose."""
         logits = self.logits(self.encode_image(image, normalize=True), self.encode_text(text, normalize=True))
         return logits, logits.T
 
@@ -148,7 +149,8 @@ class Clip(nn.Module):
         return logits if self.logit_bias is None else logits + self.logit_bias
 
     def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> Any:
-        """open_clip's answer: normalised features of both, the scale and, where there is one, the bias.
+        """open_clip's answer to (B, C, H, W) and (T, L): normalised features (B, E) and (T, E), the scale and, where
+        there is one, the bias.
 
         Returns:
             a tuple, or a dict if ``output_dict``; None stands for what was not given.

@@ -36,6 +36,7 @@ class TextAttention(nn.Module):
         return out.view(b, n, parts, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """(T, L, D) -> the same; ``causal``: a token sees those before it."""
         q, k, v = self._project(x, 0, 3)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return apply_linear(self.out_proj, out.transpose(1, 2).flatten(2))
@@ -59,6 +60,7 @@ class TextMlp(nn.Module):
         self.c_proj = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(T, L, D) -> the same."""
         return apply_linear(self.c_proj, expand(x, self.c_fc, self.act))
 
 
@@ -74,6 +76,7 @@ class TextBlock(nn.Module):
         self.mlp = TextMlp(config.width, int(config.width * config.mlp_ratio), config.activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(T, L, D) -> the same."""
         x = x + self.attn(self.ln_1(x), self.causal)
         return x + self.mlp(self.ln_2(x))
 
@@ -145,6 +148,7 @@ class TextTower(nn.Module):
 
     @property
     def blocks(self) -> list[TextBlock]:
+        """The blocks, first to last."""
         return cast(list[TextBlock], list(self.transformer.resblocks))
 
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:

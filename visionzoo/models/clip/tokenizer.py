@@ -105,7 +105,7 @@ class BytePairTokenizer(Tokenizer):
         return [i for word in _WORDS.findall(text.lower()) for i in self._word(word)]
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """The text of some ids, special tokens included, as open_clip's."""
+        """The text of some ids (L,), special tokens included, as open_clip's."""
         return self._simple.decode([int(i) for i in ids])
 
     def _word(self, word: str) -> tuple[int, ...]:
@@ -168,11 +168,12 @@ class FolderTokenizer(Tokenizer):
         return self._peer
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """The text of some ids, special tokens included."""
+        """The text of some ids (L,), special tokens included."""
         return self._peer.decode(ids)
 
     @property
     def fingerprint(self) -> str:
+        """A hash of its vocabulary and rules, 32 hex digits."""
         # What lies in a folder may be another tokenizer than last time.
         backend = getattr(self._peer, "backend_tokenizer", None)
         rules: Any = sorted(self._peer.get_vocab().items())

@@ -35,6 +35,7 @@ class OwnEncoder(_Base):
         return max(self.image_size)
 
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, 3, H, W) normalised -> (B, E, h, w)."""
         return self.forward_features(images.to(next(self.parameters()).dtype))
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -42,7 +43,7 @@ class OwnEncoder(_Base):
         return [self(images)]
 
     def join(self, maps: list[Tensor]) -> Tensor:
-        """:meth:`maps` to the embedding."""
+        """:meth:`maps` to the embedding (B, E, h, w)."""
         return maps[0]
 
 
@@ -68,6 +69,7 @@ class Neck(nn.Module):
         self.mix = nn.Sequential(nn.Conv2d(dim, dim, kernel_size=3, padding=1, bias=False), LayerNorm2d(dim, eps=1e-6))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps (B, C_i, h_i, w_i) -> (B, E, h, w): each brought to the grid, summed and mixed."""
         total: Tensor | None = None
         for layer, x in zip(self.lateral, maps, strict=True):
             x = self._fit(layer(self.reduce(x)))  # the 1 x 1 convolution comes where there are fewer pixels
@@ -75,7 +77,7 @@ class Neck(nn.Module):
         return self.mix(total)
 
     def reduce(self, x: Tensor) -> Tensor:
-        """A finer map brought to the grid; any other as it is."""
+        """A finer map (B, C, h, w) brought to the grid; any other as it is."""
         return self._fit(x) if x.shape[-1] > self.grid_size[1] else x
 
     def _fit(self, x: Tensor) -> Tensor:
@@ -141,10 +143,12 @@ class NeckedEncoder(nn.Module):
         return max(self.image_size)
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised -> (B, E, h, w)."""
         return self.join(self.maps(images))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """What a frozen trunk gives, on grids no finer than the embedding's; the neck still has to learn."""
+        """What a frozen trunk gives for (B, 3, H, W), on grids no finer than the embedding's; the neck still has to
+        learn."""
         images = images.to(next(self.neck.parameters()).dtype)
         if not self.levels:
             maps = [self.trunk(images).grid]

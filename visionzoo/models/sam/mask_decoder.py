@@ -31,6 +31,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., out); ReLU between the layers."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
@@ -45,7 +46,7 @@ class Decoded(NamedTuple):
     grid: tuple[int, int]  #: (h, w)
 
     def select(self, index: Tensor) -> Decoded:
-        """Only some of the prompts."""
+        """Only some of the prompts: ``index`` (n,)."""
         return Decoded(self.masks[index], self.score[index], self.keys[index], self.grid)
 
 
@@ -188,8 +189,8 @@ class MaskDecoder(nn.Module):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Meta's method under :meth:`forward`, which their ONNX export calls: all K masks and their scores, that of a
-        clear prompt first."""
+        """Meta's method under :meth:`forward`, which their ONNX export calls: all masks (N, K, h, w) and their scores
+        (N, K), that of a clear prompt first."""
         decoded = self._decode(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
         return self.masks(decoded, None), self.scores(decoded, None)
 

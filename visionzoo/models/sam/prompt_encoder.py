@@ -47,6 +47,7 @@ class RandomPositions(nn.Module):
         self.positional_encoding_gaussian_matrix.mul_(factor)
 
     def forward(self, places: Tensor) -> Tensor:
+        """Places (..., 2) as (x, y) in [0, 1] -> (..., D) sines and cosines, float32."""
         # In float32 whatever surrounds it: an angle of several turns has no meaning in bfloat16.
         with torch.autocast(places.device.type, enabled=False):
             angles = 2 * math.pi * ((2 * places.float() - 1) @ self.positional_encoding_gaussian_matrix.float())

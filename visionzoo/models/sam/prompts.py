@@ -92,7 +92,7 @@ class Prompts(NamedTuple):
         return Prompts(*(None if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
 
     def select(self, index: slice | Tensor) -> Prompts:
-        """Some of the objects."""
+        """Some of the objects: a slice, or (n,) positions."""
         return Prompts(*(None if x is None else x[index] for x in self))  # type: ignore[arg-type]
 
 

@@ -46,6 +46,7 @@ class MLPBlock(nn.Module):
         self.lin2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
         return self.lin2(F.relu(self.lin1(x)))
 
 

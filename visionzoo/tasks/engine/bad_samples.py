@@ -29,37 +29,45 @@ class BadSamples(Callback):
         self._new = False
 
     def state_dict(self) -> dict[str, Any]:
+        """Samples that could not be read, with split and reason."""
         return {"seen": {k: list(v) for k, v in self.seen.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What an earlier session of the run had seen."""
         self.seen = {k: (v[0], v[1]) for k, v in state_dict["seen"].items()}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Take note of the batch's; in a single process the run stops here where they are too many."""
         if self._take("train", batch) and trainer.world_size == 1:
             self._report(trainer, pl_module)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
+        """Take note of the batch's."""
         self._take("val", batch)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
+        """Take note of the batch's."""
         self._take("test", batch)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
+        """Take note of the batch's."""
         self._take("predict", batch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put those of all ranks together, write the list, and stop where they are too many."""
         self._share(trainer)
         self._report(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put those of all ranks together and write the list."""
         self._share(trainer)
         self._report(trainer, pl_module)
 
@@ -67,6 +75,7 @@ class BadSamples(Callback):
         self.on_validation_end(trainer, pl_module)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Also warn that they have no row."""
         assert isinstance(pl_module, VisionTask)
         self.on_validation_end(trainer, pl_module)
         if self.seen and trainer.is_global_zero:

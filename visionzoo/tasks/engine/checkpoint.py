@@ -28,6 +28,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write all of it or nothing; a full disk is a warning, and the earlier file stays."""
         del storage_options
         kept = "the earlier one is untouched" if Path(path).exists() else "there is none yet"
         with (
@@ -92,15 +93,18 @@ class Checkpoints(Checkpoint):
         self._last_step = -1
 
     def state_dict(self) -> dict[str, Any]:
+        """The best score so far, where it was reached, and up to where weights were judged."""
         return {"best": self.best, "best_at": list(self.best_at), "epochs": self.epochs, "judged": self.judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
         self.best, self.epochs = state_dict["best"], state_dict.get("epochs", 0)
         self.judged = state_dict.get("judged", -1)
         epoch, step = state_dict.get("best_at", (0, 0))
         self.best_at = (epoch, step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on knows its best score again."""
         self._last_step = trainer.global_step
         if trainer.ckpt_path:
             self.recall_best(trainer, _task(pl_module))
@@ -118,6 +122,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save between steps: every ``every_n_steps`` of them, and where training ends inside an epoch."""
         stepped = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
         due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
@@ -137,6 +142,7 @@ class Checkpoints(Checkpoint):
                 trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and export weights that are better than all before."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         task = _task(pl_module)
@@ -162,12 +168,14 @@ class Checkpoints(Checkpoint):
             trainer.strategy.checkpoint_io.save_checkpoint(last, task.run_folder.best)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save at the end of an epoch that is whole."""
         # An epoch that max_steps or max_time broke off counts as whole from here on; what was saved between its steps
         # goes on with its rest.
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             save_last(trainer, _task(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export the last weights where nothing was evaluated."""
         self.export_last(trainer, _task(pl_module))
 
     def which(self) -> str:

@@ -42,6 +42,7 @@ class EMA(Callback):
         self._restored: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with the weights as they are, or with the average of a checkpoint."""
         averaged = _averaged(pl_module)
         self._weights = [tensor.detach() for tensor in averaged.values()]  # they share memory with what is trained
         self.average = {name: tensor.detach().clone() for name, tensor in averaged.items()}
@@ -57,6 +58,7 @@ class EMA(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Move the average after each optimizer step."""
         if trainer.global_step == self._last_step:  # gradients are being accumulated
             return
         self._last_step = trainer.global_step
@@ -80,20 +82,25 @@ class EMA(Callback):
             self._swap(module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the average in the place of the weights."""
         if self.average and trainer.state.fn == "fit":
             self._swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the trained weights back."""
         self._unswap(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the trained weights back: what is saved now must be them."""
         self._unswap(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average in the module."""
         self._swap(pl_module)
         self.average, self._weights, self._swapped = {}, [], False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """``state_dict`` is the average, ``ema_trained`` what training goes on from."""
         if not self.average:
             return
         assert not self._swapped, "a checkpoint must not be saved while the average stands in for the weights"
@@ -105,6 +112,7 @@ class EMA(Callback):
         checkpoint["state_dict"] = {**stored, **averages}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights until :meth:`on_fit_start`."""
         if trainer.state.fn == "fit":
             names = _averaged(pl_module)
             trained = checkpoint.get("ema_trained", checkpoint["state_dict"])

@@ -29,9 +29,11 @@ class EventFile:
         self._file: io.FileIO | None = None
 
     def get_logdir(self) -> str:
+        """The folder of the file."""
         return str(self.path.parent)
 
     def add_event(self, event: Event) -> None:
+        """Append an event; the file is made with the first."""
         with disk_may_fail(self.path, "TensorBoard will not see some points; training goes on"):
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +60,7 @@ class EventFile:
         """Nothing is held back."""
 
     def close(self) -> None:
+        """Close the file; the next event opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None

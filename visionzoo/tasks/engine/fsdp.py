@@ -35,13 +35,16 @@ class FullySharded(ModelParallelStrategy):
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
+        """False: weights are restored before there is an optimizer, as with other strategies."""
         return False
 
     @property
     def lightning_restore_optimizer(self) -> bool:
+        """True: Lightning loads the optimizer's state."""
         return True
 
     def setup_environment(self) -> None:
+        """One group of all processes: data parallel, no tensor parallelism."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
@@ -63,11 +66,13 @@ class FullySharded(ModelParallelStrategy):
     # An evaluation may leave a rank without images. Nobody must wait for it, so all weights are gathered before.
 
     def on_validation_start(self) -> None:
+        """Gather the weights once for all held-out batches."""
         for module in self._sharded():
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
 
     def on_validation_end(self) -> None:
+        """Shard them again."""
         for module in self._sharded():
             module.set_reshard_after_forward(True, recurse=False)
             module.reshard()
@@ -99,7 +104,7 @@ class FullySharded(ModelParallelStrategy):
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that may be spread over several."""
+    """This process's part of a tensor of any shape that may be spread over several."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -50,19 +50,23 @@ class NonFinite(Callback):
         self._steps: deque[_Step] = deque()  #: whose flags have not been read
 
     def state_dict(self) -> dict[str, Any]:
+        """How many steps were left out, and their samples."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row, "went_back": self.went_back, "rows": self._rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
         self.went_back = state_dict["went_back"]
         self._rows = [tuple(row) for row in state_dict["rows"]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget samples of a step that was broken off."""
         self._samples, self._losses = [], []
         self._steps.clear()
         self.flags.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember which samples the step is made of."""
         index = getattr(batch, "index", None)
         if isinstance(index, Tensor):
             self._samples.append(index)

@@ -46,6 +46,7 @@ class Interrupt(Callback):
         self._last_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals over: Lightning has put back those that it found."""
         # not earlier: Lightning puts back all handlers that it found shortly before this
         self.flags.start()
         self._preempted, self._last_step = False, trainer.global_step
@@ -72,6 +73,7 @@ class Interrupt(Callback):
             self._stop(trainer, pl_module, save_between_steps)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and stop where some rank was asked to."""
         if trainer.strategy.reduce_boolean_decision(self.flags.stop, all=False):
             self._stop(trainer, pl_module, save_last)
 
@@ -93,9 +95,11 @@ class Interrupt(Callback):
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the handlers back."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the handlers back, and after a second Ctrl-C say what was saved."""
         self._restore()
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
             assert isinstance(pl_module, VisionTask)

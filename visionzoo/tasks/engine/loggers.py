@@ -39,15 +39,18 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
+        """Empty: there is no folder of its own."""
         return ""
 
     @property
     def version(self) -> str:
+        """Empty: there is no folder of its own."""
         return ""
 
     @property
     @rank_zero_experiment
     def experiment(self) -> MetricsFile:
+        """Itself."""
         return self
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -55,6 +58,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append a row; the file is written again where a column is new."""
         if self.path is None:
             return
         row = {k: _text(v) for k, v in metrics.items()} | {"step": str(step)}
@@ -109,6 +113,7 @@ class Events(TensorBoardLogger):
 
     @property
     def experiment(self) -> Any:
+        """TensorBoard's writer; a dummy until :meth:`open`."""
         if not self._is_open:
             return DummyExperiment()
         if self._experiment is None:

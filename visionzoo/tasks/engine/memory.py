@@ -19,6 +19,7 @@ class PeakMemory(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """After the first step, say what it took."""
         if self._said or trainer.global_step == 0:
             return
         self._said = True

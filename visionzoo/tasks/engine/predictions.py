@@ -20,10 +20,12 @@ class Predictions(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
+        """Keep the rows of a batch by position in the source."""
         assert isinstance(pl_module, VisionTask)
         self.rows.update(zip(batch.index.tolist(), pl_module.prediction_rows(outputs), strict=True))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather those of all ranks and write ``predictions.csv``."""
         assert isinstance(pl_module, VisionTask)
         if trainer.world_size > 1:
             gathered: list[dict[int, tuple[str, ...]]] = [{} for _ in range(trainer.world_size)]

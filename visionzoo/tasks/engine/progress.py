@@ -25,9 +25,11 @@ class Speed:
         self._started: float | None = None
 
     def start(self, now: float) -> None:
+        """Begin to count, at ``now`` in seconds."""
         self._started = now
 
     def stop(self, now: float, images: int) -> None:
+        """Count a batch that ends at ``now``."""
         if self._started is None:
             return
         self.seconds = self.memory * self.seconds + now - self._started
@@ -36,6 +38,7 @@ class Speed:
 
     @property
     def rate(self) -> float:
+        """Images per second, recent ones weighing more; 0 before the first batch."""
         return self.images / self.seconds if self.seconds else 0.0
 
 
@@ -53,6 +56,7 @@ class ProgressBar(RichProgressBar):
         self._begun: tuple[float, int] = (0.0, 0)
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """Description, bar and count: what fits into 80 columns."""
         return [TextColumn("{task.description}"), BarColumn(bar_width=10), MofNCompleteColumn()]
 
     def _get_train_description(self, current_epoch: int) -> str:  # Lightning counts from 0, the epoch lines from 1
@@ -60,25 +64,30 @@ class ProgressBar(RichProgressBar):
         return f"epoch {current_epoch + 1}{last}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember when this session began, for the time that is left."""
         super().on_train_start(trainer, pl_module)
         self._begun = time.monotonic(), trainer.fit_loop.total_batch_idx + 1
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count images."""
         super().on_train_epoch_start(trainer, pl_module)
         self._speed.start(time.monotonic())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Count the batch's images, those of all ranks."""
         images = getattr(batch, "images", None)
         self._speed.stop(time.monotonic(), 0 if images is None else len(images) * trainer.world_size)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the new scores at once, and leave the evaluation out of the speed."""
         super().on_validation_end(trainer, pl_module)
         self._speed.start(time.monotonic())
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands behind the bar; read from the device four times a second at most."""
         assert isinstance(pl_module, VisionTask)
         logged = pl_module.logged_step
         if logged is not None and logged is not self._read_from:
@@ -125,16 +134,19 @@ class EpochLines(Callback):
         self._sums: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, also in the middle of an epoch that is resumed."""
         self._begin()  # Lightning does not announce an epoch that is resumed in its middle
         self._last_line = time.monotonic()
         self._run_begun = self._last_line, trainer.fit_loop.total_batch_idx + 1
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to sum up an epoch."""
         self._begin()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Add the batch to the epoch's sums."""
         images = len(getattr(batch, "images", ()))
         self._images += images * trainer.world_size
         assert isinstance(pl_module, VisionTask)
@@ -159,6 +171,7 @@ class EpochLines(Callback):
         say("  ".join(parts), flush=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's line."""
         if not trainer.is_global_zero:
             return
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k != "lr"}

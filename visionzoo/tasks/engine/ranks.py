@@ -36,6 +36,7 @@ class Ranks(Callback):
         self._lock = threading.Lock()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Watch the processes that this one has started."""
         found: Any = getattr(trainer.strategy.launcher, "procs", [])
         if found and not self._processes:
             self._processes = list(found)

@@ -19,9 +19,11 @@ class Results(Callback):
         self.trained = False  #: whether there was a step left to train
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Know that there was something left to train."""
         self.trained = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the curves."""
         self.draw_curves(trainer, pl_module)
 
     def draw_curves(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -35,10 +37,12 @@ class Results(Callback):
                 viz.learning_curves(folder.metrics_csv, folder.curves)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and sum up, for ``validate``."""
         if trainer.state.fn == "validate":
             self._show(trainer, pl_module, "val/")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and sum up."""
         self._show(trainer, pl_module, "test/")
 
     def _show(self, trainer: Trainer, pl_module: LightningModule, prefix: str) -> None:

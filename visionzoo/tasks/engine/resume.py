@@ -35,6 +35,7 @@ class Resume(Callback):
         self._applied_now: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take note of the options that a run cannot change in the middle of an epoch."""
         self._now = {
             "seed_everything": self.seed,
             "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches,
@@ -43,9 +44,11 @@ class Resume(Callback):
         self._applied_now = {**self.data, "trainer.precision": str(trainer.precision)}
 
     def state_dict(self) -> dict[str, Any]:
+        """Those options, and the ones that are applied anew."""
         return {**self._now, "applied": self._applied_now}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What the run had."""
         self._then = dict(state_dict)
         self._applied_then = self._then.pop("applied", {})
 

@@ -34,6 +34,7 @@ class RunFiles(Callback):
         self._written = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell every rank the run folder."""
         assert isinstance(pl_module, VisionTask)
         path: Any = trainer.strategy.broadcast(None if self.folder is None else str(self.folder.path))
         self.folder = pl_module.run_folder = RunFolder(path)
@@ -42,6 +43,7 @@ class RunFiles(Callback):
     # that is refused leaves nothing behind. Whatever can be refused has been by now.
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write configuration and record, and drop metrics of steps that are done again."""
         self._write(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
@@ -51,13 +53,16 @@ class RunFiles(Callback):
                 logger.open()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the record, for ``validate``."""
         if trainer.state.fn == "validate" and self.config is None:  # not the scores before a fit
             self._write(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the record."""
         self._write(trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the record."""
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:

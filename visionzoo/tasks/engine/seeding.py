@@ -20,6 +20,7 @@ class SeedBatches(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed torch from (seed, epoch, batch, rank)."""
         seed = sample_key(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
         if trainer.strategy.root_device.type == "cpu":
             torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a millisecond to tell an absent GPU

@@ -28,17 +28,20 @@ class Sheets(Callback):
         self._last_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count steps from here."""
         self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Draw where a sheet is due."""
         step = trainer.global_step
         stepped, self._last_step = step != self._last_step, step
         if stepped and self.every_n_steps and step % self.every_n_steps == 0 and trainer.is_global_zero:
             self._draw(trainer, pl_module, step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw at the end of an epoch, if asked to."""
         if self.every_epoch and trainer.is_global_zero:
             self._draw(trainer, pl_module, trainer.global_step)
 

@@ -21,6 +21,7 @@ class Stopping(EarlyStopping):
         super().__init__(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The state, with the patience that is asked for now."""
         super().load_state_dict({**state_dict, "patience": self.patience})
         self.stopping_reason_message = None
 

@@ -82,6 +82,7 @@ class Pattern:
 
 @cache
 def pattern(text: str) -> Pattern:
+    """The pattern of a text, made once."""
     return Pattern(text)
 
 
@@ -91,7 +92,7 @@ def move(
     to: Callable[[Tensor], Tensor] | None = None,
     back: Callable[[Tensor], Tensor] | None = None,
 ) -> Rule:
-    """One tensor, renamed, and reshaped by ``to`` and ``back`` where they are given."""
+    """One tensor of any shape, renamed, and reshaped by ``to`` and ``back`` where they are given."""
     return Rule(
         (foreign,),
         (timm,),
