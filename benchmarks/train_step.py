@@ -30,7 +30,7 @@ from visionzoo.backbones import backbone_info
 from visionzoo.cli.train import TrainCLI
 from visionzoo.models.classifier import create_classifier
 from visionzoo.models.preprocess import Normalize
-from visionzoo.tasks.classify import Classify
+from visionzoo.tasks.classify import ClassifyTask
 from visionzoo.types import ImageBatch
 
 CLASSES = 6  #: those of the built-in shapes
@@ -102,7 +102,7 @@ def loader(batch: ImageBatch, args: argparse.Namespace) -> DataLoader[Any]:
 
 def plain_trainer(args: argparse.Namespace, clock: Clock, batch: ImageBatch) -> None:
     """Our task under Lightning's own Trainer."""
-    task = Classify(num_classes=CLASSES, backbone=args.backbone, **OPTIMIZER)
+    task = ClassifyTask(num_classes=CLASSES, backbone=args.backbone, **OPTIMIZER)
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[clock],

@@ -27,7 +27,7 @@ KEPT = ("done", OUT_OF_MEMORY)
 PRELOADED = (
     "albumentations",
     "timm.optim",
-    "visionzoo.data.classification",
+    "visionzoo.data.classify",
     "visionzoo.inference.classifier",
     "visionzoo.tasks.classify",
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from comparison.models import use_channels_last
 from comparison.recipes import Loss, Optimizer
 from visionzoo.losses.classification import binary_cross_entropy
-from visionzoo.tasks.classify import Classify
+from visionzoo.tasks.classify import ClassifyTask
 from visionzoo.tasks.mixing import soft_targets
 from visionzoo.types import Preprocess
 
@@ -23,7 +23,7 @@ def equal_preprocess(image_size: int) -> Preprocess:
     return Preprocess(image_size=(image_size, image_size))
 
 
-class RecipeClassify(Classify):
+class RecipeClassify(ClassifyTask):
     """Classify from scratch by a recipe.
 
     Args:
@@ -31,7 +31,7 @@ class RecipeClassify(Classify):
         optimizer: adamw, lamb, or sgd (momentum 0.9, Nesterov).
         loss: cross_entropy, or bce, where every label of a mixed image counts as present.
         channels_last: the memory format of images and weights.
-        kwargs: options of :class:`visionzoo.tasks.classify.Classify`.
+        kwargs: options of :class:`visionzoo.tasks.classify.ClassifyTask`.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 
 from comparison.recipes import Recipe
 from comparison.task import RecipeClassify
-from visionzoo.data.classification import ClassificationData
+from visionzoo.data.classify import ClassifyData
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.guard import NonFinite
@@ -100,12 +100,12 @@ class Pace(Callback):
         return statistics.median(self.wall), statistics.median(self.cpu)
 
 
-def open_data(path: str, val_path: str | None, **options: Any) -> ClassificationData:
+def open_data(path: str, val_path: str | None, **options: Any) -> ClassifyData:
     """The product's data of classification."""
-    return ClassificationData(path, val_path=val_path, **options)
+    return ClassifyData(path, val_path=val_path, **options)
 
 
-def build(run: Run) -> tuple[RecipeClassify, ClassificationData]:
+def build(run: Run) -> tuple[RecipeClassify, ClassifyData]:
     """The task and its data; the seed decides weights, order, views, the share of images and any hold-out."""
     recipe = run.recipe
     data = open_data(

@@ -15,7 +15,7 @@ import yaml
 from visionzoo.cli import batch_size, measured_step
 from visionzoo.cli import train as cli
 from visionzoo.cli.batch_size import Measured, choose
-from visionzoo.data.classification import ClassificationData
+from visionzoo.data.classify import ClassifyData
 from visionzoo.runs import memory
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_auto_is_for_training_from_the_command_line(
     assert cli.run(["classify", "validate", *DIGITS, *CPU, "--data.batch_size=auto"]) == 2
     assert "auto is for fit" in capsys.readouterr().err
     with pytest.raises(ValueError, match="give a number"):
-        ClassificationData("digits", batch_size="auto")
+        ClassifyData("digits", batch_size="auto")
 
 
 @pytest.mark.parametrize("task", list(TASKS))

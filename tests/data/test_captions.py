@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from visionzoo.data.captions import CaptionData
+from visionzoo.data.clip import ClipData
 from visionzoo.data.sources import shards as shards_module
 from visionzoo.data.sources.caption_readers import held_out_shapes
 from visionzoo.data.sources.captions import PackedTexts
@@ -36,14 +36,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def open_data(path: str | Path, **options: Any) -> CaptionData:
-    data = CaptionData(str(path), **{"batch_size": 4, "num_workers": 0, **options})
+def open_data(path: str | Path, **options: Any) -> ClipData:
+    data = ClipData(str(path), **{"batch_size": 4, "num_workers": 0, **options})
     data.preprocess = SPEC
     data.setup("fit")
     return data
 
 
-def epoch(data: CaptionData, number: int = 0) -> list[CaptionBatch]:
+def epoch(data: ClipData, number: int = 0) -> list[CaptionBatch]:
     data.start = (number, 0)
     return list(data.train_dataloader())
 
@@ -545,7 +545,7 @@ def test_spawned_workers_give_the_same_batches(manifests: Path) -> None:
 
 def test_workers_import_nothing_heavy(run_offline: Callable[..., str]) -> None:
     heavy = ("pytorch_lightning", "timm", "matplotlib", "sklearn", "transformers", "pyarrow", "torchvision")
-    code = f"import sys, visionzoo.data.caption_samples; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, visionzoo.data.clip_samples; print([m for m in {heavy} if m in sys.modules])"
     assert run_offline(code).strip() == "[]"
 
 
@@ -560,8 +560,8 @@ def test_packed_texts_keep_every_character() -> None:
 def test_every_option_is_documented() -> None:
     import inspect
 
-    text = CaptionData.__init__.__doc__ or ""
-    for name in set(inspect.signature(CaptionData).parameters) - {"kwargs"}:
+    text = ClipData.__init__.__doc__ or ""
+    for name in set(inspect.signature(ClipData).parameters) - {"kwargs"}:
         assert f"\n            {name}: " in text, name
 
 

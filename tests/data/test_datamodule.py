@@ -15,12 +15,12 @@ import torch
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor, nn
 
-from visionzoo.data.captions import CaptionData
-from visionzoo.data.classification import ClassificationData, balanced_weights
+from visionzoo.data.classify import ClassifyData, balanced_weights
+from visionzoo.data.clip import ClipData
+from visionzoo.data.mae import MaeData
 from visionzoo.data.module import VisionData
 from visionzoo.data.options import CaptionOptions, ClassificationOptions, SegmentationOptions, UnlabelledOptions
-from visionzoo.data.segmentation import SegmentationData
-from visionzoo.data.unlabelled import UnlabelledData
+from visionzoo.data.segment import SegmentData
 from visionzoo.types import ImageBatch, Preprocess
 
 SPEC = Preprocess(image_size=(8, 8))
@@ -97,20 +97,20 @@ def root(class_tree: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def data(root: Path) -> Callable[..., ClassificationData]:
-    def make(**options: Any) -> ClassificationData:
-        return ClassificationData(str(root), **{"batch_size": 4, "num_workers": 0, "magnitude": 10, **options})
+def data(root: Path) -> Callable[..., ClassifyData]:
+    def make(**options: Any) -> ClassifyData:
+        return ClassifyData(str(root), **{"batch_size": 4, "num_workers": 0, "magnitude": 10, **options})
 
     return make
 
 
-def batches(module: ClassificationData) -> Iterator[ImageBatch]:
+def batches(module: ClassifyData) -> Iterator[ImageBatch]:
     module.preprocess = SPEC
     module.setup("fit")
     return iter(module.train_dataloader())
 
 
-def test_what_the_data_are_is_known_at_birth(data: Callable[..., ClassificationData]) -> None:
+def test_what_the_data_are_is_known_at_birth(data: Callable[..., ClassifyData]) -> None:
     module = data()
     assert module.classes == ("cat", "dog")
     assert module.num_classes == 2
@@ -120,7 +120,7 @@ def test_what_the_data_are_is_known_at_birth(data: Callable[..., ClassificationD
     assert data(train_limit=0.5).fingerprint() != module.fingerprint() == data().fingerprint()
 
 
-def test_loaders_need_the_models_preprocess(data: Callable[..., ClassificationData]) -> None:
+def test_loaders_need_the_models_preprocess(data: Callable[..., ClassifyData]) -> None:
     with pytest.raises(ValueError, match="preprocess is not set"):
         data().train_dataloader()
     batch = next(batches(data()))
@@ -131,7 +131,7 @@ def test_loaders_need_the_models_preprocess(data: Callable[..., ClassificationDa
 @pytest.mark.filterwarnings("error:.*your dataloader is not resumable")
 @pytest.mark.parametrize("when", [{}, {"val_check_interval": 2}, {"limit_train_batches": 3}], ids=str)
 def test_a_resumed_run_sees_exactly_what_was_left(
-    data: Callable[..., ClassificationData], tmp_path: Path, when: dict[str, Any]
+    data: Callable[..., ClassifyData], tmp_path: Path, when: dict[str, Any]
 ) -> None:
     whole = Recorder()
     make_trainer(callbacks=[SaveEverywhere(tmp_path)], **when).fit(whole, data())
@@ -150,7 +150,7 @@ def test_a_resumed_run_sees_exactly_what_was_left(
         assert resumed.steps == whole.steps[done:], path.name
 
 
-def test_resuming_with_workers(data: Callable[..., ClassificationData], tmp_path: Path) -> None:
+def test_resuming_with_workers(data: Callable[..., ClassifyData], tmp_path: Path) -> None:
     whole = Recorder()
     make_trainer(callbacks=[SaveEverywhere(tmp_path)], max_epochs=2).fit(whole, data())
     for name in ("batch_end-2", "batch_end-7", "epoch_end-5"):
@@ -161,7 +161,7 @@ def test_resuming_with_workers(data: Callable[..., ClassificationData], tmp_path
         assert resumed.steps == whole.steps[int(name.split("-")[1]) :], name
 
 
-def test_a_changed_order_is_refused_only_in_mid_epoch(data: Callable[..., ClassificationData], tmp_path: Path) -> None:
+def test_a_changed_order_is_refused_only_in_mid_epoch(data: Callable[..., ClassifyData], tmp_path: Path) -> None:
     make_trainer(callbacks=[SaveEverywhere(tmp_path)], max_epochs=1).fit(Recorder(), data())
     with pytest.raises(ValueError, match=r"cannot go on at batch 2 of epoch 0: batch_size was 4 and is 5"):
         make_trainer().fit(Recorder(), data(batch_size=5), ckpt_path=tmp_path / "batch_end-2.ckpt", weights_only=True)
@@ -172,28 +172,28 @@ def test_a_changed_order_is_refused_only_in_mid_epoch(data: Callable[..., Classi
     assert [len(step[2]) for step in later.steps] == [11, 11]
 
 
-def test_a_second_fit_starts_again(data: Callable[..., ClassificationData]) -> None:
+def test_a_second_fit_starts_again(data: Callable[..., ClassifyData]) -> None:
     module, one, two = data(), Recorder(), Recorder()
     make_trainer(max_epochs=1).fit(one, module)
     make_trainer(max_epochs=1).fit(two, module)
     assert one.steps == two.steps
 
 
-def test_every_validation_image_is_seen_once(data: Callable[..., ClassificationData]) -> None:
+def test_every_validation_image_is_seen_once(data: Callable[..., ClassifyData]) -> None:
     model = Recorder()
     make_trainer().validate(model, data(eval_batch_size=2), verbose=False)
     assert sorted(model.seen) == list(range(5))
 
 
 def test_fit_works_without_validation_images(class_tree: Callable[..., Path]) -> None:
-    module = ClassificationData(str(class_tree({"a": 4, "b": 4})), val_fraction=0.0, batch_size=4, num_workers=0)
+    module = ClassifyData(str(class_tree({"a": 4, "b": 4})), val_fraction=0.0, batch_size=4, num_workers=0)
     model = Recorder()
     make_trainer(max_epochs=1).fit(model, module)
     assert len(model.steps) == 2
 
 
 @pytest.mark.filterwarnings("error:You are using a custom batch sampler")
-def test_predict_gives_every_image_in_order(data: Callable[..., ClassificationData], class_tree) -> None:
+def test_predict_gives_every_image_in_order(data: Callable[..., ClassifyData], class_tree) -> None:
     loose = class_tree({".": 7}, "loose")
     for module, count in ((data(predict_path=str(loose)), 7), (data(), 5)):
         rows = make_trainer().predict(Recorder(), module)
@@ -201,18 +201,18 @@ def test_predict_gives_every_image_in_order(data: Callable[..., ClassificationDa
         assert [i for row in rows for i in row] == list(range(count))
 
 
-def test_test_scores_the_test_split_or_says_there_is_none(data: Callable[..., ClassificationData], class_tree) -> None:
+def test_test_scores_the_test_split_or_says_there_is_none(data: Callable[..., ClassifyData], class_tree) -> None:
     module = data()
     module.preprocess = SPEC
     assert sum(len(b.images) for b in module.test_dataloader()) == 2
-    bare = ClassificationData(str(class_tree({"a": 4, "b": 4}, "bare")), num_workers=0)
+    bare = ClassifyData(str(class_tree({"a": 4, "b": 4}, "bare")), num_workers=0)
     bare.preprocess = SPEC
     with pytest.raises(ValueError, match="no test split; use validate"):
         bare.test_dataloader()
 
 
 def test_only_validation_images_can_be_scored_but_not_trained_on(class_tree: Callable[..., Path]) -> None:
-    module = ClassificationData(str(class_tree({"val/a": 4, "val/b": 4}, "only")), num_workers=0)
+    module = ClassifyData(str(class_tree({"val/a": 4, "val/b": 4}, "only")), num_workers=0)
     module.preprocess = SPEC
     assert module.class_counts.tolist() == [0, 0]
     assert sum(len(b.images) for b in module.val_dataloader()) == 8  # type: ignore[union-attr]
@@ -222,7 +222,7 @@ def test_only_validation_images_can_be_scored_but_not_trained_on(class_tree: Cal
 
 def test_balanced_sampling(class_tree: Callable[..., Path]) -> None:
     root = class_tree({"train/a": 60, "train/b": 4, "val/a": 1, "val/b": 1}, "uneven")
-    module = ClassificationData(str(root), balanced_sampling=True, batch_size=16, num_workers=0)
+    module = ClassifyData(str(root), balanced_sampling=True, batch_size=16, num_workers=0)
     labels = torch.cat([batch.labels for epoch in range(3) for batch in batches_of(module, epoch)])
     assert 0.35 < labels.float().mean() < 0.65
     module.preprocess = SPEC
@@ -234,7 +234,7 @@ def test_balanced_sampling(class_tree: Callable[..., Path]) -> None:
     assert balanced_weights(module.splits.train).tolist() == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3])  # type: ignore[arg-type]
 
 
-def batches_of(module: ClassificationData, epoch: int) -> Iterator[ImageBatch]:
+def batches_of(module: ClassifyData, epoch: int) -> Iterator[ImageBatch]:
     module.preprocess = SPEC
     module.setup("fit")
     module.start = (epoch, 0)
@@ -248,10 +248,10 @@ def batches_of(module: ClassificationData, epoch: int) -> Iterator[ImageBatch]:
 )  # fmt: skip
 def test_options_are_checked_at_birth(class_tree: Callable[..., Path], option: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{option}={value}"):
-        ClassificationData(str(class_tree({"a": 3, "b": 3})), **{option: value})  # type: ignore[arg-type]
+        ClassifyData(str(class_tree({"a": 3, "b": 3})), **{option: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("cls", [ClassificationData, UnlabelledData, CaptionData, SegmentationData, VisionData])
+@pytest.mark.parametrize("cls", [ClassifyData, MaeData, ClipData, SegmentData, VisionData])
 def test_every_option_is_documented(cls: type) -> None:
     text = cls.__init__.__doc__ or ""
     for name in set(inspect.signature(cls).parameters):
@@ -265,7 +265,7 @@ def test_every_option_of_the_command_line_is_documented(cls: type) -> None:
         assert f"\n        {field.name}: " in text, field.name
 
 
-@pytest.mark.parametrize("cls", [ClassificationData, UnlabelledData, CaptionData, SegmentationData])
+@pytest.mark.parametrize("cls", [ClassifyData, MaeData, ClipData, SegmentData])
 def test_the_command_line_knows_the_type_of_every_option(cls: type) -> None:
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(cls, "data")

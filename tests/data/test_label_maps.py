@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from visionzoo.data.segmentation import SegmentationData
+from visionzoo.data.segment import SegmentData
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.views import EvalView, TrainView, ViewOptions
 from visionzoo.types import Preprocess
@@ -65,7 +65,7 @@ def test_one_lossy_mask_among_others_is_a_bad_sample(tmp_path: Path) -> None:
     root = write(tmp_path, Image.fromarray(circle()))
     (root / "masks/2.png").unlink()
     Image.fromarray(circle() * 255).save(root / "masks/2.jpg")
-    data = SegmentationData(str(root), val_fraction=1.0, batch_size=4, num_workers=0)
+    data = SegmentData(str(root), val_fraction=1.0, batch_size=4, num_workers=0)
     data.preprocess = SPEC
     data.setup("validate")
     (batch,) = list(data.val_dataloader())

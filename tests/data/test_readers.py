@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visionzoo.data.captions import CaptionData
 from visionzoo.data.check import check_data
-from visionzoo.data.classification import ClassificationData
+from visionzoo.data.classify import ClassifyData
+from visionzoo.data.clip import ClipData
 from visionzoo.data.images import ImageInput
-from visionzoo.data.segmentation import SegmentationData
+from visionzoo.data.mae import MaeData
+from visionzoo.data.segment import SegmentData
 from visionzoo.data.sources import open as opening
 from visionzoo.data.sources.base import Source, Splits
 from visionzoo.data.sources.captions import CaptionSource, PackedTexts
 from visionzoo.data.sources.objects import DenseObjects, ObjectSource
 from visionzoo.data.sources.open import READERS, open_data, register_reader
-from visionzoo.data.unlabelled import UnlabelledData
 from visionzoo.types import Preprocess
 
 SPEC = Preprocess(image_size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -69,23 +69,20 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_a_reader_of_labels_serves_classification_pretraining_and_captions(register: Callable[..., None]) -> None:
     with pytest.raises(FileNotFoundError):
-        ClassificationData("squares:20")
+        ClassifyData("squares:20")
     register("labels", Squares)
-    labelled = ClassificationData("squares:20", num_workers=0, batch_size=4)
+    labelled = ClassifyData("squares:20", num_workers=0, batch_size=4)
     labelled.preprocess = SPEC
     assert labelled.classes == ("dark", "light")
     assert len(labelled.train_source or ()) == 16, "0.2 of each class is held out, as of any other labelled data"
     batch = next(iter(labelled.val_dataloader()))
     assert batch.labels.tolist() == [int(image.float().mean() > 100) for image in batch.images]
-    assert len(UnlabelledData("squares:20").train_source or ()) == 19
-    captions = CaptionData("squares:20", templates=["a {} square"]).train_source
+    assert len(MaeData("squares:20").train_source or ()) == 19
+    captions = ClipData("squares:20", templates=["a {} square"]).train_source
     assert captions is not None
     assert captions.captions(1) == ("a light square",)
     assert check_data("squares:20").splits["train"].counts == {"dark": 8, "light": 8}
-    assert (
-        len(ClassificationData("digits", val_path="squares:20", classes=[*"0123456789", "dark", "light"]).splits.val)
-        == 20
-    )
+    assert len(ClassifyData("digits", val_path="squares:20", classes=[*"0123456789", "dark", "light"]).splits.val) == 20
 
 
 def test_readers_of_captions_and_objects(register: Callable[..., None]) -> None:
@@ -98,10 +95,10 @@ def test_readers_of_captions_and_objects(register: Callable[..., None]) -> None:
 
     register("captions", captioned)
     register("objects", lambda count: Splits(train=MaskedSquares(count), problems=(("squares", "one is missing"),)))
-    captions = CaptionData("squares:20")
+    captions = ClipData("squares:20")
     assert (len(captions.train_source or ()), len(captions.val_source or ())) == (20, 2)
     with pytest.warns(UserWarning, match="one is missing"):
-        objects = SegmentationData("squares:20")
+        objects = SegmentData("squares:20")
     assert (len(objects.train_source or ()), len(objects.val_source or ())) == (18, 2)
     assert check_data("squares:20").layout == "images with masks"
 

@@ -88,11 +88,11 @@ def _break_save(fault: Fault) -> None:
 
 def _little_memory(most: int) -> None:
     """This process has no memory for the backward pass of more than so many images; it fails in its middle."""
-    from visionzoo.tasks.classify import Classify
+    from visionzoo.tasks.classify import ClassifyTask
 
-    whole = Classify.loss_parts
+    whole = ClassifyTask.loss_parts
 
-    def loss_parts(self: Classify, batch: Any, size: int | None) -> Any:
+    def loss_parts(self: ClassifyTask, batch: Any, size: int | None) -> Any:
         for part in whole(self, batch, size):
             if part.size > most:
                 first = next(p for p in self.parameters() if p.requires_grad)
@@ -106,7 +106,7 @@ def _little_memory(most: int) -> None:
         handle.remove()
         raise torch.OutOfMemoryError("out of memory, says the test")
 
-    Classify.loss_parts = loss_parts  # type: ignore[method-assign]
+    ClassifyTask.loss_parts = loss_parts  # type: ignore[method-assign]
 
 
 class Residence(pl.Callback):

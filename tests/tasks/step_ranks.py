@@ -21,7 +21,7 @@ COLLECTIVES = (
 
 
 def main() -> int:
-    """Train, and write the calls of each step by name, as JSON. What DDP exchanges in C++, gradients, is not counted."""
+    """Train, and write the calls of each step by name, as JSON; gradients, which DDP exchanges in C++, are not there."""
     steps: list[Counter[str]] = []
     whole = _TrainingEpochLoop.advance
 

@@ -15,12 +15,12 @@ from tiny_run import tiny_data, tiny_task
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from visionzoo.data.captions import CaptionData
-from visionzoo.data.segmentation import SegmentationData
-from visionzoo.data.unlabelled import UnlabelledData
-from visionzoo.tasks.contrast import Contrast
-from visionzoo.tasks.masked import MaskedPretrain
-from visionzoo.tasks.segment import PromptSegment
+from visionzoo.data.clip import ClipData
+from visionzoo.data.mae import MaeData
+from visionzoo.data.segment import SegmentData
+from visionzoo.tasks.clip import ClipTask
+from visionzoo.tasks.mae import MaeTask
+from visionzoo.tasks.segment import SegmentTask
 from visionzoo.types import ImageBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -34,25 +34,25 @@ def classify(images: int, size: int) -> tuple[Any, Any]:
 
 def mae(images: int, size: int) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    task = MaskedPretrain(**VIT, image_size=16, decoder_dim=32, decoder_depth=1, decoder_heads=2)
-    data = UnlabelledData("digits", batch_size=size, train_limit=images, drop_last=False, **STILL)
+    task = MaeTask(**VIT, image_size=16, decoder_dim=32, decoder_depth=1, decoder_heads=2)
+    data = MaeData("digits", batch_size=size, train_limit=images, drop_last=False, **STILL)
     return task, data
 
 
 def clip(images: int, size: int) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    task = Contrast(**VIT, image_size=16, text="nano", text_width=32, text_heads=2, context_length=8)
-    data = CaptionData("shapes:60", batch_size=size, train_limit=images, drop_last=False, **STILL)
+    task = ClipTask(**VIT, image_size=16, text="nano", text_width=32, text_heads=2, context_length=8)
+    data = ClipData("shapes:60", batch_size=size, train_limit=images, drop_last=False, **STILL)
     return task, data
 
 
 def segment(images: int, size: int) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    task = PromptSegment(
+    task = SegmentTask(
         **VIT, image_size=32, embedding_stride=8, decoder_dim=16, clicks=1, mask_rounds=1, encoder="full",
         embedding_cache="off",
     )  # fmt: skip
-    data = SegmentationData(
+    data = SegmentData(
         "shapes:24",
         shapes_size=32,
         batch_size=size,

@@ -19,7 +19,7 @@ from visionzoo.cli import train as cli
 from visionzoo.models.bundle import ModelConfig, read_config, save_bundle
 from visionzoo.models.classifier import create_classifier
 from visionzoo.tasks.class_names import class_difference
-from visionzoo.tasks.classify import Classify
+from visionzoo.tasks.classify import ClassifyTask
 from visionzoo.types import ImageBatch
 
 Tree = Callable[..., Path]
@@ -87,11 +87,11 @@ def test_other_classes_are_refused_with_their_names(command: str, capsys: Any) -
 
 def test_fit_on_other_classes_starts_with_a_fresh_head_and_says_so() -> None:
     old = bundle("old", "big bird", "cat", "dog")
-    task = Classify(num_classes=3, classes=("big bird", "dog", "zebra"), weights=old)
+    task = ClassifyTask(num_classes=3, classes=("big bird", "dog", "zebra"), weights=old)
     assert not torch.equal(task.model.head.bias, torch.tensor([5.0, -5.0, -5.0]))
     with pytest.warns(UserWarning, match="the head starts afresh.*lack 'cat'.*'zebra'"):
         task.setup("fit")
-    same = Classify(num_classes=3, classes=("dog", "cat", "big bird"), weights=old)
+    same = ClassifyTask(num_classes=3, classes=("dog", "cat", "big bird"), weights=old)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         same.setup("fit")
@@ -99,14 +99,14 @@ def test_fit_on_other_classes_starts_with_a_fresh_head_and_says_so() -> None:
 
 
 def test_training_on_reordered_classes_learns_the_right_ones() -> None:
-    task = Classify(num_classes=3, classes=("dog", "cat", "bird"), weights=bundle("old", "bird", "cat", "dog"))
+    task = ClassifyTask(num_classes=3, classes=("dog", "cat", "bird"), weights=bundle("old", "bird", "cat", "dog"))
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     batch = ImageBatch(images, torch.tensor([2, 2]), torch.arange(2))  # birds, which it knows
     assert float(take(task, batch).loss.detach()) < 0.01
-    counts = Classify(
+    counts = ClassifyTask(
         num_classes=3, classes=("dog", "cat", "bird"), weights="old", class_counts=[8, 2, 1], class_weights="balanced"
     )
-    straight = Classify(
+    straight = ClassifyTask(
         num_classes=3, classes=("bird", "cat", "dog"), weights="old", class_counts=[1, 2, 8], class_weights="balanced"
     )
     assert torch.equal(counts.class_weights, straight.class_weights)
@@ -114,7 +114,7 @@ def test_training_on_reordered_classes_learns_the_right_ones() -> None:
 
 def test_labels_of_several_classes_are_reordered_too() -> None:
     old = bundle("old", "b", "c", "a", multi_label=True)
-    task = Classify(num_classes=3, classes=("a", "b", "c"), multi_label=True, weights=old).eval()
+    task = ClassifyTask(num_classes=3, classes=("a", "b", "c"), multi_label=True, weights=old).eval()
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     with torch.no_grad():
         task.update_evaluation(ImageBatch(images, torch.tensor([[0.0, 1, 0], [0, 1, 0]]), torch.arange(2)))
@@ -150,12 +150,12 @@ def test_weights_without_names_go_by_position() -> None:
     old = bundle("old", "a", "b", "c")
     record = json.loads(Path("old/config.json").read_text())
     Path("old/config.json").write_text(json.dumps({**record, "labels": []}))
-    task = Classify(num_classes=3, classes=("x", "y", "z"), weights=old)
+    task = ClassifyTask(num_classes=3, classes=("x", "y", "z"), weights=old)
     task.setup("validate")
     assert task.classes == ("x", "y", "z")
     assert task.model.head.bias[0] == 5
     Path("old/config.json").write_text(json.dumps(record))
-    unnamed = Classify(num_classes=3, weights=old)  # nobody names the data's: those of the weights are all there is
+    unnamed = ClassifyTask(num_classes=3, weights=old)  # nobody names the data's: those of the weights are all there is
     unnamed.setup("validate")
     assert unnamed.classes == ("a", "b", "c")
 

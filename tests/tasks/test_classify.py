@@ -14,8 +14,8 @@ from tiny_run import Run, run_training, take, tiny_task
 import visionzoo as vz
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.classifier import create_classifier
-from visionzoo.tasks.classify import Classify
-from visionzoo.tasks.evaluation import MISTAKES, ClassificationEvaluation
+from visionzoo.tasks.classify import ClassifyTask
+from visionzoo.tasks.classify_evaluation import MISTAKES, ClassificationEvaluation
 from visionzoo.types import ImageBatch
 
 
@@ -255,7 +255,7 @@ def test_very_many_classes_keep_counts_per_class(monkeypatch: pytest.MonkeyPatch
     logits = torch.eye(4)[torch.tensor([0, 2, 2, 1, 3])] * 9
     scores = []
     for limit in (10, 2):
-        monkeypatch.setattr("visionzoo.tasks.evaluation.MATRIX_LIMIT", limit)
+        monkeypatch.setattr("visionzoo.tasks.classify_evaluation.MATRIX_LIMIT", limit)
         evaluation = ClassificationEvaluation(4)
         images = torch.zeros(5, 3, 4, 4, dtype=torch.uint8)
         evaluation.update(logits, labels, torch.tensor(0.0), images, torch.arange(5))
@@ -271,9 +271,9 @@ def test_a_folder_of_transformers_starts_training_as_it_starts_a_backbone(tmp_pa
     ViTModel(ViTConfig(**sizes), add_pooling_layer=False).save_pretrained(tmp_path)
     name = "vit_tiny_patch16_224"
     with pytest.warns(UserWarning, match="the head of vit_tiny_patch16_224 was not loaded"):
-        module = Classify(num_classes=3, backbone=name, weights=str(tmp_path))
+        module = ClassifyTask(num_classes=3, backbone=name, weights=str(tmp_path))
     assert "150 of 150 tensors of the backbone (100.0%) loaded" in module.opening_line
     own = module.model.state_dict()
     assert all(torch.equal(v, own[k]) for k, v in vz.create_backbone(name, weights=tmp_path).state_dict().items())
     with pytest.raises(ValueError, match=r"model\.backbone is not given"):
-        Classify(num_classes=3, weights=str(tmp_path))
+        ClassifyTask(num_classes=3, weights=str(tmp_path))

@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from visionzoo.models.bundle import ModelConfig, save_bundle
 from visionzoo.models.classifier import create_classifier
 from visionzoo.tasks.base import VisionTask
-from visionzoo.tasks.classify import Classify
-from visionzoo.tasks.contrast import Contrast
+from visionzoo.tasks.classify import ClassifyTask
+from visionzoo.tasks.clip import ClipTask
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.loggers import Events
-from visionzoo.tasks.masked import MaskedPretrain
+from visionzoo.tasks.mae import MaeTask
 from visionzoo.tasks.options import settled_changes
-from visionzoo.tasks.segment import PromptSegment
+from visionzoo.tasks.segment import SegmentTask
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,9 +70,9 @@ def started(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        (Classify, {"num_classes": 3, "classes": "cab", "class_counts": [5, 2, 1], "class_weights": "balanced"}),
-        (Classify, {"num_classes": 2, "finetune": "lora", "lora_rank": 2}),
-        (Contrast, {"text": "nano", "text_width": 32, "text_heads": 2, "context_length": 8}),
+        (ClassifyTask, {"num_classes": 3, "classes": "cab", "class_counts": [5, 2, 1], "class_weights": "balanced"}),
+        (ClassifyTask, {"num_classes": 2, "finetune": "lora", "lora_rank": 2}),
+        (ClipTask, {"text": "nano", "text_width": 32, "text_heads": 2, "context_length": 8}),
     ],
 )  # fmt: skip
 def test_what_it_started_from_may_be_gone(kind: type[VisionTask], options: dict[str, Any], tmp_path: Path) -> None:
@@ -82,21 +82,21 @@ def test_what_it_started_from_may_be_gone(kind: type[VisionTask], options: dict[
     (tmp_path / "run").rename(tmp_path / "elsewhere")
     again = kind.load_from_checkpoint(path)
     assert_same(task, again)
-    if isinstance(task, Classify):
+    if isinstance(task, ClassifyTask):
         assert again.classes == task.classes
         assert (task.class_weights is None) or torch.equal(task.class_weights, again.class_weights)
 
 
 def test_options_given_anew_win(tmp_path: Path) -> None:
     path = saved(classify(8, 4)[0], tmp_path / "x.ckpt")
-    assert Classify.load_from_checkpoint(path, lr=0.5).lr == 0.5
+    assert ClassifyTask.load_from_checkpoint(path, lr=0.5).lr == 0.5
 
 
 def test_a_checkpoint_with_objects_is_not_read(tmp_path: Path) -> None:
     path = saved(classify(8, 4)[0], tmp_path / "x.ckpt")
     torch.save({**torch.load(path, weights_only=True), "object": Path("x")}, path)
     with pytest.raises(Exception, match="Weights only load failed"):
-        Classify.load_from_checkpoint(path)
+        ClassifyTask.load_from_checkpoint(path)
 
 
 def test_loggers_record_the_options(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ class Pairs(Dataset):
 
 def test_image_and_label_are_a_batch() -> None:
     torch.manual_seed(0)
-    task = Classify(backbone="vit_nano_patch4_32", image_size=16, num_classes=3, lr=1e-3)
+    task = ClassifyTask(backbone="vit_nano_patch4_32", image_size=16, num_classes=3, lr=1e-3)
     loop = trainer()
     loop.fit(task, DataLoader(Pairs(), batch_size=4), DataLoader(Pairs(), batch_size=4))
     assert {"train/loss", "val/loss", "val/accuracy"} <= set(loop.callback_metrics)
@@ -138,10 +138,8 @@ def test_image_and_label_are_a_batch() -> None:
 def test_other_tasks_take_pairs_too() -> None:
     torch.manual_seed(0)
     small = {"backbone": "vit_nano_patch4_32", "image_size": 16}
-    trainer().fit(
-        MaskedPretrain(**small, decoder_dim=32, decoder_depth=1, decoder_heads=2), DataLoader(Pairs(), batch_size=4)
-    )
-    trainer().fit(Contrast(**small, text="nano", context_length=8), DataLoader(Pairs(label="a cat"), batch_size=4))
+    trainer().fit(MaeTask(**small, decoder_dim=32, decoder_depth=1, decoder_heads=2), DataLoader(Pairs(), batch_size=4))
+    trainer().fit(ClipTask(**small, text="nano", context_length=8), DataLoader(Pairs(label="a cat"), batch_size=4))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +151,7 @@ def test_other_tasks_take_pairs_too() -> None:
     ],
 )
 def test_other_batches_are_refused_with_the_type(task: str, data: Any, said: str) -> None:
-    module = classify(8, 4)[0] if task == "classify" else PromptSegment(
+    module = classify(8, 4)[0] if task == "classify" else SegmentTask(
         backbone="vit_nano_patch4_32", image_size=32, embedding_stride=8, decoder_dim=16, encoder="full"
     )  # fmt: skip
     with pytest.raises(ValueError, match=said):
@@ -162,7 +160,7 @@ def test_other_batches_are_refused_with_the_type(task: str, data: Any, said: str
 
 def test_a_plain_trainer_averages_weights_when_asked_to() -> None:
     task, data = classify(8, 4)[0], DataLoader(Pairs(), batch_size=4)
-    averaging = Classify(backbone="vit_nano_patch4_32", image_size=16, num_classes=10, ema_decay=0.9)
+    averaging = ClassifyTask(backbone="vit_nano_patch4_32", image_size=16, num_classes=10, ema_decay=0.9)
     for module, count in ((task, 0), (averaging, 1)):
         loop = trainer()
         loop.fit(module, data)
@@ -170,7 +168,7 @@ def test_a_plain_trainer_averages_weights_when_asked_to() -> None:
 
 
 def test_a_learning_rate_for_256_images_knows_the_loader() -> None:
-    task = Classify(backbone="vit_nano_patch4_32", image_size=16, num_classes=10, base_lr=0.64)
+    task = ClassifyTask(backbone="vit_nano_patch4_32", image_size=16, num_classes=10, base_lr=0.64)
     loop = trainer()
     loop.fit(task, DataLoader(Pairs(), batch_size=4))
     assert loop.optimizers[0].param_groups[0]["initial_lr"] == 0.01

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from visionzoo.cli import train as cli
 from visionzoo.tasks.base import VisionTask
-from visionzoo.tasks.classify import Classify
-from visionzoo.tasks.contrast import Contrast
+from visionzoo.tasks.classify import ClassifyTask
+from visionzoo.tasks.clip import ClipTask
 from visionzoo.tasks.engine import checkpoint
 from visionzoo.tasks.interface import LossPart
-from visionzoo.tasks.masked import MaskedPretrain
-from visionzoo.tasks.segment import PromptSegment
+from visionzoo.tasks.mae import MaeTask
+from visionzoo.tasks.segment import SegmentTask
 
 DIGITS = ["--data.path=digits", "--data.train_limit=48", "--model.backbone=vit_nano_patch4_32", "--model.image_size=16"]
 SHAPES = ["--data.path=shapes:24", "--data.shapes_size=32", "--model.backbone=vit_nano_patch4_32"]
@@ -31,13 +31,13 @@ TOWERS = ["--model.backbone=vit_nano_patch4_32", "--model.text=nano", "--model.c
 WEIGHTED = ["--model.class_weights=balanced", "--model.label_smoothing=0.1"]
 #: name -> (task, options)
 RUNS: dict[str, tuple[type[VisionTask], list[str]]] = {
-    "classify": (Classify, ["classify", "fit", *DIGITS, *WEIGHTED]),
-    "mixed": (Classify, ["classify", "fit", *DIGITS, *MIX, "--model.class_weights=balanced"]),
-    "mae": (MaskedPretrain, ["mae", "fit", *DIGITS, *DECODER]),
-    "simmim": (MaskedPretrain, ["mae", "fit", *DIGITS, "--model.method=simmim", "--model.mask_patch_size=4"]),
-    "segment": (PromptSegment, ["segment", "fit", *SHAPES, *SMALL, "--model.clicks=2", "--model.mask_rounds=2"]),
+    "classify": (ClassifyTask, ["classify", "fit", *DIGITS, *WEIGHTED]),
+    "mixed": (ClassifyTask, ["classify", "fit", *DIGITS, *MIX, "--model.class_weights=balanced"]),
+    "mae": (MaeTask, ["mae", "fit", *DIGITS, *DECODER]),
+    "simmim": (MaeTask, ["mae", "fit", *DIGITS, "--model.method=simmim", "--model.mask_patch_size=4"]),
+    "segment": (SegmentTask, ["segment", "fit", *SHAPES, *SMALL, "--model.clicks=2", "--model.mask_rounds=2"]),
     "clip": (
-        Contrast,
+        ClipTask,
         ["clip", "fit", "--data.path=shapes:60", *TOWERS, "--model.micro_batch=12"],
     ),
 }  # fmt: skip
@@ -141,7 +141,7 @@ def test_gradients_of_earlier_batches_survive(
     """Memory runs out in the second of two batches that are accumulated, once its backward pass has begun."""
     more = ["--trainer.accumulate_grad_batches=2", "--trainer.max_steps=2"]
     plain = train("classify", "plain", *more)
-    count, whole, hooks = [0], Classify.loss_parts, list[Any]()
+    count, whole, hooks = [0], ClassifyTask.loss_parts, list[Any]()
 
     def loss_parts(module: Any, batch: Any, size: int | None) -> Iterator[LossPart]:
         for part in whole(module, batch, size):
@@ -151,7 +151,7 @@ def test_gradients_of_earlier_batches_survive(
                 hooks.append(first.register_hook(lambda _: _run_out(hooks.pop())))
             yield part
 
-    monkeypatch.setattr(Classify, "loss_parts", loss_parts)
+    monkeypatch.setattr(ClassifyTask, "loss_parts", loss_parts)
     with pytest.warns(UserWarning, match="memory ran out at step 0: from here on 6"):
         assert_same(plain, train("classify", "halves", *more))
 
@@ -167,7 +167,7 @@ def _run_out(hook: Any) -> None:
 def test_every_kind_of_it_is_known(
     error: BaseException, train: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Machine(8, error=lambda: error).install(monkeypatch, Classify)
+    Machine(8, error=lambda: error).install(monkeypatch, ClassifyTask)
     with pytest.warns(UserWarning, match="from here on 6 images"):
         train("classify", "run")
 
@@ -178,7 +178,7 @@ def test_a_resumed_run_goes_on_in_the_same_parts(
     """And with the random numbers of the one that was never stopped: dropout is drawn for each part."""
     more = ["--model.drop_rate=0.3", "--model.drop_path=0.2", "--save_every_n_steps=2"]
     machine = Machine(4)
-    machine.install(monkeypatch, Classify)
+    machine.install(monkeypatch, ClassifyTask)
     save = checkpoint.save_between_steps
 
     def save_and_copy(trainer: Any, task: Any) -> None:
@@ -201,12 +201,12 @@ def test_running_statistics_see_the_step_once(train: Callable[..., list[Tensor]]
     seen: list[list[int]] = []
 
     more = ["--model.backbone=timm/resnet10t.c3_in1k", "--model.image_size=32", "--trainer.max_steps=1"]
-    Machine(6).install(monkeypatch, Classify)
+    Machine(6).install(monkeypatch, ClassifyTask)
 
     def note(module: Any, *args: Any) -> None:
         seen.append([int(b) for n, b in module.named_buffers() if n.endswith("num_batches_tracked")])
 
-    monkeypatch.setattr(Classify, "on_train_batch_end", note)
+    monkeypatch.setattr(ClassifyTask, "on_train_batch_end", note)
     with pytest.warns(UserWarning, match="from here on 6"):
         train("classify", "run", *more)
     assert set(seen[0]) == {2}  # one for each half, none for the whole
@@ -215,7 +215,7 @@ def test_running_statistics_see_the_step_once(train: Callable[..., list[Tensor]]
 def test_one_image_too_many_is_an_error(
     train: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    Machine(0).install(monkeypatch, Classify)
+    Machine(0).install(monkeypatch, ClassifyTask)
     with pytest.warns(UserWarning, match="from here on 1 images"):
         train("classify", "run", code=1)
     assert "one image at a time" in capsys.readouterr().err
@@ -225,7 +225,7 @@ def test_without_halving_the_run_stops_and_says_what_to_do(
     train: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     for where in ("forward", "backward"):
-        Machine(8, where).install(monkeypatch, Classify)
+        Machine(8, where).install(monkeypatch, ClassifyTask)
         train("classify", where, "--halve_on_oom=false", code=1)
         assert "--data.batch_size (auto" in capsys.readouterr().err
 
@@ -233,7 +233,7 @@ def test_without_halving_the_run_stops_and_says_what_to_do(
 def test_a_contrastive_loss_is_not_taken_apart(
     train: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    whole = Contrast.encode
+    whole = ClipTask.encode
     refused = []
 
     def encode(module: Any, part: Any) -> Any:
@@ -243,7 +243,7 @@ def test_a_contrastive_loss_is_not_taken_apart(
         return whole(module, part)
 
     train("clip", "plain")
-    monkeypatch.setattr(Contrast, "encode", encode)
+    monkeypatch.setattr(ClipTask, "encode", encode)
     train("clip", "stopped", "--model.micro_batch=0", code=1)
     assert "set --model.micro_batch" in capsys.readouterr().err
     refused.clear()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_run import Kill, Killed, fit_quietly, take
 from torch import Tensor
 
-from visionzoo.data.segmentation import SegmentationData
+from visionzoo.data.segment import SegmentData
 from visionzoo.inference.sam_predictor import SamPredictor
 from visionzoo.losses.segmentation import prompt_loss
 from visionzoo.models.bundle import load_bundle, save_bundle
@@ -24,9 +24,9 @@ from visionzoo.models.clip.image import set_activation
 from visionzoo.models.sam import Sam
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.engine.sheets import Sheets
-from visionzoo.tasks.masked import MaskedPretrain
+from visionzoo.tasks.mae import MaeTask
 from visionzoo.tasks.prompting import Objects, training_rounds
-from visionzoo.tasks.segment import PromptSegment
+from visionzoo.tasks.segment import SegmentTask
 from visionzoo.types import SegmentBatch
 
 SMALL: dict[str, Any] = {
@@ -42,23 +42,23 @@ SMALL: dict[str, Any] = {
 }
 
 
-def task(**options: Any) -> PromptSegment:
+def task(**options: Any) -> SegmentTask:
     torch.manual_seed(0)
-    return PromptSegment(**{**SMALL, **options})
+    return SegmentTask(**{**SMALL, **options})
 
 
-def data(**options: Any) -> SegmentationData:
+def data(**options: Any) -> SegmentData:
     given = {"shapes_size": 32, "batch_size": 4, "num_workers": 0, "val_fraction": 0.0}
-    return SegmentationData("shapes:8", **{**given, **options})
+    return SegmentData("shapes:8", **{**given, **options})
 
 
-def batch_of(module: PromptSegment, **options: Any) -> SegmentBatch:
+def batch_of(module: SegmentTask, **options: Any) -> SegmentBatch:
     source = data(**options)
     source.preprocess = module.preprocess
     return next(iter(source.train_dataloader()))
 
 
-def fit(module: PromptSegment, folder: Path, resume: Path | None = None, **trainer: Any) -> pl.Trainer:
+def fit(module: SegmentTask, folder: Path, resume: Path | None = None, **trainer: Any) -> pl.Trainer:
     return fit_quietly(module, data(), folder, resume, **{"limit_val_batches": 0, **trainer})
 
 
@@ -262,7 +262,7 @@ def test_what_a_person_should_know_is_said_first(tmp_path: Path) -> None:
 # ---- evaluation -----------------------------------------------------------------------------------------------------
 
 
-def scores(module: PromptSegment, loader: SegmentationData) -> dict[str, Tensor]:
+def scores(module: SegmentTask, loader: SegmentData) -> dict[str, Tensor]:
     loader.preprocess = module.preprocess
     with torch.no_grad():
         for batch in loader.val_dataloader():  # type: ignore[union-attr]
@@ -278,7 +278,7 @@ def test_scores_do_not_depend_on_batches() -> None:
     assert found[0] == found[1]
 
 
-def _few(loader: SegmentationData) -> SegmentationData:
+def _few(loader: SegmentData) -> SegmentData:
     from visionzoo.data.sources.split import limited
 
     assert loader.val_source is not None
@@ -313,12 +313,12 @@ def test_whether_clicks_are_ambiguous_stays_with_the_model(tmp_path: Path) -> No
     model, _ = load_bundle(tmp_path)
     assert isinstance(model, Sam)
     assert not model.ambiguous
-    assert not PromptSegment(weights=str(tmp_path)).model.ambiguous
-    assert PromptSegment(weights=str(tmp_path), ambiguous=True).model.ambiguous
+    assert not SegmentTask(weights=str(tmp_path)).model.ambiguous
+    assert SegmentTask(weights=str(tmp_path), ambiguous=True).model.ambiguous
 
 
 def test_frequencies_are_raised_once_and_stay_with_the_weights(tmp_path: Path) -> None:
-    def frequencies(module: PromptSegment | Sam) -> Tensor:
+    def frequencies(module: SegmentTask | Sam) -> Tensor:
         model = module if isinstance(module, Sam) else module.model
         return model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
 
@@ -326,7 +326,7 @@ def test_frequencies_are_raised_once_and_stay_with_the_weights(tmp_path: Path) -
     drawn = frequencies(first).clone()
     torch.testing.assert_close(frequencies(task(position_scale=2.0)), 2 * drawn)
     save_bundle(*first.export_model(), tmp_path / "first")
-    second = PromptSegment(weights=str(tmp_path / "first"), position_scale=1.5)
+    second = SegmentTask(weights=str(tmp_path / "first"), position_scale=1.5)
     torch.testing.assert_close(frequencies(second), 1.5 * drawn)
     save_bundle(*second.export_model(), tmp_path / "second")
     again, _ = load_bundle(tmp_path / "second")
@@ -401,7 +401,7 @@ def test_a_sheet_is_drawn_after_every_epoch(tmp_path: Path) -> None:
 
 def test_the_encoder_of_a_mae_run_arrives_bit_by_bit(tmp_path: Path) -> None:
     torch.manual_seed(3)
-    mae = MaskedPretrain(backbone="vit_nano_patch4_32", image_size=32, decoder_dim=32, decoder_depth=1, decoder_heads=2)
+    mae = MaeTask(backbone="vit_nano_patch4_32", image_size=32, decoder_dim=32, decoder_depth=1, decoder_heads=2)
     save_bundle(*mae.export_model(), tmp_path / "mae")
     module = task(backbone=None, image_size=None, weights=str(tmp_path / "mae"), encoder="frozen")
     stored = load_file(tmp_path / "mae" / "model.safetensors")
@@ -428,13 +428,13 @@ def test_the_encoder_of_a_clip_keeps_its_normalisation(clip_run: str) -> None:
 def test_a_run_of_this_task_goes_on_whole(tmp_path: Path) -> None:
     first = task()
     save_bundle(*first.export_model(), tmp_path)
-    second = PromptSegment(weights=str(tmp_path), encoder="full")
+    second = SegmentTask(weights=str(tmp_path), encoder="full")
     for name, tensor in first.model.state_dict().items():
         assert torch.equal(tensor, second.model.state_dict()[name]), name
     with pytest.raises(ValueError, match="holds a SAM of vit_nano_patch4_32, not of vit_b"):
-        PromptSegment(weights=str(tmp_path), backbone="vit_b")
+        SegmentTask(weights=str(tmp_path), backbone="vit_b")
     with pytest.raises(ValueError, match="weights and backbone_weights are both given"):
-        PromptSegment(weights=str(tmp_path), backbone_weights=str(tmp_path))
+        SegmentTask(weights=str(tmp_path), backbone_weights=str(tmp_path))
 
 
 # ---- text -----------------------------------------------------------------------------------------------------------
@@ -492,14 +492,14 @@ def test_text_prompts_of_runs(clip_run: str, tmp_path: Path) -> None:
     assert config.text_prompts == {"model": os.path.abspath(clip_run), "template": "a photo of a {}."}
     assert model.prompt_encoder.text_dim == width  # type: ignore[union-attr]
 
-    silent = PromptSegment(weights=str(tmp_path / "spoken"), clicks=1, encoder="full").train()
+    silent = SegmentTask(weights=str(tmp_path / "spoken"), clicks=1, encoder="full").train()
     batch = batch_of(silent)
     take(silent, batch)
     assert all((p.grad is not None) == p.requires_grad for p in silent.parameters())
     assert not silent.model.prompt_encoder.text_projection.weight.requires_grad
 
     save_bundle(*task().export_model(), tmp_path / "plain")
-    taught = PromptSegment(weights=str(tmp_path / "plain"), text_model=clip_run, encoder="full")
+    taught = SegmentTask(weights=str(tmp_path / "plain"), text_model=clip_run, encoder="full")
     assert taught.model.architecture["text_dim"] == width
     exported, _ = taught.export_model()
     save_bundle(exported, taught.export_model()[1], tmp_path / "taught")
@@ -509,7 +509,7 @@ def test_text_prompts_of_runs(clip_run: str, tmp_path: Path) -> None:
     other.model.add_text_prompts(7)
     save_bundle(*other.export_model(), tmp_path / "other")
     with pytest.raises(ValueError, match=f"takes text of width 7, and the text model gives {width}"):
-        PromptSegment(weights=str(tmp_path / "other"), text_model=clip_run)
+        SegmentTask(weights=str(tmp_path / "other"), text_model=clip_run)
     with pytest.raises(ValueError, match="holds no CLIP"):
         task(text_model=str(tmp_path / "plain"))
 
@@ -542,7 +542,7 @@ def test_bad_options(options: dict[str, Any], text: str) -> None:
 # ---- four images by heart -------------------------------------------------------------------------------------------
 
 
-def overfit(source: SegmentationData, steps: int, **options: Any) -> dict[str, float]:
+def overfit(source: SegmentData, steps: int, **options: Any) -> dict[str, float]:
     """Scores on four images after training on nothing else."""
     module = task(**options)
     source.preprocess = module.preprocess
@@ -566,6 +566,6 @@ def overfit(source: SegmentationData, steps: int, **options: Any) -> dict[str, f
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_four_pictures_of_shapes_can_be_learned_by_heart() -> None:
-    source = SegmentationData("shapes:4", shapes_size=32, batch_size=4, num_workers=0, val_fraction=0.0)
+    source = SegmentData("shapes:4", shapes_size=32, batch_size=4, num_workers=0, val_fraction=0.0)
     found = overfit(source, 600, embedding_stride=4, decoder_dim=32, clicks=2)
     assert min(found["iou_1"], found["iou_3"], found["iou_5"], found["iou_box"]) > 0.9

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from visionzoo.cli import train as cli
 from visionzoo.tasks.engine.flags import Flags
 from visionzoo.tasks.optim import skip_on
-from visionzoo.tasks.segment import PromptSegment
+from visionzoo.tasks.segment import SegmentTask
 from visionzoo.types import SegmentBatch
 
 SHAPES = ["--data.path=shapes:96", "--data.num_workers=0", "--data.batch_size=8"]
@@ -136,10 +136,10 @@ def batch(images: int) -> SegmentBatch:
     return SegmentBatch(pixels, masks, index, names, valid, size, none, torch.arange(images))
 
 
-def segmenter(clicks: int, **options: Any) -> PromptSegment:
+def segmenter(clicks: int, **options: Any) -> SegmentTask:
     torch.manual_seed(0)
     small = {"backbone": "vit_nano_patch4_32", "image_size": 32, "embedding_stride": 4, "decoder_dim": 32}
-    return PromptSegment(**{**small, "encoder": "full", "mask_rounds": 0, "clicks": clicks, **options}).train()
+    return SegmentTask(**{**small, "encoder": "full", "mask_rounds": 0, "clicks": clicks, **options}).train()
 
 
 class Held:
@@ -285,7 +285,11 @@ def test_ranks_exchange_one_small_thing_a_step(name: str, tmp_path: Path) -> Non
         [*launch, script, tmp_path, *RUNS[name], *more], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    features = {"all_gather": 3, "all_reduce": 2}  # both towers' and which captions are equal; and the gradients of both
+    # both towers' features and which captions are equal, then the gradients of both
+    features = {"all_gather": 3, "all_reduce": 2}
+        "all_gather": 3,
+        "all_reduce": 2,
+    }  # both towers' and which captions are equal; and the gradients of both
     for rank in range(2):
         steps = json.loads((tmp_path / f"rank{rank}.json").read_text())
         for step in steps[1:3]:  # the first builds, the last ends the run

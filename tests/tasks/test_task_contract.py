@@ -37,7 +37,7 @@ class Whole(vz.VisionTask):
         super().__init__()
         model = vz.create_classifier("vit_nano_patch4_32", 2)
         self.architecture = architecture
-        self.use_model(model, model.preprocess)
+        self.use_model(model)
 
     def train_loss(self, batch: Any) -> vz.LossPart: ...  # type: ignore[empty-body]
     def update_evaluation(self, batch: Any) -> None: ...

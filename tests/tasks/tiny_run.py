@@ -10,10 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from visionzoo.data.classification import ClassificationData
+from visionzoo.data.classify import ClassifyData
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
-from visionzoo.tasks.classify import Classify
+from visionzoo.tasks.classify import ClassifyTask
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.loggers import MetricsFile
@@ -29,7 +29,7 @@ STEPS = 6
 class Run:
     """A finished (or broken-off) training."""
 
-    task: Classify
+    task: ClassifyTask
     trainer: pl.Trainer
     folder: RunFolder
     losses: dict[int, float]  #: by optimizer step
@@ -73,15 +73,15 @@ def fit_quietly(
     return loop
 
 
-def tiny_task(**options: Any) -> Classify:
+def tiny_task(**options: Any) -> ClassifyTask:
     defaults: dict[str, Any] = {"backbone": "vit_nano_patch4_32", "image_size": 16, "num_classes": 10, "lr": 1e-3}
     torch.manual_seed(0)
-    return Classify(**{**defaults, **options})
+    return ClassifyTask(**{**defaults, **options})
 
 
-def tiny_data(**options: Any) -> ClassificationData:
+def tiny_data(**options: Any) -> ClassifyData:
     defaults: dict[str, Any] = {"batch_size": 16, "eval_batch_size": 64, "num_workers": 0, "train_limit": 96}
-    return ClassificationData("digits", **{**defaults, **options})
+    return ClassifyData("digits", **{**defaults, **options})
 
 
 def take(task: VisionTask, batch: Any, size: int | None = None) -> LossPart:

@@ -14,7 +14,7 @@ from visionzoo.models.bundle import ModelConfig, load_bundle, save_bundle
 from visionzoo.models.mae import create_mae
 from visionzoo.models.simmim import create_simmim
 from visionzoo.pool import shared_backbone
-from visionzoo.tasks.contrast import Contrast
+from visionzoo.tasks.clip import ClipTask
 from visionzoo.types import Preprocess
 from visionzoo.weights.preprocessing import STATISTICS, decide_preprocess, stored_preprocess
 
@@ -131,7 +131,7 @@ def test_so_are_those_of_its_image_tower(run: Path) -> None:
     spec = replace(vz.create_backbone(NANO, weights=run).preprocess, image_size=(64, 64))
     assert is_the_runs(clip(image_weights=run, preprocess=spec).preprocess)
     with pytest.raises(ValueError, match="contradicts preprocess=: mean is"):
-        Contrast(backbone=NANO, text="nano", image_weights=str(run), image_statistics="openai")
+        ClipTask(backbone=NANO, text="nano", image_weights=str(run), image_statistics="openai")
 
 
 def test_statistics_that_a_file_has_rounded_are_no_contradiction(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ class TaskEntry:
 TASKS: dict[str, TaskEntry] = {
     "classify": TaskEntry(
         summary="fine-tune or train a classifier",
-        task="visionzoo.tasks.classify:Classify",
-        data="visionzoo.data.classification:ClassificationData",
+        task="visionzoo.tasks.classify:ClassifyTask",
+        data="visionzoo.data.classify:ClassifyData",
         links=(
             ("num_classes", "num_classes", None),
             ("classes", "classes", list),
@@ -52,20 +52,20 @@ TASKS: dict[str, TaskEntry] = {
     ),
     "clip": TaskEntry(
         summary="match images with text",
-        task="visionzoo.tasks.contrast:Contrast",
-        data="visionzoo.data.captions:CaptionData",
+        task="visionzoo.tasks.clip:ClipTask",
+        data="visionzoo.data.clip:ClipData",
         links=(("zero_shot_classes", "zero_shot_classes", list), ("templates", "zero_shot_templates", list)),
     ),
     "segment": TaskEntry(
         summary="segment what a prompt points at",
-        task="visionzoo.tasks.segment:PromptSegment",
-        data="visionzoo.data.segmentation:SegmentationData",
+        task="visionzoo.tasks.segment:SegmentTask",
+        data="visionzoo.data.segment:SegmentData",
         links=(("fixed_images", "fixed_images", None),),
     ),
     "mae": TaskEntry(
         summary="pretrain on images without labels",
-        task="visionzoo.tasks.masked:MaskedPretrain",
-        data="visionzoo.data.unlabelled:UnlabelledData",
+        task="visionzoo.tasks.mae:MaeTask",
+        data="visionzoo.data.mae:MaeData",
     ),
 }
 

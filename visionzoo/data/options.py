@@ -176,12 +176,12 @@ class LoaderOptions(ReadOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationOptions(LoaderOptions, AugmentOptions, LabelReading):
-    """Options of :class:`visionzoo.data.classification.ClassificationData`."""
+    """Options of :class:`visionzoo.data.classify.ClassifyData`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnlabelledOptions(LoaderOptions, AugmentOptions, ImageReading):
-    """Options of :class:`visionzoo.data.unlabelled.UnlabelledData`."""
+    """Options of :class:`visionzoo.data.mae.MaeData`."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     policy: Policy = "none"
@@ -189,7 +189,7 @@ class UnlabelledOptions(LoaderOptions, AugmentOptions, ImageReading):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionOptions(LoaderOptions, AugmentOptions, CaptionReading):
-    """Options of :class:`visionzoo.data.captions.CaptionData`.
+    """Options of :class:`visionzoo.data.clip.ClipData`.
 
     Args:
         hflip: probability of a mirror image; captions may say left and right.
@@ -203,4 +203,4 @@ class CaptionOptions(LoaderOptions, AugmentOptions, CaptionReading):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(LoaderOptions, ViewOptions, ObjectReading):
-    """Options of :class:`visionzoo.data.segmentation.SegmentationData`."""
+    """Options of :class:`visionzoo.data.segment.SegmentData`."""

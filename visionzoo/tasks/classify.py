@@ -16,7 +16,7 @@ from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.class_names import class_difference, class_places, known_classes
-from visionzoo.tasks.evaluation import ClassificationEvaluation, EvaluationResults
+from visionzoo.tasks.classify_evaluation import ClassificationEvaluation, EvaluationResults
 from visionzoo.tasks.handover import describe_handover, trunk_options
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.lora import add_adapters, merged_copy
@@ -25,7 +25,7 @@ from visionzoo.types import ImageBatch
 from visionzoo.weights import load_weights
 
 
-class Classify(VisionTask):
+class ClassifyTask(VisionTask):
     """Fine-tune a backbone, or train one from scratch, to name what is in an image.
 
     Args:

@@ -17,7 +17,7 @@ PAGE = "docs/add-a-task.md"
 TASK: dict[str, str] = {
     "task_name": "the name it is registered by",
     "monitor": "the logged value that chooses the best weights, such as val/loss",
-    "model": "the network, set by self.use_model(model, preprocess)",
+    "model": "the network, set by self.use_model(model)",
     "update_evaluation": "takes a held-out batch into account",
     "finish_evaluation": "scores of all held-out batches, by name",
     "export_model": "the network to write, and its ModelConfig",

@@ -36,7 +36,7 @@ SHOWN_CLICKS = (1, 3, 5)
 LOGGED = ("total", "focal", "dice", "iou")
 
 
-class PromptSegment(VisionTask):
+class SegmentTask(VisionTask):
     """Promptable segmentation, trained by simulated clicks and boxes (Segment Anything, arXiv 2304.02643).
 
     Args:

@@ -99,7 +99,7 @@ def open_data(
     """Open a data set, whatever it is. Labels, captions and annotations of COCO are read; images are not.
 
     Args:
-        path: what one of the readers of this kind recognises; :class:`visionzoo.data.classification.ClassificationData`
+        path: what one of the readers of this kind recognises; :class:`visionzoo.data.classify.ClassifyData`
             and its siblings say what is built in. Captions are also made of anything with classes, by ``templates``.
         kind: what is to be learned from.
         options: how it is read, of the class that belongs to the kind, see :mod:`visionzoo.data.sources.reading`; None

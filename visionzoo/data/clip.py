@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from visionzoo.data.caption_samples import CaptionCollate, CaptionDataset
+from visionzoo.data.clip_samples import CaptionCollate, CaptionDataset
 from visionzoo.data.dataset import SourceDataset, Transform
 from visionzoo.data.module import Collator, VisionData
 from visionzoo.data.options import CaptionOptions
@@ -17,7 +17,7 @@ from visionzoo.data.sources.readable_names import readable_names
 from visionzoo.data.transforms import EvalTransform, TrainTransform
 
 
-class CaptionData(VisionData):
+class ClipData(VisionData):
     """Captioned images as loaders of :class:`visionzoo.types.CaptionBatch`.
 
     Captions are read at birth, images by the workers. Where a labelled set is there for it (``zero_shot_path``, or

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from contrast_ranks import CASES, train
-from test_contrast import assert_close_weights, assert_same_weights, data, task
+from clip_ranks import CASES, train
+from test_clip_task import assert_close_weights, assert_same_weights, data, task
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("contrast_ranks.py")
+    script = Path(__file__).with_name("clip_ranks.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*launch, script, tmp_path], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -18,7 +18,7 @@ from pycocotools import mask as coco
 from torch import Tensor, nn
 
 from visionzoo.data.images import UnreadableImage, open_values
-from visionzoo.data.segmentation import SegmentationData
+from visionzoo.data.segment import SegmentData
 from visionzoo.data.sources.rle import read_segmentation
 from visionzoo.data.transforms import EvalTransform
 from visionzoo.data.views import TrainView, ViewOptions, eval_grid
@@ -29,19 +29,19 @@ SPEC_128 = Preprocess(image_size=(128, 128), resize_mode="longest", pad_anchor="
 VARIED = {"crop": "scale_jitter", "hflip": 0.5, "color_jitter": 0.1}
 
 
-def open_data(path: str | Path, spec: Preprocess = SPEC, **options: Any) -> SegmentationData:
-    data = SegmentationData(str(path), **{"batch_size": 4, "num_workers": 0, **options})
+def open_data(path: str | Path, spec: Preprocess = SPEC, **options: Any) -> SegmentData:
+    data = SegmentData(str(path), **{"batch_size": 4, "num_workers": 0, **options})
     data.preprocess = spec
     data.setup("fit")
     return data
 
 
-def epoch(data: SegmentationData, number: int = 0) -> list[SegmentBatch]:
+def epoch(data: SegmentData, number: int = 0) -> list[SegmentBatch]:
     data.start = (number, 0)
     return list(data.train_dataloader())
 
 
-def validation(data: SegmentationData) -> list[SegmentBatch]:
+def validation(data: SegmentData) -> list[SegmentBatch]:
     loader = data.val_dataloader()
     assert not isinstance(loader, list)
     return list(loader)
@@ -516,8 +516,8 @@ def test_options_are_checked_at_birth(label_maps: Path, option: str, value: Any)
 def test_every_option_is_documented() -> None:
     import inspect
 
-    text = SegmentationData.__init__.__doc__ or ""
-    for name in set(inspect.signature(SegmentationData).parameters) - {"kwargs"}:
+    text = SegmentData.__init__.__doc__ or ""
+    for name in set(inspect.signature(SegmentData).parameters) - {"kwargs"}:
         assert f"\n            {name}: " in text, name
 
 

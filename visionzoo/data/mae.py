@@ -9,7 +9,7 @@ from visionzoo.data.options import UnlabelledOptions
 from visionzoo.data.sources.open import open_data
 
 
-class UnlabelledData(ImageData):
+class MaeData(ImageData):
     """Images as loaders of :class:`visionzoo.types.ImageBatch`, every label -1. Labels in the data are not read."""
 
     def __init__(

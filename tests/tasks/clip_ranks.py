@@ -1,4 +1,4 @@
-"""What each of two processes does in ``test_contrast_processes.py``: ``torchrun contrast_ranks.py FOLDER``."""
+"""What each of two processes does in ``test_clip_processes.py``: ``torchrun clip_ranks.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from test_contrast import data, fit, task, weights
+from test_clip_task import data, fit, task, weights
 
 #: Options of the task in each case: all at once, and from a cache, with both losses.
 CASES: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from visionzoo.data.sources.open import open_data
 from visionzoo.data.views import EvalView, TrainView
 
 
-class SegmentationData(VisionData):
+class SegmentData(VisionData):
     """Images with masks as loaders of :class:`visionzoo.types.SegmentBatch`.
 
     A training image without an object is substituted like an unreadable one and listed as such, except in COCO's

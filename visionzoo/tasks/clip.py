@@ -20,7 +20,7 @@ from visionzoo.models.trunk import trunk_name
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import caption_batch
-from visionzoo.tasks.contrast_evaluation import ContrastEvaluation, Found, Share, text_groups
+from visionzoo.tasks.clip_evaluation import ClipEvaluation, Found, Share, text_groups
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.step import Step
@@ -31,7 +31,7 @@ from visionzoo.weights import load_weights
 TEXTS = 256
 
 
-class Contrast(VisionTask):
+class ClipTask(VisionTask):
     """Contrastive image-text training: CLIP's loss (arXiv 2103.00020) or SigLIP's (arXiv 2303.15343).
 
     Args:
@@ -143,7 +143,7 @@ class Contrast(VisionTask):
             model.lock_image_tower()
         self.backbone_name: str = name or model.visual.trunk.name
         self.use_model(model)
-        self.evaluation = ContrastEvaluation(model.embed_dim)
+        self.evaluation = ClipEvaluation(model.embed_dim)
         #: Captions that had to be cut in the last epoch of training, and of evaluation.
         self.train_cut, self.held_out_cut = Share(), Share()
         self.found: list[Found] = []

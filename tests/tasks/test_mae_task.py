@@ -12,16 +12,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import Kill, Killed, fit_quietly
 
-from visionzoo.data.unlabelled import UnlabelledData
+from visionzoo.data.mae import MaeData
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.mae import MAE
 from visionzoo.models.simmim import SimMIM
 from visionzoo.models.trunk import load_trunk
 from visionzoo.runs import RunFolder
-from visionzoo.tasks.classify import Classify
+from visionzoo.tasks.classify import ClassifyTask
 from visionzoo.tasks.engine.loggers import Events
 from visionzoo.tasks.engine.sheets import Sheets
-from visionzoo.tasks.masked import MaskedPretrain
+from visionzoo.tasks.mae import MaeTask
 
 SMALL: dict[str, Any] = {
     "backbone": "vit_nano_patch4_32",
@@ -33,17 +33,17 @@ SMALL: dict[str, Any] = {
 }
 
 
-def task(**options: Any) -> MaskedPretrain:
+def task(**options: Any) -> MaeTask:
     torch.manual_seed(0)
-    return MaskedPretrain(**{**SMALL, **options})
+    return MaeTask(**{**SMALL, **options})
 
 
-def data(**options: Any) -> UnlabelledData:
+def data(**options: Any) -> MaeData:
     given = {"batch_size": 32, "num_workers": 0, "train_limit": 256, "crop": "resize", "hflip": 0.0}
-    return UnlabelledData("digits", **{**given, **options})
+    return MaeData("digits", **{**given, **options})
 
 
-def fit(module: MaskedPretrain, folder: Path, resume: Path | None = None, **trainer: Any) -> pl.Trainer:
+def fit(module: MaeTask, folder: Path, resume: Path | None = None, **trainer: Any) -> pl.Trainer:
     return fit_quietly(module, data(), folder, resume, **trainer)
 
 
@@ -104,13 +104,13 @@ def test_held_out_images_hide_the_same_patches_in_any_batch(mae_run: Path) -> No
 
 
 def test_a_run_is_gone_on_with_as_it_was_built(mae_run: Path) -> None:
-    again = MaskedPretrain(weights=str(mae_run))
+    again = MaeTask(weights=str(mae_run))
     first = load_bundle(mae_run)[0]
     assert again.model.architecture == first.architecture
     assert all(
         torch.equal(a, b) for a, b in zip(again.model.state_dict().values(), first.state_dict().values(), strict=True)
     )
-    assert MaskedPretrain(weights=str(mae_run), mask_ratio=0.5).model.mask_ratio == 0.5
+    assert MaeTask(weights=str(mae_run), mask_ratio=0.5).model.mask_ratio == 0.5
 
 
 def test_resume_is_bit_equal(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_sheets_are_drawn_while_it_learns(tmp_path: Path) -> None:
 
 def test_the_encoder_of_a_run_starts_a_classifier_bit_by_bit(mae_run: Path) -> None:
     with pytest.warns(UserWarning, match="head"):
-        classify = Classify(num_classes=10, weights=str(mae_run))
+        classify = ClassifyTask(num_classes=10, weights=str(mae_run))
     stored = load_file(mae_run / "model.safetensors")
     own = classify.model.state_dict()
     encoder = {k.removeprefix("encoder."): v for k, v in stored.items() if k.startswith("encoder.")}
@@ -206,13 +206,13 @@ def test_bad_options(options: dict[str, Any], text: str) -> None:
 
 def test_runs_that_do_not_fit_are_refused(mae_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds a run of the backbone vit_nano_patch4_32, not of swin_nano"):
-        Classify(num_classes=10, weights=str(mae_run), backbone="swin_nano_patch2_window4_32")
+        ClassifyTask(num_classes=10, weights=str(mae_run), backbone="swin_nano_patch2_window4_32")
     from visionzoo.models.bundle import save_bundle
 
-    classify = Classify(num_classes=3, backbone="vit_nano_patch4_32")
+    classify = ClassifyTask(num_classes=3, backbone="vit_nano_patch4_32")
     save_bundle(*classify.export_model(), tmp_path / "classify")
     with pytest.raises(ValueError, match="task 'classify', which has nothing to reconstruct with"):
-        MaskedPretrain(weights=str(tmp_path / "classify"))
+        MaeTask(weights=str(tmp_path / "classify"))
 
 
 def test_constant_images_give_no_nan() -> None:

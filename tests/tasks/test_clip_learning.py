@@ -8,7 +8,7 @@ import pytest
 
 import visionzoo as vz
 from visionzoo.cli.train import run
-from visionzoo.data.captions import CaptionData
+from visionzoo.data.clip import ClipData
 from visionzoo.data.sources.caption_readers import held_out_shapes
 from visionzoo.data.sources.shapes import COMBINATIONS, describe
 
@@ -20,7 +20,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "clip" / "shapes.yaml"
 def test_unseen_combinations_of_colour_and_shape_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert run(["clip", "fit", "--config", str(CONFIG), "--run_dir", str(folder), "--trainer.accelerator", "cpu"]) == 0
-    data = CaptionData("shapes:8000", holdout="diagonal")
+    data = ClipData("shapes:8000", holdout="diagonal")
     held = {describe([pair]) for pair in held_out_shapes("diagonal")}
     assert data.train_source is not None
     assert data.val_source is not None

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from visionzoo.data.images import image_extensions
-from visionzoo.data.unlabelled import UnlabelledData
+from visionzoo.data.mae import MaeData
 from visionzoo.types import Preprocess
 
 SPEC = Preprocess(image_size=(8, 8))
@@ -27,8 +27,8 @@ def pictures(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def data(path: str | Path, **options: object) -> UnlabelledData:
-    module = UnlabelledData(str(path), num_workers=0, **options)  # type: ignore[arg-type]
+def data(path: str | Path, **options: object) -> MaeData:
+    module = MaeData(str(path), num_workers=0, **options)  # type: ignore[arg-type]
     module.preprocess = SPEC
     return module
 

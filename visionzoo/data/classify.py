@@ -12,7 +12,7 @@ from visionzoo.data.sources.base import Source, class_counts
 from visionzoo.data.sources.open import open_data
 
 
-class ClassificationData(ImageData):
+class ClassifyData(ImageData):
     """Labelled images as loaders of :class:`visionzoo.types.ImageBatch`.
 
     Labels are read at birth, so ``classes``, ``num_classes``, ``multi_label`` and ``class_counts`` are known right

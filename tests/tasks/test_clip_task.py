@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from tiny_run import Kill, Killed, Losses, fit_quietly
 
 import visionzoo as vz
-from visionzoo.data.captions import CaptionData
+from visionzoo.data.clip import ClipData
 from visionzoo.models.bundle import load_bundle, read_config, save_bundle
 from visionzoo.models.clip.interpolate import interpolated
 from visionzoo.runs import RunFolder
-from visionzoo.tasks.contrast import Contrast
+from visionzoo.tasks.clip import ClipTask
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.run_files import RunFiles
-from visionzoo.tasks.masked import MaskedPretrain
+from visionzoo.tasks.mae import MaeTask
 
 #: 64 pictures in batches of 16: four steps an epoch.
 STEPS = 4
@@ -37,26 +37,26 @@ SMALL: dict[str, Any] = {
 UNSAID: dict[str, Any] = dict.fromkeys(SMALL)
 
 
-def task(**options: Any) -> Contrast:
+def task(**options: Any) -> ClipTask:
     torch.manual_seed(0)
     defaults = {**SMALL, "lr": 1e-3, "zero_shot_classes": data().zero_shot_classes, "zero_shot_templates": ["a {}"]}
-    return Contrast(**{**defaults, **options})
+    return ClipTask(**{**defaults, **options})
 
 
-def data(**options: Any) -> CaptionData:
+def data(**options: Any) -> ClipData:
     given = {"batch_size": 16, "eval_batch_size": 64, "num_workers": 0, "crop": "resize"}
-    return CaptionData("shapes:64", **{**given, **options})
+    return ClipData("shapes:64", **{**given, **options})
 
 
 def fit(
-    module: Contrast, folder: Path, resume: Path | None = None, datamodule: CaptionData | None = None, **trainer: Any
+    module: ClipTask, folder: Path, resume: Path | None = None, datamodule: ClipData | None = None, **trainer: Any
 ) -> pl.Trainer:
     averages = [EMA(module.ema_decay)] if module.ema_decay else []
     trainer = {"limit_val_batches": 0, **trainer, "callbacks": [*averages, *trainer.get("callbacks", [])]}
     return fit_quietly(module, datamodule or data(), folder, resume, **trainer)
 
 
-def weights(module: Contrast) -> dict[str, torch.Tensor]:
+def weights(module: ClipTask) -> dict[str, torch.Tensor]:
     return {k: v.detach().clone() for k, v in module.model.state_dict().items()}
 
 
@@ -85,7 +85,7 @@ def mae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "mae"
     torch.manual_seed(7)
     small = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
-    masked = MaskedPretrain(backbone="vit_nano_patch4_32", image_size=16, **small)
+    masked = MaeTask(backbone="vit_nano_patch4_32", image_size=16, **small)
     save_bundle(*masked.export_model(), folder)
     return folder
 

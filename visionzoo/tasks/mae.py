@@ -37,7 +37,7 @@ MAE_USUAL: dict[str, Any] = {
 SIMMIM_USUAL: dict[str, Any] = {"mask_ratio": 0.6, "mask_patch_size": 32}
 
 
-class MaskedPretrain(VisionTask):
+class MaeTask(VisionTask):
     """Masked pretraining: MAE (arXiv 2111.06377) where the backbone can drop tokens, else SimMIM (arXiv 2111.09886).
 
     The defaults are MAE's recipe: AdamW with betas 0.9 and 0.95, learning rate scaled by the effective batch, linear

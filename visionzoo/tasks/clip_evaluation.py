@@ -106,7 +106,7 @@ class Share(Metric):
         return self.counts
 
 
-class ContrastEvaluation(nn.Module):
+class ClipEvaluation(nn.Module):
     """Both scores, and what the sheet of found captions is drawn from.
 
     Args:
