@@ -21,7 +21,7 @@ COLLECTIVES = (
 
 
 def main() -> int:
-    """Train, and write the calls of each step by name, as JSON; gradients, which DDP exchanges in C++, are not there."""
+    """Train, and write the calls of each step by name, as JSON; gradients, exchanged in C++, are not there."""
     steps: list[Counter[str]] = []
     whole = _TrainingEpochLoop.advance
 

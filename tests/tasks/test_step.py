@@ -287,9 +287,6 @@ def test_ranks_exchange_one_small_thing_a_step(name: str, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr[-3000:]
     # both towers' features and which captions are equal, then the gradients of both
     features = {"all_gather": 3, "all_reduce": 2}
-        "all_gather": 3,
-        "all_reduce": 2,
-    }  # both towers' and which captions are equal; and the gradients of both
     for rank in range(2):
         steps = json.loads((tmp_path / f"rank{rank}.json").read_text())
         for step in steps[1:3]:  # the first builds, the last ends the run
