@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from visionzoo.cli import batch_size, measured_step
+from visionzoo.cli import batch_size, measured_step, search_batch_size
 from visionzoo.cli import train as cli
 from visionzoo.cli.batch_size import Measured, choose
 from visionzoo.data.classify import ClassifyData
@@ -106,7 +106,7 @@ def test_a_step_of_each_task_is_measured(task: str, tmp_path: Path, monkeypatch:
     )
     more = ["--model.ema_decay=0.9", "--model.warmup_steps=50", "--trainer.max_epochs=9"]
     assert cli.run([task, "fit", *TASKS[task], *CPU, *more, "--data.batch_size=auto", "--print_groups=true"]) == 0
-    search = batch_size.Search(task, yaml.safe_load(written[0]), tmp_path / "out")
+    search = search_batch_size.Search(task, yaml.safe_load(written[0]), tmp_path / "out")
     config = {**search.config, "data": {**search.config["data"], "batch_size": 5}}
     Path("step.yaml").write_text(yaml.safe_dump(config))
     measured_step.measure_step(

@@ -189,7 +189,7 @@ def test_round_by_round_is_the_gradient_of_all_rounds() -> None:
     torch.manual_seed(1)
     draws = module.conversation(some)
     embeddings = module.embed(some.images)
-    torch.stack([loss for loss, _ in module._round_losses(draws, embeddings)]).sum().backward()
+    torch.stack([loss for loss, _ in module.round_losses(draws, embeddings)]).sum().backward()
     whole = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
     assert any(name.startswith("model.image_encoder") for name in whole)
     for parts in found:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 import visionzoo
+from visionzoo.cache import cache_folder
 from visionzoo.plugins import installed_packages
-from visionzoo.runs.cache import cache_folder
 from visionzoo.runs.memory import free_bytes
 from visionzoo.runs.record import git_state
 

@@ -10,7 +10,7 @@ from torch import nn
 from visionzoo.contract import missing_parts, refuse_missing
 from visionzoo.data.module import VisionData
 from visionzoo.models.bundle import ModelConfig
-from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.interface import TaskInterface
 from visionzoo.types import Preprocess
 
 PAGE = "docs/add-a-task.md"
@@ -46,10 +46,10 @@ DATA: dict[str, str] = {
 
 def check_task(task: Any) -> None:
     """Raise ValueError with all that a task or its network lacks, and for a model that could not be exported."""
-    if not isinstance(task, VisionTask):
+    if not isinstance(task, TaskInterface):
         raise ValueError(f"the task {type(task).__name__} must be a visionzoo.VisionTask; see {PAGE}")
-    missing = missing_parts(task, VisionTask, TASK)
-    if len(missing_parts(task, VisionTask, dict.fromkeys(STEPS, ""))) == len(STEPS):
+    missing = missing_parts(task, TaskInterface, TASK)
+    if len(missing_parts(task, TaskInterface, dict.fromkeys(STEPS, ""))) == len(STEPS):
         missing.append(STEP)
     refuse_missing(f"the task {type(task).__name__}", missing, PAGE)
     refuse_missing(f"the network {type(task.model).__name__}", missing_parts(task.model, nn.Module, NETWORK), PAGE)
@@ -70,7 +70,7 @@ def unwritten(parts: dict[str, str]) -> dict[str, str]:
     return {n: parts[n] for n, it in ours.items() if it is None or getattr(it, "__isabstractmethod__", False)}
 
 
-def _check_export(task: VisionTask) -> None:
+def _check_export(task: TaskInterface) -> None:
     """Whether the exported model could be read back: a whole training is lost where it cannot."""
     name, exported = type(task).__name__, task.export_model()
     model, config = exported if isinstance(exported, tuple) and len(exported) == 2 else (None, None)

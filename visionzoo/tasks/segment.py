@@ -242,14 +242,14 @@ class SegmentTask(VisionTask):
         learns = embeddings.requires_grad
         asked = embeddings.detach().requires_grad_(learns)
         rounds = 1 + self.clicks + self.mask_rounds + (self.text_prompts is not None)
-        for number, (loss, logs) in enumerate(self._round_losses(part, asked), 1):
+        for number, (loss, logs) in enumerate(self.round_losses(part, asked), 1):
             yield LossPart(loss, logs, images, last=last and not learns and number == rounds)
         if learns:
             assert asked.grad is not None
             nothing = torch.zeros((), device=self.device)
             yield LossPart(embeddings, {}, images, last, value=nothing, gradient=asked.grad)
 
-    def _round_losses(self, part: Part, embeddings: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def round_losses(self, part: Part, embeddings: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Loss and logs of each round, as shares of those of the batch."""
         batch = part.batch
         targets, valid = self._targets(batch.masks), self._valid(batch)
