@@ -390,8 +390,10 @@ def test_the_command_from_start_to_prediction(tmp_path: Path, capsys: pytest.Cap
 def test_a_sheet_is_drawn_after_every_epoch(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     module = task()
-    assert module.sheet_every_epoch
-    fit(module, tmp_path, callbacks=[Sheets(0, 2, every_epoch=True)])
+    (sheets,) = module.run_callbacks()
+    assert isinstance(sheets, Sheets)
+    sheets.images = 2
+    fit(module, tmp_path, callbacks=[sheets])
     assert sorted(p.name for p in run.sheets.iterdir()) == ["step_0000002.png", "step_0000004.png"]
     assert module.training
 

@@ -49,7 +49,6 @@ from visionzoo.tasks.engine.results import Results
 from visionzoo.tasks.engine.resume import Resume
 from visionzoo.tasks.engine.run_files import RunFiles
 from visionzoo.tasks.engine.seeding import SeedBatches
-from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.engine.stopping import Stopping
 from visionzoo.tasks.lightning_private import leave_signals_alone
 from visionzoo.tasks.options import plain
@@ -245,8 +244,7 @@ class TrainCLI(LightningCLI):
             return found
         task: VisionTask = self.model
         task.halve_on_oom = self._get(self.config, "halve_on_oom")
-        if task.sheet_every_n_steps or task.sheet_every_epoch:
-            found.append(Sheets(task.sheet_every_n_steps, task.sheet_images, every_epoch=task.sheet_every_epoch))
+        found += task.run_callbacks()
         if task.ema_decay:
             found.append(EMA(task.ema_decay))
         if patience := self._get(self.config, "early_stopping"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 
 from visionzoo.runs import RunFolder
@@ -32,9 +32,6 @@ class TaskInterface(LightningModule):
     score_before: bool = False  #: whether to evaluate before training, so that what is forgotten is seen
     before: Mapping[str, float] = {}  #: that evaluation, by name without stage
     opening_line: str = ""  #: what a person should know before training starts, such as what was loaded
-    sheet_every_n_steps: int = 0  #: optimizer steps between pictures drawn by ``draw_sheet``, for tasks that have it
-    sheet_every_epoch: bool = False
-    sheet_images: int = 8
     #: whether FSDP can be used: nothing but ``forward`` of the network and its blocks is called
     can_shard: bool = False
     settled: ClassVar[frozenset[str]] = frozenset()  #: options that a run which goes on cannot change
@@ -98,6 +95,10 @@ class TaskInterface(LightningModule):
     def prediction_rows(self, outputs: Any) -> list[tuple[str, ...]]:
         """One row of ``prediction_columns`` for each image, from what ``predict_step`` returned."""
         raise AssertionError(f"{type(self).__name__} must implement prediction_rows")
+
+    def run_callbacks(self) -> list[Callback]:
+        """Callbacks of a run of ``train.py`` that this task alone wants."""
+        return []
 
     def draw_results(self, folder: RunFolder) -> None:
         """Draw the last evaluation into the run folder; called on rank 0 only."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning import Callback
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -19,6 +20,7 @@ from visionzoo.models.simmim import SimMIM, create_simmim
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import image_batch
+from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.handover import run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
 from visionzoo.types import ImageBatch
@@ -199,6 +201,10 @@ class MaeTask(VisionTask):
         """The MAE or SimMIM, decoder included."""
         config = ModelConfig(task=self.method, architecture=self.model.architecture, preprocess=self.preprocess)
         return self.model, config
+
+    def run_callbacks(self) -> list[Callback]:
+        """Sheets of reconstructions while it learns."""
+        return [Sheets(self.sheet_every_n_steps, self.sheet_images)]
 
     @torch.no_grad()
     def draw_sheet(self, batch: ImageBatch, out: Path, title: str = "") -> Path:

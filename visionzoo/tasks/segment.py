@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -22,6 +23,7 @@ from visionzoo.models.sam.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import describe
+from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
@@ -74,7 +76,6 @@ class SegmentTask(VisionTask):
     task_name = "segment"
     monitor = "val/iou_1"
     prediction_columns = ("objects", *(f"iou_{k}" for k in SHOWN_CLICKS), "iou_box")
-    sheet_every_epoch = True
     settled = frozenset(
         {"backbone", "image_size", "embedding_stride", "decoder_dim", "ambiguous", "position_scale", "encoder"}
         | {"lora_rank", "lora_alpha", "text_model"}
@@ -368,6 +369,10 @@ class SegmentTask(VisionTask):
     def prediction_rows(self, outputs: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
         """As ``predict_step`` wrote them."""
         return outputs
+
+    def run_callbacks(self) -> list[Callback]:
+        """A sheet of held-out images after every epoch."""
+        return [Sheets(0, self.sheet_images, every_epoch=True)]
 
     @torch.no_grad()
     def draw_sheet(self, batch: SegmentBatch, out: Path, title: str = "") -> Path:
