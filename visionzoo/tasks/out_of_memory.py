@@ -52,24 +52,6 @@ class Before:
         self._statistics.restore()
 
 
-@contextmanager
-def ran_out() -> Iterator[list[bool]]:
-    """Keep an error that says that memory ran out; the list is then no longer empty."""
-    failed: list[bool] = []
-    try:
-        yield failed
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        failed.append(True)
-
-
-def agreed(task: TaskInterface, done: bool) -> bool:
-    """Whether the step is done on every rank."""
-    strategy = task.trainer.strategy
-    return done if isinstance(strategy, SingleDeviceStrategy) else strategy.reduce_boolean_decision(done, all=True)
-
-
 def smaller(task: TaskInterface, size: int, whole: int) -> int:
     """Half of a micro-batch in which memory ran out, the same on every rank; the freed memory is given back.
 

@@ -15,9 +15,10 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
+from visionzoo.runs.memory import is_out_of_memory
 from visionzoo.tasks.accumulation import Window
 from visionzoo.tasks.interface import LossPart, TaskInterface
-from visionzoo.tasks.out_of_memory import Before, advise, agreed, can_repeat, ran_out, smaller
+from visionzoo.tasks.out_of_memory import Before, advise, can_repeat, smaller
 
 
 class Step(NamedTuple):
@@ -57,9 +58,18 @@ class TrainingStep:
         before = Before(task, begun)
         while True:
             step: Step | None = None
-            with ran_out() as failed:  # the error holds the activations, and is gone before the next try
+            try:
                 step = self._once(task, batch, images, divisor, leave_last=False)
-            if agreed(task, not failed) and step is not None:
+            except (
+                RuntimeError,
+                MemoryError,
+            ) as error:  # it holds the activations, and must be gone before the next try
+                if not is_out_of_memory(error):
+                    raise
+            done = step is not None  # and on every other rank
+            if trainer.world_size > 1:
+                done = trainer.strategy.reduce_boolean_decision(done, all=True)
+            if done and step is not None:
                 return step
             self.size = smaller(task, min(self.size or images, images), images)
             before.restore()
