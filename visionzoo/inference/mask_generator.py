@@ -37,7 +37,7 @@ def point_grid(points_per_side: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Found:
+class MaskCandidate:
     """A mask on its way through the filters."""
 
     runs: RLE
@@ -172,7 +172,7 @@ class MaskGenerator:
         chunks = iter(
             track(self._search(pixels, crops, seen), steps, "clicks") if progress else self._search(pixels, crops, seen)
         )
-        by_crop: dict[tuple[int, ...], list[Found]] = {tuple(crop): [] for _, crop in crops}
+        by_crop: dict[tuple[int, ...], list[MaskCandidate]] = {tuple(crop): [] for _, crop in crops}
         for crop, found in chunks:
             by_crop[tuple(crop)] += found
         self.highest_iou = max(seen.scores, default=-math.inf)
@@ -192,11 +192,11 @@ class MaskGenerator:
 
     def _search(
         self, pixels: np.ndarray, crops: list[tuple[int, list[int]]], seen: _Seen
-    ) -> Iterator[tuple[list[int], list[Found]]]:
+    ) -> Iterator[tuple[list[int], list[MaskCandidate]]]:
         """The masks of each chunk of points, in order. Masks are measured in threads while the model goes on."""
         size = (pixels.shape[0], pixels.shape[1])
         with ThreadPoolExecutor(_threads()) as pool:
-            waiting: tuple[list[int], Callable[[], list[Found]]] | None = None
+            waiting: tuple[list[int], Callable[[], list[MaskCandidate]]] | None = None
             for layer, crop in crops:
                 x0, y0, x1, y1 = crop
                 image = self.predictor.embed_image(np.ascontiguousarray(pixels[y0:y1, x0:x1]))
@@ -218,7 +218,7 @@ class MaskGenerator:
         size: tuple[int, int],
         pool: ThreadPoolExecutor,
         seen: _Seen,
-    ) -> Callable[[], list[Found]]:
+    ) -> Callable[[], list[MaskCandidate]]:
         """Ask for the masks of some points of a crop; what comes back waits for them."""
         predictor, decoder = self.predictor, self.predictor.model.mask_decoder
         coords = torch.from_numpy(resize_coords(points, image.original_size, image.input_size)).float()[:, None]
@@ -233,7 +233,7 @@ class MaskGenerator:
             low = decoder.masks(decoded.select(rows), several)[good[rows]].float().cpu().numpy()
         owners, values = good.nonzero()[:, 0].tolist(), scores[good].tolist()
 
-        def measure(i: int) -> Found | None:
+        def measure(i: int) -> MaskCandidate | None:
             x, y = points[owners[i]].tolist()
             return self._measure(low[i], values[i], (x + crop[0], y + crop[1]), crop, size, image.input_size, seen)
 
@@ -249,7 +249,7 @@ class MaskGenerator:
         size: tuple[int, int],
         input_size: tuple[int, int],
         seen: _Seen,
-    ) -> Found | None:
+    ) -> MaskCandidate | None:
         """One mask at the size of the image; None if a filter drops it. ``low``: (4 h, 4 w) logits."""
         x0, y0, x1, y1 = crop
         model = self.predictor.model
@@ -270,9 +270,9 @@ class MaskGenerator:
             whole = np.zeros((size[1], size[0]), dtype=bool)
             whole[x0:x1, y0:y1] = columns
             runs = RLE.of(whole)
-        return Found(runs, box, score, stability, point, (x0, y0, x1, y1))  # type: ignore[arg-type]
+        return MaskCandidate(runs, box, score, stability, point, (x0, y0, x1, y1))  # type: ignore[arg-type]
 
-    def _clean(self, masks: list[Found]) -> list[Found]:
+    def _clean(self, masks: list[MaskCandidate]) -> list[MaskCandidate]:
         """Remove small holes and islands, then what has become the same; untouched masks win."""
         cleaned, scores = [], []
         for found in masks:
@@ -286,7 +286,7 @@ class MaskGenerator:
             scores.append(float(not changed))
         return _distinct(cleaned, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
 
-    def _record(self, found: Found) -> dict[str, Any]:
+    def _record(self, found: MaskCandidate) -> dict[str, Any]:
         forms: dict[str, Callable[[RLE], Any]] = {
             "binary_mask": RLE.mask,
             "uncompressed_rle": RLE.uncompressed,
@@ -325,7 +325,7 @@ def upscale_columns(
     return np.ascontiguousarray(columns)
 
 
-def _distinct(masks: list[Found], scores: list[float], threshold: float) -> list[Found]:
+def _distinct(masks: list[MaskCandidate], scores: list[float], threshold: float) -> list[MaskCandidate]:
     """Of masks with nearly the same box the one with the highest score, sorted by score."""
     if not masks:
         return []
