@@ -7,6 +7,8 @@ from itertools import product
 
 import numpy as np
 
+from visionzoo.metrics.segmentation import connected_components, largest_component
+
 #: Boxes this near to a crop's edge, in pixels, are taken to be cut off by it.
 EDGE_TOLERANCE = 20.0
 #: Each layer's crops overlap by this share of the shorter side, in the first.
@@ -52,25 +54,12 @@ def remove_small_regions(mask: np.ndarray, area: float) -> tuple[np.ndarray, boo
     islands = _small_parts(filled, area)
     found = bool(holes.any() or islands.any())
     if islands.any() and not (filled & ~islands).any():
-        islands &= ~_largest_part(filled)
+        islands &= ~largest_component(filled)
     return filled & ~islands, found
 
 
 def _small_parts(mask: np.ndarray, area: float) -> np.ndarray:
-    labels, sizes = _parts(mask)
+    labels, sizes = connected_components(mask)
     small = sizes < area
     small[0] = False  # what is not in the mask
     return small[labels]
-
-
-def _largest_part(mask: np.ndarray) -> np.ndarray:
-    labels, sizes = _parts(mask)
-    return labels == 1 + int(np.argmax(sizes[1:]))
-
-
-def _parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label of each pixel's connected part, 0 for background, and the parts' areas."""
-    import cv2
-
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    return labels, stats[:, cv2.CC_STAT_AREA].copy()
