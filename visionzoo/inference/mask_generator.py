@@ -21,7 +21,7 @@ from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.sources.rle import RLE
 from visionzoo.inference.device import own_precision
 from visionzoo.inference.progress import track
-from visionzoo.inference.regions import CROP_OVERLAP, crop_boxes, remove_small_regions, touches_crop
+from visionzoo.inference.regions import CROP_OVERLAP, generate_crop_boxes, is_box_near_crop_edge, remove_small_regions
 from visionzoo.inference.sam_predictor import SamImage, SamPredictor, prompts_at_once
 from visionzoo.inference.sam_transform import resize_coords
 from visionzoo.models.sam.model import Sam
@@ -30,7 +30,7 @@ from visionzoo.models.sam.prompts import Prompts
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
 
-def point_grid(points_per_side: int) -> np.ndarray:
+def build_point_grid(points_per_side: int) -> np.ndarray:
     """Evenly spaced points, the middles of equal cells, row by row: (points_per_side ** 2, 2), (x, y) in 0..1."""
     places = np.linspace(0.5 / points_per_side, 1 - 0.5 / points_per_side, points_per_side)
     return np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
@@ -118,7 +118,7 @@ class MaskGenerator:
             sides = [points_per_side // crop_n_points_downscale_factor**i for i in range(crop_n_layers + 1)]
             if min(sides) < 1:
                 raise ValueError(f"points_per_side={points_per_side} leaves a layer of crops without points: {sides}")
-            point_grids = [point_grid(side) for side in sides]
+            point_grids = [build_point_grid(side) for side in sides]
         assert point_grids is not None
         if len(point_grids) <= crop_n_layers:
             raise ValueError(f"{len(point_grids)} point_grids for {crop_n_layers + 1} layers; give one for each")
@@ -167,7 +167,7 @@ class MaskGenerator:
         pixels = np.asarray(open_image(image))
         size = (pixels.shape[0], pixels.shape[1])
         seen = _Seen([], [])
-        crops = crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
+        crops = generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
         steps = sum(-(-len(self.point_grids[layer]) // self._step()) for layer, _ in crops)
         chunks = iter(
             track(self._search(pixels, crops, seen), steps, "clicks") if progress else self._search(pixels, crops, seen)
@@ -178,11 +178,11 @@ class MaskGenerator:
         self.highest_iou = max(seen.scores, default=-math.inf)
         self.highest_stability = max((s for s in seen.stabilities if not math.isnan(s)), default=-math.inf)
         masks = [
-            m for found in by_crop.values() for m in _distinct(found, [m.score for m in found], self.box_nms_thresh)
+            m for found in by_crop.values() for m in _box_nms(found, [m.score for m in found], self.box_nms_thresh)
         ]
         if len(crops) > 1:
             areas = [(m.crop[2] - m.crop[0]) * (m.crop[3] - m.crop[1]) for m in masks]
-            masks = _distinct(masks, [1 / a for a in areas], self.crop_nms_thresh)
+            masks = _box_nms(masks, [1 / a for a in areas], self.crop_nms_thresh)
         if self.min_mask_region_area > 0:
             masks = self._clean(masks)
         return [self._record(m) for m in masks]
@@ -264,7 +264,7 @@ class MaskGenerator:
         columns = logits > threshold
         runs = RLE.of(columns)
         box = tuple(a + b for a, b in zip(runs.box, (x0, y0, x0, y0), strict=True))
-        if touches_crop(np.array([box]), crop, size)[0]:
+        if is_box_near_crop_edge(np.array([box]), crop, size)[0]:
             return None
         if runs.size != size:
             whole = np.zeros((size[1], size[0]), dtype=bool)
@@ -284,7 +284,7 @@ class MaskGenerator:
                 found = replace(found, box=found.runs.box)
             cleaned.append(found)
             scores.append(float(not changed))
-        return _distinct(cleaned, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
+        return _box_nms(cleaned, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
 
     def _record(self, found: MaskCandidate) -> dict[str, Any]:
         forms: dict[str, Callable[[RLE], Any]] = {
@@ -295,11 +295,11 @@ class MaskGenerator:
         return {
             "segmentation": forms[self.output_mode](found.runs),
             "area": found.runs.area,
-            "bbox": _corner_and_size(found.box),
+            "bbox": _box_xyxy_to_xywh(found.box),
             "predicted_iou": found.score,
             "point_coords": [list(found.point)],
             "stability_score": found.stability,
-            "crop_box": _corner_and_size(found.crop),
+            "crop_box": _box_xyxy_to_xywh(found.crop),
         }
 
 
@@ -325,7 +325,7 @@ def upscale_columns(
     return np.ascontiguousarray(columns)
 
 
-def _distinct(masks: list[MaskCandidate], scores: list[float], threshold: float) -> list[MaskCandidate]:
+def _box_nms(masks: list[MaskCandidate], scores: list[float], threshold: float) -> list[MaskCandidate]:
     """Of masks with nearly the same box the one with the highest score, sorted by score."""
     if not masks:
         return []
@@ -336,7 +336,7 @@ def _distinct(masks: list[MaskCandidate], scores: list[float], threshold: float)
     return [masks[i] for i in keep.tolist()]
 
 
-def _corner_and_size(box: tuple[int, int, int, int]) -> list[int]:
+def _box_xyxy_to_xywh(box: tuple[int, int, int, int]) -> list[int]:
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
 

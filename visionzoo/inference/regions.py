@@ -15,7 +15,9 @@ EDGE_TOLERANCE = 20.0
 CROP_OVERLAP = 512 / 1500
 
 
-def crop_boxes(size: tuple[int, int], layers: int, overlap: float = CROP_OVERLAP) -> list[tuple[int, list[int]]]:
+def generate_crop_boxes(
+    size: tuple[int, int], layers: int, overlap: float = CROP_OVERLAP
+) -> list[tuple[int, list[int]]]:
     """The whole image as layer 0, then ``2 ** i`` by ``2 ** i`` overlapping crops in layer i: (layer, x0, y0, x1, y1).
 
     Of an image of fewer pixels than that there are fewer crops: none is empty.
@@ -36,7 +38,7 @@ def crop_boxes(size: tuple[int, int], layers: int, overlap: float = CROP_OVERLAP
     return found
 
 
-def touches_crop(boxes: np.ndarray, crop: list[int], size: tuple[int, int]) -> np.ndarray:
+def is_box_near_crop_edge(boxes: np.ndarray, crop: list[int], size: tuple[int, int]) -> np.ndarray:
     """Which boxes end near an edge of the crop that is no edge of the image: (K, 4) in pixels of the image -> (K,)."""
     image = np.array([0, 0, size[1], size[0]], dtype=np.float32)
     values = boxes.astype(np.float32)

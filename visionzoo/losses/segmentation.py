@@ -106,7 +106,7 @@ def prompt_loss(
     Raises:
         ValueError: for shapes that do not fit.
     """
-    targets, valid = _four(targets), None if valid is None else _four(valid)
+    targets, valid = _as_4d(targets), None if valid is None else _as_4d(valid)
     n, m = logits.shape[:2]
     if targets.shape != (n, 1, *logits.shape[2:]) or scores.shape != (n, m):
         raise ValueError(
@@ -126,7 +126,7 @@ def prompt_loss(
     return PromptLoss(total, terms[0], terms[1], terms[2], best)
 
 
-def _four(x: Tensor) -> Tensor:
+def _as_4d(x: Tensor) -> Tensor:
     return x.unsqueeze(1) if x.ndim == 3 else x
 
 
