@@ -20,6 +20,7 @@ FOR_OTHERS = {
     "Meta's ResizeLongestSide": {
         "apply_image", "apply_boxes", "apply_image_torch", "apply_boxes_torch", "get_preprocess_shape",
     },
+    "Meta's Sam": {"pixel_mean", "pixel_std"},
     "Meta's ONNX export": {"predict_masks", "_pe_encoding", "num_point_embeddings"},
     "open_clip's CLIP": {"get_logits", "lock_text_tower"},
     "timm's models": {"get_intermediate_layers", "set_input_size"},
