@@ -33,6 +33,7 @@ from peers import segment_anything_model, those_there, transformers_sam
 from PIL import Image
 
 import visionzoo as vz
+from visionzoo.losses.segmentation import mask_iou
 from visionzoo.models.sam import Sam
 from visionzoo.runs.memory import peak_bytes
 
@@ -191,8 +192,7 @@ def worst_match(ours: list[tuple[float, np.ndarray]], theirs: list[tuple[float, 
         likest = 0.0
         for other, candidate in theirs:
             if abs(score - other) <= SCORE_TOLERANCE:
-                union = (mask | candidate).sum()
-                likest = max(likest, (mask & candidate).sum() / union if union else 1.0)
+                likest = max(likest, float(mask_iou(torch.from_numpy(mask), torch.from_numpy(candidate))))
         worst = max(worst, 1 - likest)
     return float(worst)
 

@@ -47,14 +47,14 @@ class PoolEntry(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Entry:
+class _PooledBackbone:
     lock: threading.Lock = field(default_factory=threading.Lock)  #: held while the copy is built
     holders: set[int] = field(default_factory=set)
     module: Any = None
     nbytes: int = 0
 
 
-_ENTRIES: dict[PoolKey, _Entry] = {}
+_ENTRIES: dict[PoolKey, _PooledBackbone] = {}
 # Re-entrant: a handle may be collected, and so released, while this very thread holds the lock.
 _LOCK = threading.RLock()
 
@@ -111,10 +111,10 @@ class SharedBackbone:
     handle on the same copy.
     """
 
-    def __init__(self, key: PoolKey, entry: _Entry, info: BackboneInfo) -> None:
+    def __init__(self, key: PoolKey, entry: _PooledBackbone, info: BackboneInfo) -> None:
         self.key = key
         self._info = info
-        self._entry: _Entry | None = entry
+        self._entry: _PooledBackbone | None = entry
         # Adding ourselves comes before the entry is (again) in the table: a collection in between may have removed it.
         with _LOCK:
             entry.holders.add(id(self))
@@ -241,7 +241,7 @@ def shared_backbone(
         in_chans_policy=in_chans_policy,
     )
     with _LOCK:
-        entry = _ENTRIES.setdefault(key, _Entry())
+        entry = _ENTRIES.setdefault(key, _PooledBackbone())
         handle = SharedBackbone(key, entry, info)
     try:
         with entry.lock:
@@ -273,7 +273,7 @@ def _build(key: PoolKey, weights: str | Path | None) -> nn.Module:
     return graft(model.to(key.device, key.dtype).eval().requires_grad_(False), Pooled)
 
 
-def _drop(key: PoolKey, entry: _Entry, holder: int) -> None:
+def _drop(key: PoolKey, entry: _PooledBackbone, holder: int) -> None:
     with _LOCK:
         entry.holders.discard(holder)
         if not entry.holders and _ENTRIES.get(key) is entry:

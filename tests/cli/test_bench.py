@@ -28,8 +28,9 @@ def machine(per_image: int, budget: int) -> tuple[object, list[int]]:
         if peak > budget:
             raise OutOfMemory(f"{peak} of {budget}")
         return Speed(
-            image_size=(32, 32), params=7, seconds=0.5, spread=(0.4, 0.8), peak=peak, budget=budget, latency=(0.1, 0.2)
-        )
+            image_size=(32, 32), params=7, seconds=0.5, spread=(0.4, 0.8), cpu=(0.4, 0.5, 0.8), peak=peak, before=1000,
+            budget=budget, latency=(0.1, 0.2),
+        )  # fmt: skip
 
     return pretend, tried
 
@@ -77,7 +78,8 @@ def test_a_real_process_measures_and_is_ended_where_memory_is_short(monkeypatch:
     assert found.params == sum(p.numel() for p in vz.create_classifier(TINY, 1000).parameters())
     assert found.image_size == (32, 32)
     assert 0 < found.spread[0] <= found.seconds <= found.spread[1]
-    assert 2**26 < found.peak < found.budget
+    assert 0 < found.cpu[0] <= found.cpu[1] <= found.cpu[2]
+    assert 2**26 < found.before <= found.peak < found.budget
     monkeypatch.setenv("VISIONZOO_MEMORY_LIMIT", "1M")
     with pytest.raises(OutOfMemory):
         measure(Case(model=TINY, job="training", batch=512, rounds=1))
@@ -94,6 +96,35 @@ def test_a_run_is_measured_as_it_is(tmp_path: Path) -> None:
     assert found.params == sum(p.numel() for p in model.parameters())
     assert found.latency is None
     assert torch.get_num_threads() >= 1
+
+
+@pytest.mark.parametrize("job", ["inference", "training"])
+def test_precision_and_memory_format_reach_the_model(job: speed.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[torch.dtype, torch.dtype, bool]] = []
+
+    def build(case: Case) -> tuple[torch.nn.Module, tuple[int, int]]:
+        model = vz.create_classifier(TINY, case.num_classes)
+
+        def note(_: torch.nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> None:
+            channels_last = args[0].is_contiguous(memory_format=torch.channels_last)
+            seen.append((next(model.parameters()).dtype, out.dtype, channels_last))
+
+        model.register_forward_hook(note)
+        return model, model.preprocess.image_size
+
+    monkeypatch.setattr(speed, "_network", build)
+    full, half = torch.float32, torch.bfloat16
+    weights = half if job == "inference" else full
+    for precision, channels_last, expected in (
+        ("fp32", False, (full, full, False)),
+        ("fp32", True, (full, full, True)),
+        ("bf16", False, (weights, half, False)),
+        ("bf16-mixed", True, (full, half, True)),
+    ):
+        seen.clear()
+        case = Case(model=TINY, job=job, batch=2, rounds=1, precision=precision, channels_last=channels_last)
+        speed.run_here(case)
+        assert set(seen) == {expected}
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from segment_anything.utils import amg
 
 import visionzoo as vz
 from visionzoo.data.sources.rle import RLE
-from visionzoo.inference.mask_generator import point_grid, upscale_columns
-from visionzoo.inference.regions import crop_boxes, remove_small_regions, touches_crop
+from visionzoo.inference.mask_generator import build_point_grid, upscale_columns
+from visionzoo.inference.regions import generate_crop_boxes, is_box_near_crop_edge, remove_small_regions
 
 ALL = {"pred_iou_thresh": -math.inf, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
 SOME = {"pred_iou_thresh": 0.1, "stability_score_thresh": 0.02, "stability_score_offset": 0.1, "box_nms_thresh": 0.9}
@@ -24,7 +24,7 @@ CASES = {
     "crops": SOME | {"crop_n_layers": 1, "crop_n_points_downscale_factor": 2},
     "clean": SOME | {"min_mask_region_area": 40, "box_nms_thresh": 0.9},
     "two grids": SOME
-    | {"points_per_side": None, "point_grids": [point_grid(3), point_grid(2)], "crop_n_layers": 1}
+    | {"points_per_side": None, "point_grids": [build_point_grid(3), build_point_grid(2)], "crop_n_layers": 1}
     | {"min_mask_region_area": 12},
 }
 
@@ -118,8 +118,11 @@ def test_poor_prompts_are_never_upscaled(monkeypatch):
     ("options", "message"),
     [
         ({"points_per_side": None}, "points_per_side or point_grids"),
-        ({"point_grids": [point_grid(2)]}, "points_per_side or point_grids"),
-        ({"points_per_side": None, "point_grids": [point_grid(2)], "crop_n_layers": 1}, "1 point_grids for 2 layers"),
+        ({"point_grids": [build_point_grid(2)]}, "points_per_side or point_grids"),
+        (
+            {"points_per_side": None, "point_grids": [build_point_grid(2)], "crop_n_layers": 1},
+            "1 point_grids for 2 layers",
+        ),
         ({"output_mode": "png"}, "output_mode='png'"),
         ({"points_per_side": 2, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2}, "without points"),
         ({"points_per_batch": 0}, "points_per_batch=0"),
@@ -154,7 +157,7 @@ def test_runs(mask):
 @pytest.mark.parametrize(("size", "layers"), [((100, 150), 0), ((101, 57), 1), ((640, 480), 3)])
 def test_crop_boxes_are_metas(size, layers):
     boxes, owners = amg.generate_crop_boxes(size, layers, 512 / 1500)
-    assert crop_boxes(size, layers) == list(zip(owners, boxes, strict=True))
+    assert generate_crop_boxes(size, layers) == list(zip(owners, boxes, strict=True))
 
 
 def test_boxes_at_the_edge_of_a_crop():
@@ -162,7 +165,7 @@ def test_boxes_at_the_edge_of_a_crop():
     boxes = np.random.default_rng(0).integers(0, 200, (500, 4))
     theirs = amg.is_box_near_crop_edge(torch.from_numpy(boxes), crop, [0, 0, size[1], size[0]])
     moved = boxes + 100
-    assert touches_crop(moved, crop, size).tolist() == theirs.tolist()
+    assert is_box_near_crop_edge(moved, crop, size).tolist() == theirs.tolist()
     assert 0 < theirs.sum() < 500
 
 
@@ -179,7 +182,7 @@ def test_small_regions_are_metas(seed, area):
 
 def test_point_grids_are_metas():
     for n in (1, 2, 7, 32):
-        assert np.array_equal(point_grid(n), amg.build_point_grid(n))
+        assert np.array_equal(build_point_grid(n), amg.build_point_grid(n))
 
 
 @pytest.mark.parametrize(

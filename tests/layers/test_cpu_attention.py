@@ -4,7 +4,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from visionzoo.layers.attention import Attention
-from visionzoo.layers.cpu_attention import MAX_TOKENS, packed_attention, serves
+from visionzoo.layers.cpu_attention import MAX_TOKENS, packed_attention, takes_packed_attention
 
 
 def _plain(qkv, heads):
@@ -48,7 +48,7 @@ def test_attention_trained_in_bfloat16_agrees_with_the_fused_kernel():
     layer = Attention(32, 4)
     x = torch.randn(2, 30, 32, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        assert serves(layer.project(x))
+        assert takes_packed_attention(layer.project(x))
         out = layer(x)
         q, k, v = layer.heads(x)
         fused = layer.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -60,12 +60,12 @@ def test_attention_trained_in_bfloat16_agrees_with_the_fused_kernel():
 
 def test_it_serves_low_precision_training_only():
     x = torch.zeros(2, 5, 24, dtype=torch.bfloat16, requires_grad=True)
-    assert serves(x)
-    assert not serves(x.float())
-    assert not serves(x.detach())
-    assert not serves(torch.zeros(1, MAX_TOKENS + 1, 24, dtype=torch.bfloat16, requires_grad=True))
+    assert takes_packed_attention(x)
+    assert not takes_packed_attention(x.float())
+    assert not takes_packed_attention(x.detach())
+    assert not takes_packed_attention(torch.zeros(1, MAX_TOKENS + 1, 24, dtype=torch.bfloat16, requires_grad=True))
     with torch.no_grad():
-        assert not serves(x)
+        assert not takes_packed_attention(x)
 
 
 def test_the_gradient_of_its_gradient_is_that_of_written_out_attention():

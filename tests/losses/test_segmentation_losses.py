@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from visionzoo.losses.segmentation import dice_loss, focal_loss, predicted_iou, prompt_loss
+from visionzoo.losses.segmentation import dice_loss, focal_loss, mask_iou, prompt_loss
 
 
 def case(n=3, m=3, h=5, w=4, seed=0):
@@ -42,10 +42,20 @@ def slow_iou(logits, targets, valid, i, j):
     return sum(a and b for a, b in rows) / union if union else 1.0
 
 
+def iou(logits, targets, *, valid):
+    return mask_iou(logits > 0, targets > 0.5, valid=valid)
+
+
+def test_iou_of_empty_masks_and_of_zeros_and_ones():
+    nothing = torch.zeros(1, 4, 4)
+    assert mask_iou(nothing, nothing).tolist() == [1]
+    assert mask_iou(nothing, torch.ones(1, 4, 4)).tolist() == [0]
+    assert mask_iou(torch.eye(4)[None], torch.ones(1, 4, 4)).tolist() == [0.25]
+    assert mask_iou(torch.eye(4)[None], torch.ones(1, 4, 4), valid=torch.eye(4)[None] > 0).tolist() == [1]
+
+
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize(
-    ("fast", "slow"), [(focal_loss, slow_focal), (dice_loss, slow_dice), (predicted_iou, slow_iou)]
-)
+@pytest.mark.parametrize(("fast", "slow"), [(focal_loss, slow_focal), (dice_loss, slow_dice), (iou, slow_iou)])
 def test_each_term_against_a_loop(fast, slow, padded):
     logits, _, targets, valid = case()
     valid = valid if padded else None

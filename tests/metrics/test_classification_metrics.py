@@ -12,8 +12,6 @@ from visionzoo.metrics.classification import (
     calibration_error,
     class_scores,
     confusion_matrix,
-    most_confident_mistakes,
-    top_k_accuracy,
 )
 
 
@@ -22,16 +20,6 @@ def make(n: int = 200, k: int = 7, seed: int = 0) -> tuple[Tensor, Tensor]:
     labels = torch.randint(0, k, (n,), generator=generator)
     logits = 2 * torch.randn(n, k, generator=generator) + 2 * torch.nn.functional.one_hot(labels, k)
     return logits.softmax(1), labels
-
-
-@pytest.mark.parametrize("k", [1, 3, 7])
-def test_top_k(k: int) -> None:
-    probabilities, labels = make()
-    hits = 0
-    for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
-        ranked = sorted(range(len(row)), key=lambda c: -row[c])
-        hits += label in ranked[:k]
-    assert top_k_accuracy(probabilities, labels, k) == pytest.approx(hits / len(labels))
 
 
 def test_confusion_matrix() -> None:
@@ -98,36 +86,19 @@ def test_calibration_error_takes_16_bit_probabilities_of_many_classes() -> None:
     assert calibration_error(probabilities.bfloat16(), labels) == pytest.approx(full, abs=0.02)
 
 
-def test_most_confident_mistakes() -> None:
-    probabilities, labels = make()
-    slow = []
-    for i, row in enumerate(probabilities.tolist()):
-        best = max(range(len(row)), key=lambda c: row[c])
-        if best != int(labels[i]):
-            slow.append((i, int(labels[i]), best, row[best]))
-    slow.sort(key=lambda m: -m[3])
-    assert len(slow) > 10
-    assert [tuple(m) for m in most_confident_mistakes(probabilities, labels, 10)] == slow[:10]
-    assert len(most_confident_mistakes(probabilities, labels, 10_000)) == len(slow)
-
-
 def test_no_images() -> None:
     empty, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
-    assert math.isnan(top_k_accuracy(empty, labels))
     assert math.isnan(calibration_error(empty, labels))
-    assert most_confident_mistakes(empty, labels) == []
     assert int(confusion_matrix(labels, labels, 3).sum()) == 0
 
 
 def test_wrong_input_is_named() -> None:
     probabilities, labels = make(k=3)
-    with pytest.raises(ValueError, match=r"k=4 must be between 1 and the number of classes, 3"):
-        top_k_accuracy(probabilities, labels, 4)
     with pytest.raises(ValueError, match=r"labels run from 3 to 5; they must be in 0\.\.2"):
-        top_k_accuracy(probabilities, labels % 3 + 3)
+        calibration_error(probabilities, labels % 3 + 3)
     with pytest.raises(ValueError, match="apply softmax"):
         calibration_error(probabilities.logit(), labels)
     with pytest.raises(ValueError, match="same N"):
-        most_confident_mistakes(probabilities, labels[:-1])
+        calibration_error(probabilities, labels[:-1])
     with pytest.raises(ValueError, match=r"not \(2, 3\)"):
         class_scores(torch.zeros(2, 3))

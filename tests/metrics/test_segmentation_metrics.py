@@ -1,10 +1,11 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from visionzoo.metrics.clicks import BOX_NOISE_PIXELS, central_clicks, noisy_boxes, random_clicks
-from visionzoo.metrics.segmentation import clicks_to_iou, mask_boxes, mask_iou
+from visionzoo.metrics.segmentation import clicks_to_iou, connected_components, largest_component, mask_boxes
 
 
 def masks(n=6, h=9, w=7, seed=0):
@@ -17,14 +18,13 @@ def disc(h, w, y, x, r):
     return (ys - y) ** 2 + (xs - x) ** 2 <= r * r
 
 
-def test_iou_against_sets():
-    a, b = masks()
-    for i in range(len(a)):
-        one, two = ({tuple(p) for p in x[i].nonzero().tolist()} for x in (a, b))
-        assert mask_iou(a[i], b[i]).item() == pytest.approx(len(one & two) / len(one | two))
-    nothing = torch.zeros(1, 4, 4)
-    assert mask_iou(nothing, nothing).item() == 1
-    assert mask_iou(nothing, torch.ones(1, 4, 4)).item() == 0
+def test_connected_components_touch_at_corners():
+    mask = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1], [0, 1, 0, 1]], dtype=bool)
+    labels, areas = connected_components(mask)
+    assert sorted(areas.tolist()) == [1, 2, 4, 9]
+    assert (labels == 0).sum() == areas[0] == 9
+    assert np.array_equal(largest_component(mask), mask & (np.arange(4) == 3))
+    assert not largest_component(np.zeros((3, 3), dtype=bool)).any()
 
 
 def test_clicks_to_iou():

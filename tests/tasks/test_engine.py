@@ -23,7 +23,7 @@ from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO
 from visionzoo.tasks.engine.ema import EMA, ema_decay_at
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
 from visionzoo.tasks.engine.loggers import MetricsFile
-from visionzoo.tasks.engine.progress import EpochLines, Speed
+from visionzoo.tasks.engine.progress import EpochLines, Throughput
 from visionzoo.types import ImageBatch
 
 
@@ -243,7 +243,7 @@ def test_metrics_file_gains_columns_forgets_and_survives_half_a_line(tmp_path: P
 
 
 def test_speed_leaves_pauses_out() -> None:
-    speed = Speed(memory=1.0)
+    speed = Throughput(memory=1.0)
     speed.start(10.0)
     speed.stop(11.0, 32)
     speed.start(100.0)  # a validation lies between

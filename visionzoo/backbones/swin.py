@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from visionzoo.backbones.base import Backbone
-from visionzoo.backbones.timm_face import Indices, TimmFace, take
+from visionzoo.backbones.timm_api import Indices, TimmMixin, feature_take_indices
 from visionzoo.layers.drop_path import DropPath, drop_path_schedule
 from visionzoo.layers.mlp import Mlp
 from visionzoo.layers.patch_embed import PatchEmbed
@@ -214,7 +214,7 @@ class SwinHead(nn.Module):
         return self.drop(x)
 
 
-class SwinTransformer(TimmFace, Backbone):
+class SwinTransformer(TimmMixin, Backbone):
     """Swin v1 or v2, at any image size.
 
     A size that patches or windows do not divide is padded; :mod:`visionzoo.layers.window` says how, and which
@@ -368,7 +368,7 @@ class SwinTransformer(TimmFace, Backbone):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r} must be NCHW for a Swin")
-        places, last = take(len(self.layers), indices), len(self.layers) - 1
+        places, last = feature_take_indices(len(self.layers), indices), len(self.layers) - 1
         end, maps = self._embed(x), []
         for i, stage in enumerate(self._stages[: max(places) + 1] if stop_early else self._stages):
             end = stage(end)
@@ -388,7 +388,7 @@ class SwinTransformer(TimmFace, Backbone):
         Raises:
             ValueError: for other patches or windows.
         """
-        self.image_size = self._moved_to(img_size, {"patch_size": patch_size, **windows})
+        self.image_size = self._checked_input_size(img_size, {"patch_size": patch_size, **windows})
         self.preprocess = replace(self.preprocess, image_size=self.image_size)
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import Tensor, nn
 
 from visionzoo.backbones.base import Backbone
-from visionzoo.backbones.timm_face import pretrained_cfg
+from visionzoo.backbones.timm_api import pretrained_cfg
 from visionzoo.layers.graft import graft
 from visionzoo.registry import BackboneSpec
 from visionzoo.types import Features, PyramidLevel

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from visionzoo.backbones.base import Backbone
-from visionzoo.backbones.vit_timm import ViTFace
+from visionzoo.backbones.vit_timm import ViTTimmMixin
 from visionzoo.layers.attention import Attention, Block
 from visionzoo.layers.drop_path import drop_path_schedule
 from visionzoo.layers.mlp import Mlp, SwiGLU, SwiGLUPacked
@@ -82,7 +82,7 @@ class ViTConfig:
         return int(self.embed_dim * self.mlp_ratio)
 
 
-class VisionTransformer(ViTFace, Backbone):
+class VisionTransformer(ViTTimmMixin, Backbone):
     """A ViT of any flavour that :class:`ViTConfig` can say.
 
     Takes any image of at least one patch: position tables are resampled to its grid, and a size that is no multiple of

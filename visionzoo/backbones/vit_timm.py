@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from visionzoo.backbones.timm_face import Indices, TimmFace, nchw, take
+from visionzoo.backbones.timm_api import Indices, TimmMixin, feature_take_indices, nchw
 from visionzoo.layers.position import resample_positions
 
 
-class ViTFace(TimmFace):
+class ViTTimmMixin(TimmMixin):
     """Mixin of :class:`visionzoo.backbones.vit.VisionTransformer`."""
 
     pos_embed: nn.Parameter | None
@@ -53,7 +53,7 @@ class ViTFace(TimmFace):
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt={output_fmt!r} must be NCHW or NLC")
-        places = take(len(self.blocks), indices)
+        places = feature_take_indices(len(self.blocks), indices)
         tokens = self.embed(x)
         p, grid = self.num_prefix_tokens, tokens.grid_size
         end, kept = self._blocks(tokens, places, max(places) if stop_early else None)
@@ -98,7 +98,7 @@ class ViTFace(TimmFace):
         Raises:
             ValueError: for another patch size, or images smaller than a patch.
         """
-        size = self._moved_to(img_size, {"patch_size": patch_size})
+        size = self._checked_input_size(img_size, {"patch_size": patch_size})
         old, self.grid_size = self.grid_size, self.patch_embed.grid_size(size)
         self.image_size = size
         self.preprocess = replace(self.preprocess, image_size=size)

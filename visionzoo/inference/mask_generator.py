@@ -21,7 +21,7 @@ from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.sources.rle import RLE
 from visionzoo.inference.device import own_precision
 from visionzoo.inference.progress import track
-from visionzoo.inference.regions import CROP_OVERLAP, crop_boxes, remove_small_regions, touches_crop
+from visionzoo.inference.regions import CROP_OVERLAP, generate_crop_boxes, is_box_near_crop_edge, remove_small_regions
 from visionzoo.inference.sam_predictor import SamImage, SamPredictor, prompts_at_once
 from visionzoo.inference.sam_transform import resize_coords
 from visionzoo.models.sam.model import Sam
@@ -30,14 +30,14 @@ from visionzoo.models.sam.prompts import Prompts
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
 
-def point_grid(points_per_side: int) -> np.ndarray:
+def build_point_grid(points_per_side: int) -> np.ndarray:
     """Evenly spaced points, the middles of equal cells, row by row: (points_per_side ** 2, 2), (x, y) in 0..1."""
     places = np.linspace(0.5 / points_per_side, 1 - 0.5 / points_per_side, points_per_side)
     return np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
-class Found:
+class MaskCandidate:
     """A mask on its way through the filters."""
 
     runs: RLE
@@ -118,7 +118,7 @@ class MaskGenerator:
             sides = [points_per_side // crop_n_points_downscale_factor**i for i in range(crop_n_layers + 1)]
             if min(sides) < 1:
                 raise ValueError(f"points_per_side={points_per_side} leaves a layer of crops without points: {sides}")
-            point_grids = [point_grid(side) for side in sides]
+            point_grids = [build_point_grid(side) for side in sides]
         assert point_grids is not None
         if len(point_grids) <= crop_n_layers:
             raise ValueError(f"{len(point_grids)} point_grids for {crop_n_layers + 1} layers; give one for each")
@@ -167,22 +167,22 @@ class MaskGenerator:
         pixels = np.asarray(open_image(image))
         size = (pixels.shape[0], pixels.shape[1])
         seen = _Seen([], [])
-        crops = crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
+        crops = generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
         steps = sum(-(-len(self.point_grids[layer]) // self._step()) for layer, _ in crops)
         chunks = iter(
             track(self._search(pixels, crops, seen), steps, "clicks") if progress else self._search(pixels, crops, seen)
         )
-        by_crop: dict[tuple[int, ...], list[Found]] = {tuple(crop): [] for _, crop in crops}
+        by_crop: dict[tuple[int, ...], list[MaskCandidate]] = {tuple(crop): [] for _, crop in crops}
         for crop, found in chunks:
             by_crop[tuple(crop)] += found
         self.highest_iou = max(seen.scores, default=-math.inf)
         self.highest_stability = max((s for s in seen.stabilities if not math.isnan(s)), default=-math.inf)
         masks = [
-            m for found in by_crop.values() for m in _distinct(found, [m.score for m in found], self.box_nms_thresh)
+            m for found in by_crop.values() for m in _box_nms(found, [m.score for m in found], self.box_nms_thresh)
         ]
         if len(crops) > 1:
             areas = [(m.crop[2] - m.crop[0]) * (m.crop[3] - m.crop[1]) for m in masks]
-            masks = _distinct(masks, [1 / a for a in areas], self.crop_nms_thresh)
+            masks = _box_nms(masks, [1 / a for a in areas], self.crop_nms_thresh)
         if self.min_mask_region_area > 0:
             masks = self._clean(masks)
         return [self._record(m) for m in masks]
@@ -192,11 +192,11 @@ class MaskGenerator:
 
     def _search(
         self, pixels: np.ndarray, crops: list[tuple[int, list[int]]], seen: _Seen
-    ) -> Iterator[tuple[list[int], list[Found]]]:
+    ) -> Iterator[tuple[list[int], list[MaskCandidate]]]:
         """The masks of each chunk of points, in order. Masks are measured in threads while the model goes on."""
         size = (pixels.shape[0], pixels.shape[1])
         with ThreadPoolExecutor(_threads()) as pool:
-            waiting: tuple[list[int], Callable[[], list[Found]]] | None = None
+            waiting: tuple[list[int], Callable[[], list[MaskCandidate]]] | None = None
             for layer, crop in crops:
                 x0, y0, x1, y1 = crop
                 image = self.predictor.embed_image(np.ascontiguousarray(pixels[y0:y1, x0:x1]))
@@ -218,7 +218,7 @@ class MaskGenerator:
         size: tuple[int, int],
         pool: ThreadPoolExecutor,
         seen: _Seen,
-    ) -> Callable[[], list[Found]]:
+    ) -> Callable[[], list[MaskCandidate]]:
         """Ask for the masks of some points of a crop; what comes back waits for them."""
         predictor, decoder = self.predictor, self.predictor.model.mask_decoder
         coords = torch.from_numpy(resize_coords(points, image.original_size, image.input_size)).float()[:, None]
@@ -233,7 +233,7 @@ class MaskGenerator:
             low = decoder.masks(decoded.select(rows), several)[good[rows]].float().cpu().numpy()
         owners, values = good.nonzero()[:, 0].tolist(), scores[good].tolist()
 
-        def measure(i: int) -> Found | None:
+        def measure(i: int) -> MaskCandidate | None:
             x, y = points[owners[i]].tolist()
             return self._measure(low[i], values[i], (x + crop[0], y + crop[1]), crop, size, image.input_size, seen)
 
@@ -249,7 +249,7 @@ class MaskGenerator:
         size: tuple[int, int],
         input_size: tuple[int, int],
         seen: _Seen,
-    ) -> Found | None:
+    ) -> MaskCandidate | None:
         """One mask at the size of the image; None if a filter drops it. ``low``: (4 h, 4 w) logits."""
         x0, y0, x1, y1 = crop
         model = self.predictor.model
@@ -264,15 +264,15 @@ class MaskGenerator:
         columns = logits > threshold
         runs = RLE.of(columns)
         box = tuple(a + b for a, b in zip(runs.box, (x0, y0, x0, y0), strict=True))
-        if touches_crop(np.array([box]), crop, size)[0]:
+        if is_box_near_crop_edge(np.array([box]), crop, size)[0]:
             return None
         if runs.size != size:
             whole = np.zeros((size[1], size[0]), dtype=bool)
             whole[x0:x1, y0:y1] = columns
             runs = RLE.of(whole)
-        return Found(runs, box, score, stability, point, (x0, y0, x1, y1))  # type: ignore[arg-type]
+        return MaskCandidate(runs, box, score, stability, point, (x0, y0, x1, y1))  # type: ignore[arg-type]
 
-    def _clean(self, masks: list[Found]) -> list[Found]:
+    def _clean(self, masks: list[MaskCandidate]) -> list[MaskCandidate]:
         """Remove small holes and islands, then what has become the same; untouched masks win."""
         cleaned, scores = [], []
         for found in masks:
@@ -284,9 +284,9 @@ class MaskGenerator:
                 found = replace(found, box=found.runs.box)
             cleaned.append(found)
             scores.append(float(not changed))
-        return _distinct(cleaned, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
+        return _box_nms(cleaned, scores, max(self.box_nms_thresh, self.crop_nms_thresh))
 
-    def _record(self, found: Found) -> dict[str, Any]:
+    def _record(self, found: MaskCandidate) -> dict[str, Any]:
         forms: dict[str, Callable[[RLE], Any]] = {
             "binary_mask": RLE.mask,
             "uncompressed_rle": RLE.uncompressed,
@@ -295,11 +295,11 @@ class MaskGenerator:
         return {
             "segmentation": forms[self.output_mode](found.runs),
             "area": found.runs.area,
-            "bbox": _corner_and_size(found.box),
+            "bbox": _box_xyxy_to_xywh(found.box),
             "predicted_iou": found.score,
             "point_coords": [list(found.point)],
             "stability_score": found.stability,
-            "crop_box": _corner_and_size(found.crop),
+            "crop_box": _box_xyxy_to_xywh(found.crop),
         }
 
 
@@ -325,7 +325,7 @@ def upscale_columns(
     return np.ascontiguousarray(columns)
 
 
-def _distinct(masks: list[Found], scores: list[float], threshold: float) -> list[Found]:
+def _box_nms(masks: list[MaskCandidate], scores: list[float], threshold: float) -> list[MaskCandidate]:
     """Of masks with nearly the same box the one with the highest score, sorted by score."""
     if not masks:
         return []
@@ -336,7 +336,7 @@ def _distinct(masks: list[Found], scores: list[float], threshold: float) -> list
     return [masks[i] for i in keep.tolist()]
 
 
-def _corner_and_size(box: tuple[int, int, int, int]) -> list[int]:
+def _box_xyxy_to_xywh(box: tuple[int, int, int, int]) -> list[int]:
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
 

@@ -7,13 +7,17 @@ from itertools import product
 
 import numpy as np
 
+from visionzoo.metrics.segmentation import connected_components, largest_component
+
 #: Boxes this near to a crop's edge, in pixels, are taken to be cut off by it.
 EDGE_TOLERANCE = 20.0
 #: Each layer's crops overlap by this share of the shorter side, in the first.
 CROP_OVERLAP = 512 / 1500
 
 
-def crop_boxes(size: tuple[int, int], layers: int, overlap: float = CROP_OVERLAP) -> list[tuple[int, list[int]]]:
+def generate_crop_boxes(
+    size: tuple[int, int], layers: int, overlap: float = CROP_OVERLAP
+) -> list[tuple[int, list[int]]]:
     """The whole image as layer 0, then ``2 ** i`` by ``2 ** i`` overlapping crops in layer i: (layer, x0, y0, x1, y1).
 
     Of an image of fewer pixels than that there are fewer crops: none is empty.
@@ -34,7 +38,7 @@ def crop_boxes(size: tuple[int, int], layers: int, overlap: float = CROP_OVERLAP
     return found
 
 
-def touches_crop(boxes: np.ndarray, crop: list[int], size: tuple[int, int]) -> np.ndarray:
+def is_box_near_crop_edge(boxes: np.ndarray, crop: list[int], size: tuple[int, int]) -> np.ndarray:
     """Which boxes end near an edge of the crop that is no edge of the image: (K, 4) in pixels of the image -> (K,)."""
     image = np.array([0, 0, size[1], size[0]], dtype=np.float32)
     values = boxes.astype(np.float32)
@@ -52,25 +56,12 @@ def remove_small_regions(mask: np.ndarray, area: float) -> tuple[np.ndarray, boo
     islands = _small_parts(filled, area)
     found = bool(holes.any() or islands.any())
     if islands.any() and not (filled & ~islands).any():
-        islands &= ~_largest_part(filled)
+        islands &= ~largest_component(filled)
     return filled & ~islands, found
 
 
 def _small_parts(mask: np.ndarray, area: float) -> np.ndarray:
-    labels, sizes = _parts(mask)
+    labels, sizes = connected_components(mask)
     small = sizes < area
     small[0] = False  # what is not in the mask
     return small[labels]
-
-
-def _largest_part(mask: np.ndarray) -> np.ndarray:
-    labels, sizes = _parts(mask)
-    return labels == 1 + int(np.argmax(sizes[1:]))
-
-
-def _parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label of each pixel's connected part, 0 for background, and the parts' areas."""
-    import cv2
-
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    return labels, stats[:, cv2.CC_STAT_AREA].copy()

@@ -40,7 +40,7 @@ class SamImage(NamedTuple):
     context: SamContext
 
 
-class _Held(NamedTuple):
+class _HeldImages(NamedTuple):
     """The images that a predictor holds, swapped whole. ``turn`` tells one setting from the next."""
 
     images: tuple[SamImage, ...]
@@ -75,7 +75,7 @@ class SamPredictor:
         self.transform = ResizeToModel(sam_model.image_size)
         self._turns = itertools.count()
         self._own = threading.local()
-        self._held = _Held((), 0, next(self._turns))
+        self._held = _HeldImages((), 0, next(self._turns))
 
     def __getstate__(self) -> dict[str, Any]:
         turn = self._held.turn + 1
@@ -226,10 +226,10 @@ class SamPredictor:
         self._hold(())
 
     def _hold(self, images: Sequence[SamImage], current: int = 0) -> None:
-        self._held = held = _Held(tuple(images), current, next(self._turns))
+        self._held = held = _HeldImages(tuple(images), current, next(self._turns))
         self._own.turn = held.turn
 
-    def _mine(self) -> _Held:
+    def _mine(self) -> _HeldImages:
         """What is held, unless that is another thread's in place of this one's."""
         held = self._held
         if getattr(self._own, "turn", held.turn) != held.turn:

@@ -60,7 +60,7 @@ class _Index(NamedTuple):
         return _Index([self.names[i] for i in places], self.state[places], self.features[places])
 
 
-class _Held(NamedTuple):
+class _HeldIndex(NamedTuple):
     """What is searched, swapped whole: a find never mixes two folders."""
 
     folder: str
@@ -109,7 +109,7 @@ class ImageSearch:
         self.batch_size = batch_size
         self._cache = Cache("search", cache_dir)
         self._lock = Lock()
-        self._held = _Held("", _empty(model.embed_dim), IndexReport(0, 0, 0, []))
+        self._held = _HeldIndex("", _empty(model.embed_dim), IndexReport(0, 0, 0, []))
         self._stream = Stream(self._encode, model.preprocess, self.device)
         self._texts = TextCache(self.model, ("{}",), None, 256)
 
@@ -141,7 +141,7 @@ class ImageSearch:
             self._held = self._indexed(os.fspath(folder))
         return self
 
-    def _indexed(self, root: str) -> _Held:
+    def _indexed(self, root: str) -> _HeldIndex:
         if not os.path.isdir(root):
             refuse_address(root)
             raise FileNotFoundError(f"there is no folder {root}")
@@ -168,7 +168,7 @@ class ImageSearch:
         if dropped and not todo:
             self._write(index, *key)
         index = index.take(sorted(range(len(index.names)), key=index.names.__getitem__))
-        return _Held(root, index, IndexReport(len(index.names), len(todo) - len(unreadable), dropped, unreadable))
+        return _HeldIndex(root, index, IndexReport(len(index.names), len(todo) - len(unreadable), dropped, unreadable))
 
     @property
     def folder(self) -> str:

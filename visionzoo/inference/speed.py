@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Job = Literal["inference", "training"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "bf16-mixed"]
 
 #: Share of the free memory that a batch has to leave free.
 HEADROOM = 0.15
@@ -37,11 +37,12 @@ class Case:
     batch: int
     image_size: int | None = None  #: pixels, of a backbone; None for its own
     num_classes: int = 1000  #: of a backbone
-    precision: Precision = "fp32"  #: bf16 is bf16 weights in inference, and autocast in training
+    precision: Precision = "fp32"  #: bf16 is bf16 weights in inference, and autocast in training; bf16-mixed autocast
+    channels_last: bool = False  #: memory format of the weights and, on its way in, of every batch
     device: str = "cpu"
     compile: bool = False
     threads: int | None = None  #: of the CPU; None for torch's own choice
-    rounds: int = 10  #: timed repetitions, after two that are not
+    rounds: int = 10  #: timed repetitions, after three that are not
     latency: bool = False  #: also time single images
 
 
@@ -53,12 +54,14 @@ class Speed:
     params: int
     seconds: float  #: median of a batch
     spread: tuple[float, float]  #: quartiles of it
+    cpu: tuple[float, float, float]  #: CPU seconds of a batch, of all threads: low quartile, median, high
     peak: int  #: bytes: allocated on a GPU, resident on a CPU, the process itself included
+    before: int  #: bytes of it that the process had held before there was a model
     budget: int  #: bytes that it may take, so that :data:`HEADROOM` of what was free stays free
     latency: tuple[float, float] | None  #: seconds of one image, p50 and p95
 
 
-class OutOfMemory(Exception):
+class OutOfMemory(MemoryError):
     """It takes more memory than it may."""
 
 
@@ -79,9 +82,8 @@ def measure(case: Case) -> Speed:
     if "seconds" not in found:
         said = done.stderr.strip().splitlines()
         raise ValueError(found.get("error") or (said[-1] if said else "the measurement ended without a word"))
-    found |= {"image_size": tuple(found["image_size"]), "spread": tuple(found["spread"])}
-    latency = found.pop("latency")
-    return Speed(**found, latency=None if latency is None else tuple(latency))
+    facts: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in found.items()}
+    return Speed(**facts)
 
 
 def _with_ours() -> str:
@@ -91,16 +93,20 @@ def _with_ours() -> str:
 # ---- in the process -------------------------------------------------------------------------------------------------
 
 
-def run_here(case: Case) -> Speed:
-    """Run a case in this process.
+def run_here(case: Case, *, bounded: bool = False) -> Speed:
+    """Run a case in this process, which must do nothing else if its memory is to mean something.
+
+    Args:
+        bounded: the process is ended when it takes more than the budget. It then has to be one of its own.
 
     Raises:
-        OutOfMemory: as :func:`measure`.
+        OutOfMemory: if memory runs out, or the budget of a bounded process.
         ValueError: for an unknown model or device, or a run of another task.
     """
     import torch
 
     from visionzoo.inference.device import resolve_device
+    from visionzoo.models.classifier import create_classifier  # noqa: F401  before memory is read
     from visionzoo.runs.memory import free_bytes, is_out_of_memory, peak_bytes, resident_bytes
 
     device = resolve_device(case.device)
@@ -108,29 +114,32 @@ def run_here(case: Case) -> Speed:
         torch.set_num_threads(case.threads)
     on_cpu = device.type == "cpu"
     budget = int(free_bytes(str(device)) * (1 - HEADROOM)) + (resident_bytes(os.getpid()) if on_cpu else 0)
-    if on_cpu:
+    if on_cpu and bounded:
         threading.Thread(target=_end_above, args=(budget,), daemon=True).start()
     torch.manual_seed(0)
+    before = peak_bytes(str(device))
     try:
         model, size = _network(case)
         run, single = _steps(case, model.to(device), size, device)
-        times = _times(run, 2, case.rounds, device)
+        walls, cpus = _times(run, 3, case.rounds, device)
         # one image last: the peak is that of the batch either way
-        alone = _times(single, 3, max(20, 4 * case.rounds), device) if case.latency else []
+        alone = _times(single, 3, max(20, 4 * case.rounds), device)[0] if case.latency else []
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(str(error).splitlines()[0]) from error
     peak = peak_bytes(str(device))
-    if peak > budget:
+    if bounded and peak > budget:
         raise OutOfMemory(f"took {peak} bytes of {budget}")
-    low, middle, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    low, middle, high = _quartiles(walls)
     return Speed(
         image_size=size,
         params=sum(p.numel() for p in model.parameters()),
         seconds=middle,
         spread=(low, high),
+        cpu=_quartiles(cpus),
         peak=peak,
+        before=before,
         budget=budget,
         latency=(statistics.median(alone), statistics.quantiles(alone, n=20)[-1]) if alone else None,
     )
@@ -157,46 +166,57 @@ def _steps(
     import torch
     from torch.nn import functional as F
 
-    dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
-    images = torch.randn(case.batch, len(model.preprocess.mean), *size, device=device)
-    if case.job == "inference":
-        model.eval().to(dtype)
-        call = torch.compile(model) if case.compile else model
-        images = images.to(dtype)
+    training = case.job == "training"
+    mixed = case.precision == "bf16-mixed" or (training and case.precision == "bf16")
+    dtype = torch.bfloat16 if case.precision == "bf16" and not mixed else torch.float32
+    layout = torch.channels_last if case.channels_last else torch.contiguous_format
+    images = torch.randn(case.batch, len(model.preprocess.mean), *size, device=device).to(dtype)
+    model.train(training).to(dtype)
+    if case.channels_last:
+        model.to(memory_format=layout)
+    network = torch.compile(model) if case.compile else model
+
+    def call(batch: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            return network(batch.contiguous(memory_format=layout))
+
+    if not training:
 
         def infer(batch: torch.Tensor) -> object:
             with torch.inference_mode():
                 return call(batch)
 
         return lambda: infer(images), lambda: infer(images[:1].contiguous())
-    model.train()
-    call = torch.compile(model) if case.compile else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
     def step(batch: torch.Tensor) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bf16"):
-            out = call(batch)
-            loss = F.cross_entropy(out.float(), torch.zeros(len(batch), dtype=torch.long, device=device))
-        loss.backward()
+        labels = torch.zeros(len(batch), dtype=torch.long, device=device)
+        F.cross_entropy(call(batch).float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return lambda: step(images), lambda: step(images[:1])
 
 
-def _times(run: Callable[[], object], warmup: int, rounds: int, device: Any) -> list[float]:
-    """Seconds of each round."""
+def _times(run: Callable[[], object], warmup: int, rounds: int, device: Any) -> tuple[list[float], list[float]]:
+    """Wall and CPU seconds of each round."""
     import torch
 
-    times = []
+    walls, cpus = [], []
     for i in range(warmup + rounds):
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         if i >= warmup:
-            times.append(time.perf_counter() - start)
-    return times
+            walls.append(time.perf_counter() - wall)
+            cpus.append(time.process_time() - cpu)
+    return walls, cpus
+
+
+def _quartiles(times: list[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    return low, middle, high
 
 
 def _end_above(budget: int) -> None:
@@ -219,7 +239,7 @@ def main(text: str) -> None:
     with contextlib.suppress(OSError):  # if the system must end somebody, then this process
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
-        _say(asdict(run_here(Case(**json.loads(text)))))
+        _say(asdict(run_here(Case(**json.loads(text)), bounded=True)))
     except OutOfMemory as error:
         _say({"out_of_memory": str(error)})
     except (ValueError, OSError) as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visionzoo.layers.cpu_attention import packed_attention, serves
+from visionzoo.layers.cpu_attention import packed_attention, takes_packed_attention
 from visionzoo.layers.drop_path import DropPath, LayerScale
 from visionzoo.layers.fast_path import is_plain
 from visionzoo.layers.linear import apply_linear
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         """
         packed = self.project(x)
         plain_norms = is_plain(self.q_norm, nn.Identity) and is_plain(self.k_norm, nn.Identity)
-        if rope is None and bias is None and plain_norms and serves(packed):
+        if rope is None and bias is None and plain_norms and takes_packed_attention(packed):
             return apply_linear(self.proj, packed_attention(packed, self.num_heads))
         q, k, v = self.split(packed, rope)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)

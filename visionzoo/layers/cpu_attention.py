@@ -24,7 +24,7 @@ CHUNK = 2**19
 MAX_TOKENS = 1024
 
 
-def serves(qkv: Tensor) -> bool:
+def takes_packed_attention(qkv: Tensor) -> bool:
     """Whether :func:`packed_attention` is the better choice for queries, keys and values (B, N, 3 D)."""
     return (
         qkv.device.type == "cpu"
@@ -83,7 +83,7 @@ def _product(buffer: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor
     return torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
 
 
-def _written_out(qkv: Tensor, num_heads: int) -> Tensor:
+def _math_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """:func:`packed_attention` in operators that torch differentiates as often as one likes."""
     q, k, v = qkv.to(_dtype(qkv)).unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
@@ -106,7 +106,7 @@ class _PackedAttention(torch.autograd.Function):
         qkv, out, sums = ctx.saved_tensors
         h = ctx.num_heads
         if torch.is_grad_enabled():  # the gradient itself is to be differentiated (create_graph)
-            (result,) = torch.autograd.grad(_written_out(qkv, h), qkv, grad, create_graph=True)
+            (result,) = torch.autograd.grad(_math_attention(qkv, h), qkv, grad, create_graph=True)
             return result, None
         b, n, width = qkv.shape
         scale = (width // (3 * h)) ** -0.5

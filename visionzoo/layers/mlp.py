@@ -48,10 +48,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return apply_linear(self.fc2, self.norm(expand(x, self.fc1, self.act)))
+        return apply_linear(self.fc2, self.norm(linear_act(x, self.fc1, self.act)))
 
 
-def expand(x: Tensor, fc1: nn.Module, act: nn.Module) -> Tensor:
+def linear_act(x: Tensor, fc1: nn.Module, act: nn.Module) -> Tensor:
     """``act(fc1(x))``, the first half of an MLP, in one kernel where that pays: (..., D) -> (..., E)."""
     if is_plain(fc1, nn.Linear) and is_plain(act, nn.GELU, TanhGELU) and takes_fused_kernel(x, fc1.weight, gelu=True):  # type: ignore[arg-type]
         return linear(x, fc1.weight, fc1.bias, gelu=act.approximate)  # type: ignore[arg-type]

@@ -85,13 +85,13 @@ def grid_coordinates(spec: RopeSpec, grid: tuple[int, int], device: torch.device
     return torch.stack((y, x) if spec.axes == "yx" else (x, y), dim=-1).view(-1, 2)
 
 
-def _spread(values: Tensor, half: bool) -> Tensor:
+def _per_channel(values: Tensor, half: bool) -> Tensor:
     """One value per pair of channels, (..., d / 2), to one per channel, (..., d)."""
     return torch.cat((values, values), dim=-1) if half else values.repeat_interleave(2, dim=-1)
 
 
-def _sines(angles: Tensor, half: bool) -> Tensor:
-    return torch.cat((_spread(angles.sin(), half), _spread(angles.cos(), half)), dim=-1)
+def _sin_cos(angles: Tensor, half: bool) -> Tensor:
+    return torch.cat((_per_channel(angles.sin(), half), _per_channel(angles.cos(), half)), dim=-1)
 
 
 def rope_table(spec: RopeSpec, head_dim: int, grid: tuple[int, int], like: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def _build(spec: RopeSpec, head_dim: int, grid: tuple[int, int], dtype: torch.dt
         angles = 2 * math.pi * coordinates / periods.to(dtype)
     else:
         angles = coordinates * (1.0 / periods).to(dtype)
-    return _sines(angles.flatten(1), spec.half)
+    return _sin_cos(angles.flatten(1), spec.half)
 
 
 class MixedRope(nn.Module):
@@ -151,4 +151,4 @@ class MixedRope(nn.Module):
         """(N, 2) coordinates -> (depth, H, N, 2 d)."""
         freqs = self.freqs.float().unsqueeze(-2)
         angles = coordinates[:, :1] * freqs[0] + coordinates[:, 1:] * freqs[1]
-        return _sines(angles, half=False).to(self.freqs.dtype)
+        return _sin_cos(angles, half=False).to(self.freqs.dtype)

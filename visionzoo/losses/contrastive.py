@@ -65,7 +65,7 @@ def info_nce(
     """
     image, text, scale = _prepare(image_features, text_features, logit_scale, math.log(MAX_SCALE))
     with torch.autocast(image.device.type, enabled=False):
-        images, texts, first = _everyone(image, text, gather)
+        images, texts, first = _gather_all(image, text, gather)
         pairs = _Pairs.of(groups, image, first, gather)
         rows = _CrossEntropy.apply(image, texts, scale, pairs, chunk_rows)
         cols = _CrossEntropy.apply(text, images, scale, pairs, chunk_rows)
@@ -101,7 +101,7 @@ def sigmoid_loss(
     """
     image, text, scale = _prepare(image_features, text_features, logit_scale, None)
     with torch.autocast(image.device.type, enabled=False):
-        _, texts, first = _everyone(None, text, gather)
+        _, texts, first = _gather_all(None, text, gather)
         bias = logit_bias.to(image.dtype)
         pairs = _Pairs.of(groups, image, first, gather)
         return _PairwiseSigmoid.apply(image, texts, scale, bias, pairs, chunk_rows) / image.shape[0]
@@ -119,7 +119,7 @@ def _prepare(image: Tensor, text: Tensor, logit_scale: Tensor, limit: float | No
     return image.to(dtype), text.to(dtype), scale
 
 
-def _everyone(image: Tensor | None, text: Tensor, gather: Gather | None) -> tuple[Any, Tensor, int]:
+def _gather_all(image: Tensor | None, text: Tensor, gather: Gather | None) -> tuple[Any, Tensor, int]:
     if gather is None:
         return image, text, 0
     texts, first = gather(text)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Part = TypeVar("Part")
+T = TypeVar("T")
 
 
 def gather_features(features: Tensor) -> tuple[Tensor, int]:
@@ -44,8 +44,8 @@ class _AllGather(torch.autograd.Function):
 
 
 def cached_losses(
-    encode: Callable[[Part], tuple[Tensor, Tensor]],
-    parts: Sequence[Part],
+    encode: Callable[[T], tuple[Tensor, Tensor]],
+    parts: Sequence[T],
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
     shared: Sequence[Tensor] = (),

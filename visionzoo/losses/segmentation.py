@@ -66,15 +66,17 @@ def dice_loss(logits: Tensor, targets: Tensor, *, valid: Tensor | None = None) -
     return 1 - (2 * (p * t).sum((-2, -1)) + 1) / (p.sum((-2, -1)) + t.sum((-2, -1)) + 1)
 
 
-@torch.no_grad()
-def predicted_iou(logits: Tensor, targets: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """IoU of each mask, cut at logit 0, with its target, cut at one half; two empty masks agree: (N, M) float32."""
-    mask = logits > 0
-    truth = (targets > 0.5).expand_as(mask)
+def mask_iou(masks: Tensor, targets: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """Intersection over union: (..., h, w) and (..., h, w), bool or 0 and 1 -> (...) float32. Two empty masks have 1.
+
+    Args:
+        valid: (..., h, w) bool, False for padding, which does not count; None for none.
+    """
+    masks, targets = masks.bool(), targets.bool()
     if valid is not None:
-        mask, truth = mask & valid, truth & valid
-    union = (mask | truth).sum((-2, -1))
-    return torch.where(union > 0, (mask & truth).sum((-2, -1)) / union.clamp(min=1), 1.0)
+        masks, targets = masks & valid, targets & valid
+    union = (masks | targets).sum((-2, -1))
+    return torch.where(union > 0, (masks & targets).sum((-2, -1)) / union.clamp(min=1), 1.0)
 
 
 def prompt_loss(
@@ -104,7 +106,7 @@ def prompt_loss(
     Raises:
         ValueError: for shapes that do not fit.
     """
-    targets, valid = _four(targets), None if valid is None else _four(valid)
+    targets, valid = _as_4d(targets), None if valid is None else _as_4d(valid)
     n, m = logits.shape[:2]
     if targets.shape != (n, 1, *logits.shape[2:]) or scores.shape != (n, m):
         raise ValueError(
@@ -116,7 +118,7 @@ def prompt_loss(
         return PromptLoss(nothing, nothing, nothing, nothing, scores.new_zeros(0, dtype=torch.int64))
     focal, dice = focal_loss(logits, targets, valid=valid), dice_loss(logits, targets, valid=valid)
     best = (weights[0] * focal + weights[1] * dice).detach().argmin(dim=1)
-    error = (scores.float() - predicted_iou(logits, targets, valid=valid)) ** 2
+    error = (scores.float() - mask_iou(logits > 0, targets > 0.5, valid=valid)) ** 2
     chosen = best[:, None]
     terms = [x.gather(1, chosen).mean() for x in (focal, dice)]
     terms.append(error.mean() if all_scores else error.gather(1, chosen).mean())
@@ -124,7 +126,7 @@ def prompt_loss(
     return PromptLoss(total, terms[0], terms[1], terms[2], best)
 
 
-def _four(x: Tensor) -> Tensor:
+def _as_4d(x: Tensor) -> Tensor:
     return x.unsqueeze(1) if x.ndim == 3 else x
 
 

@@ -24,34 +24,6 @@ class ClassScores(NamedTuple):
     support: Tensor  #: (K,) int64, images whose label is the class
 
 
-class Mistake(NamedTuple):
-    """One image that was named wrongly."""
-
-    position: int  #: its row
-    label: int
-    predicted: int
-    confidence: float  #: probability of the predicted class, in [0, 1]
-
-
-def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
-    """Share of images whose label is among the ``k`` highest scores; NaN for no images.
-
-    Args:
-        scores: (N, K) logits or probabilities.
-        labels: (N,) int64 in [0, K).
-
-    Raises:
-        ValueError: for shapes that do not fit, labels out of range, or ``k`` outside [1, K].
-    """
-    classes = _check(scores, labels)
-    if not 1 <= k <= classes:
-        raise ValueError(f"k={k} must be between 1 and the number of classes, {classes}")
-    if len(labels) == 0:
-        return float("nan")
-    accuracy = tm.multiclass_accuracy(scores.float(), labels, classes, average="micro", top_k=k)
-    return float(accuracy)
-
-
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """(N,) predicted and true classes -> (K, K) int64 counts; rows are true classes, columns predicted ones.
 
@@ -102,21 +74,6 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     _check_probabilities(probabilities)
     error = tm.multiclass_calibration_error(probabilities.float().clamp(0, 1), labels, classes, n_bins=bins, norm="l1")
     return float(error)
-
-
-def most_confident_mistakes(probabilities: Tensor, labels: Tensor, limit: int = 64) -> list[Mistake]:
-    """The wrongly named images whose predicted class had the highest probability, most confident first.
-
-    Args:
-        probabilities: (N, K), each row summing to 1.
-        labels: (N,) int64 in [0, K).
-    """
-    _check(probabilities, labels)
-    _check_probabilities(probabilities)
-    confidence, predicted = probabilities.max(1)
-    wrong = (predicted != labels).nonzero()[:, 0]
-    order = wrong[confidence[wrong].argsort(descending=True, stable=True)][:limit]
-    return [Mistake(int(i), int(labels[i]), int(predicted[i]), float(confidence[i])) for i in order]
 
 
 def _check(scores: Tensor, labels: Tensor) -> int:

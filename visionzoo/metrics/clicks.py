@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visionzoo.metrics.segmentation import largest_component
+
 #: A simulated box corner moves by this share of the side, at most so many pixels (appendix A, "Prompts").
 BOX_NOISE, BOX_NOISE_PIXELS = 0.1, 20.0
 
@@ -65,7 +67,7 @@ def central_clicks(masks: Tensor, targets: Tensor) -> Clicks:
     found = torch.zeros(n, dtype=torch.bool)
     have, want = masks.bool().cpu().numpy(), targets.bool().cpu().numpy()
     for i in range(n):
-        parts = [_largest_part(want[i] & ~have[i]), _largest_part(have[i] & ~want[i])]
+        parts = [largest_component(want[i] & ~have[i]), largest_component(have[i] & ~want[i])]
         sizes = [int(part.sum()) for part in parts]
         if max(sizes) == 0:
             continue
@@ -103,15 +105,6 @@ def noisy_boxes(
 def _clicks(place: Tensor, label: Tensor, found: Tensor, width: int) -> Clicks:
     points = torch.stack((place % width, place // width), dim=1).float()
     return Clicks(points * found[:, None], label * found, found)
-
-
-def _largest_part(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part, neighbours at corners included: (H, W) bool."""
-    import cv2
-
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    sizes = stats[1:, cv2.CC_STAT_AREA]
-    return labels == 1 + int(np.argmax(sizes)) if len(sizes) else mask
 
 
 def _middle(part: np.ndarray) -> int:

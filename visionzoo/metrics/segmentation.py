@@ -1,20 +1,13 @@
-"""How good masks are, and how many clicks they take.
+"""Boxes and connected components of masks, and how many clicks a good mask takes.
 
 Legend: N objects, K clicks, (H, W) pixels.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
-
-
-def mask_iou(masks: Tensor, targets: Tensor) -> Tensor:
-    """Intersection over union: (..., H, W) bool and (..., H, W) bool -> (...) float32. Two empty masks have 1."""
-    masks, targets = masks.bool(), targets.bool()
-    union = (masks | targets).sum((-2, -1))
-    shared = (masks & targets).sum((-2, -1))
-    return torch.where(union > 0, shared / union.clamp(min=1), 1.0)
 
 
 def clicks_to_iou(ious: Tensor, target: float) -> Tensor:
@@ -45,3 +38,20 @@ def mask_boxes(masks: Tensor) -> Tensor:
     (x0, x1), (y0, y1) = found
     boxes = torch.stack((x0, y0, x1, y1), dim=1)
     return torch.where((x1 >= x0)[:, None], boxes, 0)
+
+
+def connected_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label of each pixel's component, 0 for background, and the components' areas: (H, W) bool -> (H, W), (1 + C,).
+
+    Neighbours touch at corners too.
+    """
+    import cv2
+
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return labels, stats[:, cv2.CC_STAT_AREA].copy()
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component: (H, W) bool -> (H, W) bool; an empty mask stays empty."""
+    labels, sizes = connected_components(mask)
+    return labels == 1 + int(np.argmax(sizes[1:])) if len(sizes) > 1 else mask

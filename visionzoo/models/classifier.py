@@ -44,10 +44,6 @@ class Classifier(_Base):
         """Parameters that do not belong to the head."""
         return [p for n, p in self.named_parameters() if not n.startswith(self.head_prefixes)]
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the head."""
-        return [p for n, p in self.named_parameters() if n.startswith(self.head_prefixes)]
-
 
 def create_classifier(
     backbone: str,

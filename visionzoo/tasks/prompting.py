@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from visionzoo.losses.segmentation import mask_iou
 from visionzoo.metrics.clicks import Clicks, central_clicks, noisy_boxes, random_clicks
-from visionzoo.metrics.segmentation import mask_boxes, mask_iou
+from visionzoo.metrics.segmentation import mask_boxes
 from visionzoo.models.sam.model import Sam, SamOutput
 from visionzoo.models.sam.prompts import BOTTOM_RIGHT, IGNORED, NOT_A_POINT, TOP_LEFT, Prompts
 from visionzoo.types import SegmentBatch

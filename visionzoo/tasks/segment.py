@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from visionzoo.cache import Cache, cache_folder
-from visionzoo.losses.segmentation import prompt_loss
-from visionzoo.metrics.segmentation import clicks_to_iou, mask_iou
+from visionzoo.losses.segmentation import mask_iou, prompt_loss
+from visionzoo.metrics.segmentation import clicks_to_iou
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.sam import Sam
 from visionzoo.models.sam.prompts import Prompts

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from visionzoo.layers.fast_path import is_plain, is_recorded
 from visionzoo.layers.linear import apply_linear, linear
-from visionzoo.layers.mlp import ACTIVATIONS, expand
+from visionzoo.layers.mlp import ACTIVATIONS, linear_act
 from visionzoo.models.clip.config import TextConfig
 
 
@@ -41,9 +41,9 @@ class TextAttention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return apply_linear(self.out_proj, out.transpose(1, 2).flatten(2))
 
-    def of_one(self, x: Tensor, at: Tensor, causal: bool) -> Tensor:
+    def forward_token(self, x: Tensor, at: Tensor, causal: bool) -> Tensor:
         """What :meth:`forward` gives for one token of each sequence: (B, N, D) and (B,) int64 -> (B, 1, D)."""
-        (q,) = self._project(take(x, at), 0, 1)
+        (q,) = self._project(gather_token(x, at), 0, 1)
         k, v = self._project(x, 1, 2)
         mask = (torch.arange(x.shape[1], device=x.device) <= at[:, None])[:, None, None] if causal else None
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -61,7 +61,7 @@ class TextMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, L, D) -> the same."""
-        return apply_linear(self.c_proj, expand(x, self.c_fc, self.act))
+        return apply_linear(self.c_proj, linear_act(x, self.c_fc, self.act))
 
 
 class TextBlock(nn.Module):
@@ -84,13 +84,13 @@ class TextBlock(nn.Module):
         """Whether nobody has put anything around this block or its attention, so that part of it will do."""
         return is_plain(self, TextBlock) and is_plain(self.attn, TextAttention)
 
-    def of_one(self, x: Tensor, at: Tensor) -> Tensor:
+    def forward_token(self, x: Tensor, at: Tensor) -> Tensor:
         """The same for one token of each sequence: (B, N, D) and (B,) int64 -> (B, 1, D)."""
-        y = take(x, at) + self.attn.of_one(self.ln_1(x), at, self.causal)
+        y = gather_token(x, at) + self.attn.forward_token(self.ln_1(x), at, self.causal)
         return y + self.mlp(self.ln_2(y))
 
 
-def take(x: Tensor, at: Tensor) -> Tensor:
+def gather_token(x: Tensor, at: Tensor) -> Tensor:
     """One token of each sequence: (B, N, D) and (B,) int64 -> (B, 1, D)."""
     return x[torch.arange(x.shape[0], device=x.device), at].unsqueeze(1)
 
@@ -201,7 +201,7 @@ class TextTower(nn.Module):
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        one = last.of_one(x, at) if last.is_plain() else take(last(x), at)
+        one = last.forward_token(x, at) if last.is_plain() else gather_token(last(x), at)
         x = self.ln_final(one[:, 0])
         projection = self.text_projection
         return projection(x) if isinstance(projection, nn.Module) else x @ projection

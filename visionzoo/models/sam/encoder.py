@@ -26,7 +26,7 @@ else:
     _Base = object
 
 
-class OwnEncoder(_Base):
+class ImageEncoderViT(_Base):
     """SAM's own encoder, whose neck is part of the backbone: images (B, 3, H, W) -> (B, C, h, w)."""
 
     @property
@@ -162,7 +162,7 @@ class NeckedEncoder(nn.Module):
         return self.neck(maps)
 
 
-def make_encoder(backbone: Backbone, stride: int | None = None, dim: int = WIDTH) -> OwnEncoder | NeckedEncoder:
+def make_encoder(backbone: Backbone, stride: int | None = None, dim: int = WIDTH) -> ImageEncoderViT | NeckedEncoder:
     """SAM's own encoder as it is, any other with a neck.
 
     Raises:
@@ -176,5 +176,5 @@ def make_encoder(backbone: Backbone, stride: int | None = None, dim: int = WIDTH
         h, w = backbone.image_size
         if h % backbone.stride or w % backbone.stride:
             raise ValueError(f"image_size={h}x{w} must be a multiple of {backbone.stride}, the patches of this encoder")
-        return graft(backbone, OwnEncoder)
+        return graft(backbone, ImageEncoderViT)
     return NeckedEncoder(backbone, stride, dim)

@@ -50,7 +50,7 @@ class Decoded(NamedTuple):
         return Decoded(self.masks[index], self.score[index], self.keys[index], self.grid)
 
 
-class _Brushes(NamedTuple):
+class _UpscalingWeights(NamedTuple):
     """The upscaling as matrix products."""
 
     first: Tensor  #: (4 * C / 4, C)
@@ -86,7 +86,7 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(self.num_mask_tokens))
         self.iou_prediction_head = MLP(dim, dim, self.num_mask_tokens, 3)
 
-    def wanted(self, multimask: bool | None) -> slice:
+    def mask_slice(self, multimask: bool | None) -> slice:
         """Which of the K masks: the three for an ambiguous prompt, the one for a clear one, or (None) all."""
         if multimask is None:
             return slice(0, self.num_mask_tokens)
@@ -122,34 +122,34 @@ class MaskDecoder(nn.Module):
 
     def scores(self, decoded: Decoded, multimask: bool | None) -> Tensor:
         """Predicted IoU of each mask with the object: (N, M)."""
-        return self.iou_prediction_head(decoded.score)[:, self.wanted(multimask)]
+        return self.iou_prediction_head(decoded.score)[:, self.mask_slice(multimask)]
 
     def masks(self, decoded: Decoded, multimask: bool | None) -> Tensor:
         """Logits of the masks, at four times the embedding's resolution: (N, M, 4 h, 4 w)."""
-        chosen = range(self.num_mask_tokens)[self.wanted(multimask)]
+        chosen = range(self.num_mask_tokens)[self.mask_slice(multimask)]
         weights = torch.stack([self.output_hypernetworks_mlps[k](decoded.masks[:, k]) for k in chosen], dim=1)
         n, s, _ = decoded.keys.shape
-        brushes = self._brushes()
-        if brushes is None or is_exported():
+        upscaling = self._upscaling_weights()
+        if upscaling is None or is_exported():
             height, width = decoded.grid
             image = self.output_upscaling(
                 decoded.keys.transpose(-2, -1).reshape(n, self.transformer_dim, height, width)
             )
             return (weights @ image.flatten(2)).reshape(n, len(chosen), 4 * height, 4 * width)
         if torch.is_grad_enabled() and (decoded.keys.requires_grad or weights.requires_grad):
-            values = _paint(decoded.keys, weights, brushes)
+            values = _upscale(decoded.keys, weights, upscaling)
         else:
             values = decoded.keys.new_empty(n, len(chosen), s, 16)
             several = max(1, _CELLS_AT_ONCE // s)
             for i, start in product(range(0, n, several), range(0, s, _CELLS_AT_ONCE)):
                 rows, part = slice(i, i + several), slice(start, start + _CELLS_AT_ONCE)
-                values[rows, :, part] = _paint(decoded.keys[rows, part], weights[rows], brushes)
+                values[rows, :, part] = _upscale(decoded.keys[rows, part], weights[rows], upscaling)
         h, w = decoded.grid
         # Each cell holds its 2 x 2 of 2 x 2 pixels.
         pixels = values.view(n, len(chosen), h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return pixels.reshape(n, len(chosen), 4 * h, 4 * w)
 
-    def _brushes(self) -> _Brushes | None:
+    def _upscaling_weights(self) -> _UpscalingWeights | None:
         """The upscaling as matrix products; None where a layer of it is not plain, and has to be called."""
         kinds = (nn.ConvTranspose2d, LayerNorm2d, nn.GELU, nn.ConvTranspose2d, nn.GELU)
         if not all(is_plain(layer, kind) for layer, kind in zip(self.output_upscaling, kinds, strict=True)):
@@ -157,7 +157,7 @@ class MaskDecoder(nn.Module):
         first, norm, _, second, _ = self.output_upscaling
         layers: list[Any] = [first, second]
         (w1, b1), (w2, b2) = ((_as_matrix(layer.weight), layer.bias.repeat(4)) for layer in layers)
-        return _Brushes(w1, b1, norm, w2, b2)
+        return _UpscalingWeights(w1, b1, norm, w2, b2)
 
     def forward(
         self,
@@ -206,14 +206,14 @@ def _as_matrix(weight: Tensor) -> Tensor:
     return weight.permute(2, 3, 1, 0).flatten(0, 2)
 
 
-def _paint(keys: Tensor, weights: Tensor, brushes: _Brushes) -> Tensor:
+def _upscale(keys: Tensor, weights: Tensor, upscaling: _UpscalingWeights) -> Tensor:
     """The upscaling, cell by cell: transposed convolutions whose stride is their size do not overlap.
 
     (N, S, C) cells and (N, M, C / 8) weights -> (N, M, S, 16) logits of the pixels of each cell.
     """
     n, s, _ = keys.shape
-    norm = brushes.norm
-    x = F.linear(keys, brushes.first, brushes.first_bias).view(n, 4 * s, *norm.normalized_shape)
+    norm = upscaling.norm
+    x = F.linear(keys, upscaling.first, upscaling.first_bias).view(n, 4 * s, *norm.normalized_shape)
     x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-    x = linear(x, brushes.second, brushes.second_bias, gelu="none").view(n, 16 * s, weights.shape[2])
+    x = linear(x, upscaling.second, upscaling.second_bias, gelu="none").view(n, 16 * s, weights.shape[2])
     return (weights @ x.transpose(-2, -1)).view(n, weights.shape[1], s, 16)

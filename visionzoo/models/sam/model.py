@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from visionzoo.backbones.base import Backbone
 from visionzoo.backbones.layer_groups import inside
-from visionzoo.models.sam.encoder import NeckedEncoder, OwnEncoder
+from visionzoo.models.sam.encoder import ImageEncoderViT, NeckedEncoder
 from visionzoo.models.sam.mask_decoder import Decoded, MaskDecoder
 from visionzoo.models.sam.prompt_encoder import PromptEncoder, PromptTokens
 from visionzoo.models.sam.prompts import Prompts, join
@@ -103,7 +103,7 @@ class Sam(nn.Module):
 
     def __init__(
         self,
-        image_encoder: OwnEncoder | NeckedEncoder,
+        image_encoder: ImageEncoderViT | NeckedEncoder,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
     ) -> None:

@@ -27,7 +27,7 @@ class PromptTokens(NamedTuple):
     dense: Tensor  #: (N, C, h, w), or (1, C, h, w) where no prompt has a mask
 
 
-class RandomPositions(nn.Module):
+class PositionEmbeddingRandom(nn.Module):
     """Places as sines and cosines of random frequencies (arXiv 2006.10739): (..., 2) in 0..1 -> (..., C)."""
 
     positional_encoding_gaussian_matrix: Tensor
@@ -82,7 +82,7 @@ class PromptEncoder(nn.Module):
         self.input_image_size = input_image_size
         self.mask_input_size = (4 * image_embedding_size[0], 4 * image_embedding_size[1])
         self.text_dim: int | None = None
-        self.pe_layer = RandomPositions(embed_dim)
+        self.pe_layer = PositionEmbeddingRandom(embed_dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(BOTTOM_RIGHT + 1))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         small = MASK_CHANNELS // 4
@@ -127,12 +127,12 @@ class PromptEncoder(nn.Module):
         Raises:
             ValueError: for masks of another size than this model's, or texts that it cannot take.
         """
-        sparse = self._point_tokens(prompts.points, prompts.labels)
+        sparse = self._embed_points(prompts.points, prompts.labels)
         valid = None
         if _may_be_ignored(prompts.labels):
             valid = prompts.labels != IGNORED
         if prompts.text is not None:
-            token = self._text_token(prompts.text)
+            token = self._embed_text(prompts.text)
             if valid is None and prompts.has_text is not None:
                 valid = torch.ones_like(prompts.labels, dtype=torch.bool)
             if valid is not None:
@@ -140,7 +140,7 @@ class PromptEncoder(nn.Module):
                 has = valid.new_ones(len(valid)) if has is None else has
                 valid = torch.cat((valid, has[:, None]), dim=1)
             sparse = torch.cat((sparse, token), dim=1)
-        return PromptTokens(sparse, valid, self._map(prompts.masks, prompts.has_mask))
+        return PromptTokens(sparse, valid, self._embed_masks(prompts.masks, prompts.has_mask))
 
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
@@ -160,7 +160,7 @@ class PromptEncoder(nn.Module):
         tokens = self.encode(prompts.to(self.no_mask_embed.weight.device))
         return tokens.sparse, tokens.dense.expand(prompts.number, -1, -1, -1)
 
-    def _point_tokens(self, points: Tensor, labels: Tensor) -> Tensor:
+    def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         h, w = self.input_image_size
         places = (points + 0.5) / torch.tensor((w, h), dtype=points.dtype, device=points.device)
         nothing = torch.zeros_like(self.not_a_point_embed.weight)
@@ -170,14 +170,14 @@ class PromptEncoder(nn.Module):
         position = self.pe_layer(places) * (labels >= 0).unsqueeze(-1)
         return position.to(table.dtype) + F.embedding(labels - IGNORED, table)
 
-    def _text_token(self, text: Tensor) -> Tensor:
+    def _embed_text(self, text: Tensor) -> Tensor:
         if self.text_dim is None:
             raise ValueError("this model takes no text prompts; build it with create_sam(..., text_dim=...)")
         if text.shape[-1] != self.text_dim:
             raise ValueError(f"text embeddings of width {text.shape[-1]} do not fit; this model takes {self.text_dim}")
         return self.text_projection(text.to(self.text_projection.weight.dtype)).unsqueeze(1)
 
-    def _map(self, masks: Tensor | None, has_mask: Tensor | None) -> Tensor:
+    def _embed_masks(self, masks: Tensor | None, has_mask: Tensor | None) -> Tensor:
         h, w = self.image_embedding_size
         nothing = self.no_mask_embed.weight.view(1, -1, 1, 1).expand(1, -1, h, w)
         if masks is None:

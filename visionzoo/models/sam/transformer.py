@@ -50,8 +50,8 @@ class MLPBlock(nn.Module):
         return self.lin2(F.relu(self.lin1(x)))
 
 
-class Attention(nn.Module):
-    """Attention in a narrower space: queries, keys, values (.., C) -> D -> (.., C).
+class SamAttention(nn.Module):
+    """Attention in a narrower space, Meta's ``Attention``: queries, keys, values (.., C) -> D -> (.., C).
 
     Args:
         dim: C.
@@ -160,14 +160,14 @@ class TwoWayBlock(nn.Module):
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, *, first: bool) -> None:
         super().__init__()
         self.first = first
-        self.self_attn = Attention(dim, num_heads)
+        self.self_attn = SamAttention(dim, num_heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.cross_attn_token_to_image = Attention(dim, num_heads, downsample=2)
+        self.cross_attn_token_to_image = SamAttention(dim, num_heads, downsample=2)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLPBlock(dim, mlp_dim)
         self.norm3 = nn.LayerNorm(dim)
         self.norm4 = nn.LayerNorm(dim)
-        self.cross_attn_image_to_token = Attention(dim, num_heads, downsample=2)
+        self.cross_attn_image_to_token = SamAttention(dim, num_heads, downsample=2)
 
     def project(self, keys: Tensor, position: Tensor) -> Cells:
         """An image's cells (1, S, C), and what this block, as the first, makes of them."""
@@ -208,7 +208,7 @@ class TwoWayTransformer(nn.Module):
     def __init__(self, dim: int, depth: int = 2, num_heads: int = 8, mlp_dim: int = 2048) -> None:
         super().__init__()
         self.layers = nn.ModuleList(TwoWayBlock(dim, num_heads, mlp_dim, first=i == 0) for i in range(depth))
-        self.final_attn_token_to_image = Attention(dim, num_heads, downsample=2)
+        self.final_attn_token_to_image = SamAttention(dim, num_heads, downsample=2)
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def cells(self, source: Tensor, position: Tensor) -> Cells:

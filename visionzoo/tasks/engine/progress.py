@@ -16,7 +16,7 @@ from visionzoo.tasks.engine.guard import NonFinite
 from visionzoo.terminal import say
 
 
-class Speed:
+class Throughput:
     """Images per second over the last batches, pauses such as validation left out."""
 
     def __init__(self, memory: float = 0.9) -> None:
@@ -50,7 +50,7 @@ class ProgressBar(RichProgressBar):
 
     def __init__(self, refresh_rate: int = 4) -> None:
         super().__init__(refresh_rate=refresh_rate)
-        self._speed = Speed()
+        self._speed = Throughput()
         self._values: dict[str, Any] = {}
         self._read_from: Any = None
         self._begun: tuple[float, int] = (0.0, 0)

@@ -26,7 +26,7 @@ else:
 Indices = int | Sequence[int] | None
 
 
-class TimmFace(_Base):
+class TimmMixin(_Base):
     """Mixin of native backbones; each brings ``feature_info``, ``forward_intermediates`` and ``set_input_size``."""
 
     @property
@@ -39,7 +39,7 @@ class TimmFace(_Base):
         """timm's older name of :attr:`pretrained_cfg`."""
         return self.pretrained_cfg
 
-    def _moved_to(self, image_size: int | tuple[int, int] | None, other: dict[str, Any]) -> tuple[int, int]:
+    def _checked_input_size(self, image_size: int | tuple[int, int] | None, other: dict[str, Any]) -> tuple[int, int]:
         """The (H, W) that ``set_input_size`` is asked for; what the model says of itself follows."""
         if given := {k: v for k, v in other.items() if v is not None}:
             raise ValueError(
@@ -56,7 +56,7 @@ class TimmFace(_Base):
         return size
 
 
-def take(count: int, indices: Indices) -> list[int]:
+def feature_take_indices(count: int, indices: Indices) -> list[int]:
     """The places that ``indices`` means among ``count`` layers, as timm reads them, in the order of the layers.
 
     Raises:
