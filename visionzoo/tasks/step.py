@@ -37,6 +37,7 @@ class TrainingStep:
 
     def __init__(self) -> None:
         self.size: int | None = None  #: images that go through the network at a time; None for the whole batch
+        self.filled = False  #: whether ``.grad`` holds something of the batch at hand
         self._window = Window()
 
     def __call__(self, task: TaskInterface, batch: Any, batch_idx: int) -> Step:
@@ -50,6 +51,7 @@ class TrainingStep:
         if not begun:
             for optimizer in trainer.optimizers:
                 optimizer.zero_grad()
+        self.filled = True
         divisor = self._window.add(trainer, batch_idx, images)
         if not can_repeat(task):
             with advise(task):
