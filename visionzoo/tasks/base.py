@@ -171,22 +171,21 @@ class VisionTask(TaskInterface):
         """A batch -> the scalar loss that Lightning goes on with, see :class:`TrainingStep`."""
         before = self.step
         self.step = step = self.take_step(self, self.take_batch(batch), batch_idx)
-        values = {"train/loss": step.value, **{f"train/{name}": value for name, value in step.logs.items()}}
         # Loggers read, or whoever asks for the last values of an epoch. Each value that is logged costs more than the
         # step of a small model, and on a bar it has the device waited for.
         if is_logged_step(self.trainer) or batch_idx + 1 >= self.trainer.num_training_batches:
             self.logged_step = step
-            self._log_step(step, values)
+            self._log_step(step)
         else:
             if before is not None and before is self.logged_step:
-                forget_logged(self.trainer, {"micro_batch", "lr", "train/loss", *(f"train/{n}" for n in before.logs)})
-            show_callbacks(self.trainer, values)
+                forget_logged(self.trainer, {"micro_batch", "lr", *before.named()})
+            show_callbacks(self.trainer, step.named())
         return step.loss
 
-    def _log_step(self, step: Step, values: Mapping[str, Tensor]) -> None:
+    def _log_step(self, step: Step) -> None:
         if self.take_step.size is not None:
             self.log("micro_batch", float(self.take_step.size), batch_size=step.size)
-        self.log_dict(values, prog_bar=True, batch_size=step.size)
+        self.log_dict(step.named(), prog_bar=True, batch_size=step.size)
         if self.trainer.optimizers:
             self.log("lr", max(g["lr"] for g in self.trainer.optimizers[0].param_groups), batch_size=step.size)
 

@@ -28,6 +28,10 @@ class Step(NamedTuple):
     logs: Mapping[str, Tensor]  #: of the whole batch, without a graph
     size: int  #: images in the batch
 
+    def named(self) -> dict[str, Tensor]:
+        """Loss and logs by the names under which they are logged."""
+        return {"train/loss": self.value, **{f"train/{name}": value for name, value in self.logs.items()}}
+
 
 class TrainingStep:
     """Fills ``.grad``, batch by batch, and adds up over the batches of an optimizer step.
