@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +17,9 @@ import pytest
 # torch is imported, which reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Each process of a session, and what it starts, keeps what it computes in a cache that goes with it: not in the user's.
+_CACHE = tempfile.TemporaryDirectory(prefix="visionzoo-cache-", ignore_cleanup_errors=True)
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 #: Run at the start of a process: from here on, any use of the network is an error that names the address.
 BLOCK_NETWORK = """

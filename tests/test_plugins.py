@@ -11,6 +11,7 @@ import pytest
 
 from visionzoo import plugins
 from visionzoo.cli.commands import COMMANDS
+from visionzoo.cli.imports import require_for_training
 from visionzoo.cli.main import main
 from visionzoo.models.bundle import ModelConfig, read_config
 from visionzoo.plugins import PluginError, import_typed, remembered, require, typed
@@ -197,3 +198,76 @@ def test_imports_that_are_no_list_of_names_are_refused(tmp_path: Path) -> None:
     (run / "config.json").write_text(json.dumps({**values, "imports": [3]}))
     with pytest.raises(ValueError, match="imports is"):
         read_config(run)
+
+
+# ---- what the options of a run's trainer name ------------------------------------------------------------------------
+
+HOOK = {"class_path": "pytorch_lightning.callbacks.LambdaCallback", "init_args": {"on_fit_start": "os.abort"}}
+
+
+def run_with(trainer: Any, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "last.ckpt").touch()
+    (folder / "config.yaml").write_text(json.dumps({"trainer": trainer, "data": {"path": "test.csv"}}))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "named"),
+    [
+        ({"callbacks": [{"class_path": "ext_seen.Seen"}]}, "ext_seen.Seen"),
+        ({"callbacks+": {"class_path": "ext_seen.Seen"}}, "ext_seen.Seen"),
+        ({"callbacks": "ext_seen.Seen"}, "ext_seen.Seen"),
+        ({"logger": {"class_path": "ext_nowhere.Log"}}, "ext_nowhere.Log"),
+        ({"strategy": {"class_path": "subprocess.Popen", "init_args": {"args": "true"}}}, "subprocess.Popen"),
+        ({"callbacks": [HOOK]}, "os.abort"),
+        ("more.yaml", "'more.yaml'"),
+        ({"callbacks": "more"}, "'more'"),
+    ],
+)
+def test_a_run_of_a_stranger_names_nothing_to_run(
+    trainer: Any, named: str, tmp_path: Path, work: Path, trace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extension(tmp_path / "installed", "ext_seen", trace, "from pathlib import Path\nPath({trace!r}).touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    run_with(trainer, work / "run")
+    (work / "run" / "more").write_text(json.dumps([{"class_path": "ext_seen.Seen"}]))
+    assert main(["train", "classify", "fit", "--resume", "run"]) == 2
+    assert not trace.exists()
+    said = capsys.readouterr().err
+    assert named in said
+    assert said.count("\n") == 1
+    assert ("--import" in said) == ("." in named and "more" not in named)
+
+
+def test_lightnings_own_classes_and_typed_modules_may_be_named(
+    tmp_path: Path, work: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extension(work, "ext_mine", trace)
+    stopping = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/loss"}}
+    run_with({"callbacks": [stopping, {"class_path": "ext_mine.Mine"}], "logger": "CSVLogger"}, work / "run")
+    args = ["classify", "fit", "--resume", "run"]
+    with pytest.raises(PluginError, match="add --import ext_mine"):
+        require_for_training(args)
+    import_typed("ext_mine.py")
+    require_for_training(args)
+
+
+def test_a_callback_that_the_user_names_is_remembered(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "installed").mkdir()
+    text = "from pytorch_lightning import Callback\n\n\nclass Mine(Callback):\n    pass\n"
+    (tmp_path / "installed" / "ext_callback.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    options = ["--data.path=shapes:32", "--data.num_workers=0", "--data.batch_size=8", "--trainer.accelerator=cpu"]
+    options += ["--model.backbone=vit_nano_patch4_32", "--trainer.max_steps=1", "--run_dir=run"]
+    assert main(["train", "classify", "fit", *options, "--trainer.callbacks=ext_callback.Mine"]) == 0
+    text = (work / "run" / "config.yaml").read_text()
+    assert "--import ext_callback" in text.splitlines()[0]
+    again = ["classify", "fit", "--resume", "run"]
+    require_for_training(again)  # in this process it has been named
+    monkeypatch.setattr(plugins, "_typed", {})
+    for name in [n for n in sys.modules if n.startswith("ext_")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(PluginError, match="add --import ext_callback"):
+        require_for_training(again)

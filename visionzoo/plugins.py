@@ -4,7 +4,8 @@ A module registers backbones, tasks, losses and the like when it is imported. Th
 
 - the user types ``--import my_module`` (or a ``.py`` file): :func:`import_typed`;
 - an installed package has ``[project.entry-points."visionzoo"]``: :func:`load_installed`;
-- a run or an exported model says that it was made with a module: :func:`require`. Such a file may come from a stranger,
+- a run or an exported model says that it was made with a module: :func:`require`; or the options of a run's trainer
+  name a callback, a logger or the like: :func:`require_classes`. Such a file may come from a stranger,
   so it can ask only for what the user has installed as an extension of visionzoo: a module by name, found on the
   import path (neither in the current directory nor in the folder that asks), whose package imports visionzoo.
   For anything else the user has to type ``--import``.
@@ -18,11 +19,12 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 GROUP = "visionzoo"
 #: Names that runs remember -> what the user typed, in the order of import.
@@ -30,6 +32,9 @@ _typed: dict[str, str] = {}
 #: Entries of the import path that are there only because the user typed a module or a file in them.
 _added: set[Path] = set()
 _announced = list(metadata.entry_points(group=GROUP))  #: by installed packages, and not imported yet
+#: Packages whose classes and functions the options of a trainer may name.
+_TRUSTED = ("lightning", "pytorch_lightning", "torch", "visionzoo")
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _USES_US = re.compile(rb"^\s*(import|from)\s+visionzoo\b", re.MULTILINE)
 
 
@@ -160,6 +165,51 @@ def require(names: Iterable[str], origin: str | os.PathLike[str]) -> None:
             )
         _import(name, f"{origin}, made with --import {name},")
         _typed[name] = name  # what is made from it needs it as well
+
+
+def classes_in(options: Any, key: str = "") -> Iterator[str]:
+    """Strings in a run's options for Lightning's trainer by which a parser would import something."""
+    if isinstance(options, Mapping):
+        for name, value in options.items():
+            yield from classes_in(value, str(name))
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from classes_in(value, key)
+    elif isinstance(options, str) and _DOTTED.fullmatch(options):
+        top = options.partition(".")[0]
+        known = top in sys.modules or top in sys.builtin_module_names or PathFinder.find_spec(top) is not None
+        if key.endswith("class_path") or known:
+            yield options
+
+
+def module_of(path: str) -> str:
+    """``package.module`` of ``package.module.Class``, as far as it has been imported."""
+    parts = path.split(".")
+    found = [".".join(parts[:i]) for i in range(1, len(parts)) if ".".join(parts[:i]) in sys.modules]
+    return found[-1] if found else ".".join(parts[:-1])
+
+
+def is_trusted(path: str) -> bool:
+    """Whether ``package.module.Class`` is ours, Lightning's or torch's, or of a module that the user has typed."""
+    parts = path.split(".")
+    names = {".".join(parts[:i]) for i in range(1, len(parts))}
+    return parts[0] in _TRUSTED or not names.isdisjoint(name.removesuffix(".py") for name in _typed)
+
+
+def require_classes(paths: Iterable[str], origin: str | os.PathLike[str]) -> None:
+    """See that a run's options name no class or function but those of Lightning, of extensions, and what was typed.
+
+    Raises:
+        PluginError: saying which ``--import`` to add. Nothing has been imported then.
+    """
+    for path in paths:
+        parts = path.split(".")
+        modules = [".".join(parts[:i]) for i in range(1, len(parts))]
+        if not is_trusted(path) and not any(_is_extension(name, Path(origin).resolve().parent) for name in modules):
+            raise PluginError(
+                f"{origin} asks for {path}, which is neither Lightning's nor of an installed extension, so a "
+                f"file alone cannot have it run: look at that code, and add --import {modules[-1]}"
+            )
 
 
 def _is_module(name: str) -> bool:

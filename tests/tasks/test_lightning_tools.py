@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BaseFinetuning, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.tuner import Tuner
 from test_accumulation import classify, clip, mae, segment
 from torch.utils.data import DataLoader, Dataset
 
@@ -188,3 +191,121 @@ def test_what_is_settled_are_options_and_the_rest_may_change(make: Callable[[int
     for name in task.settled:
         assert settled_changes(then, built, {**now, name: "another"}, task.settled)
         assert settled_changes(then, built, {**now, name: built[name]}, task.settled) == []  # as it came to be
+
+
+class Reads(pl.Callback):
+    """What a callback is shown after each batch, and what it was."""
+
+    def __init__(self) -> None:
+        self.shown: list[float] = []
+        self.true: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        self.shown.append(float(trainer.callback_metrics["train/loss"]))
+        self.true.append(float(outputs["loss"]))
+
+
+def small(kind: type[ClassifyTask] = ClassifyTask, **options: Any) -> ClassifyTask:
+    torch.manual_seed(0)
+    return kind(**{"backbone": "vit_nano_patch4_32", "image_size": 16, "num_classes": 3, "lr": 1e-3, **options})
+
+
+def test_callbacks_see_the_loss_of_every_step(tmp_path: Path) -> None:
+    reads = Reads()
+    best = ModelCheckpoint(tmp_path, monitor="train/loss", save_top_k=-1, every_n_train_steps=1, filename="{step}")
+    loop = trainer(callbacks=[reads, best], enable_checkpointing=True, max_epochs=2, log_every_n_steps=3)
+    loop.fit(small(), DataLoader(Pairs(), batch_size=2))
+    assert reads.shown == reads.true
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_a_trainer_that_logs_nothing_goes_on_so() -> None:
+    log = Mock(spec=CSVLogger)
+    loop = trainer(logger=log, log_every_n_steps=0)
+    loop.fit(small(), DataLoader(Pairs(), batch_size=4))
+    assert loop.log_every_n_steps == 0
+    assert not any("train/loss" in call.kwargs.get("metrics", {}) for call in log.log_metrics.call_args_list)
+
+
+class OwnStep(ClassifyTask):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        images, labels = batch
+        return torch.nn.functional.cross_entropy(self.model(self.normalize(images)), labels)
+
+
+def test_a_training_step_of_ones_own_starts_from_no_gradient() -> None:
+    ours, own = small(label_smoothing=0.0), small(OwnStep)
+    for task in (ours, own):
+        trainer(accumulate_grad_batches=2).fit(task, DataLoader(Pairs(), batch_size=2))
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(own.state_dict()[name], tensor)
+
+
+class OneCycle(ClassifyTask):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()["optimizer"]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=20)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class NoSchedule(ClassifyTask):
+    def configure_optimizers(self) -> Any:
+        return super().configure_optimizers()["optimizer"]
+
+
+@pytest.mark.parametrize("kind", [OneCycle, NoSchedule])
+def test_our_optimizer_with_another_schedule(kind: type[ClassifyTask]) -> None:
+    loop = trainer()
+    loop.fit(small(kind), DataLoader(Pairs(), batch_size=4))
+    assert loop.global_step == 2
+
+
+def test_lightning_finds_a_learning_rate(tmp_path: Path) -> None:
+    found = Tuner(trainer(default_root_dir=tmp_path, max_epochs=5)).lr_find(
+        small(), DataLoader(Pairs(), batch_size=2), num_training=8, early_stop_threshold=None
+    )
+    assert found is not None
+    rates = found.results["lr"]
+    assert rates == sorted(rates)
+    assert rates[0] < 1e-6 < 0.1 < rates[-1]
+
+
+class Unfreeze(BaseFinetuning):
+    def freeze_before_training(self, pl_module: pl.LightningModule) -> None:
+        self.freeze(pl_module.model.blocks)  # type: ignore[union-attr]
+
+    def finetune_function(self, pl_module: pl.LightningModule, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.model.blocks, optimizer, lr=1e-4)  # type: ignore[union-attr]
+
+
+class Kept(pl.Callback):
+    """A checkpoint at the end of the third epoch, and a weight when training starts."""
+
+    name = "model.blocks.0.mlp.fc1.weight"
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = pl_module.state_dict()[self.name].clone()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            trainer.save_checkpoint(self.file)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_a_callback_unfreezes_layers_and_goes_on(decay: float, tmp_path: Path) -> None:
+    file, data = tmp_path / "x.ckpt", DataLoader(Pairs(), batch_size=4)
+    first = Kept(file)
+    loop = trainer(max_epochs=4, callbacks=[Unfreeze(), first])
+    loop.fit(small(ema_decay=decay), data, data)
+    assert loop.optimizers[0].param_groups[-1]["lr"] == 1e-4
+    stored = torch.load(file, weights_only=True)
+    trained = stored.get("ema_trained", stored["state_dict"])[Kept.name]
+    assert not torch.equal(trained, first.start)
+    assert torch.equal(trained, stored["state_dict"][Kept.name]) == (not decay)
+    again = Kept(file)
+    trainer(max_epochs=4, callbacks=[Unfreeze(), again]).fit(small(ema_decay=decay), data, data, ckpt_path=file)
+    assert torch.equal(again.start, trained)

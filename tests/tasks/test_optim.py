@@ -13,7 +13,7 @@ from visionzoo.models.classifier import create_classifier
 from visionzoo.models.mae import create_mae
 from visionzoo.models.sam import create_sam
 from visionzoo.models.simmim import create_simmim
-from visionzoo.tasks.optim import group_table, make_adamw, make_schedule, param_groups, warmup_cosine
+from visionzoo.tasks.optim import Schedule, group_table, make_adamw, param_groups, warmup_cosine
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_schedule_values() -> None:
 def test_groups_keep_their_ratio_along_the_schedule(model: nn.Module) -> None:
     groups = param_groups(model, lr=1.0, weight_decay=0.1, layer_decay=0.5)
     optimizer = make_adamw(groups, lr=1.0, betas=(0.9, 0.95))
-    schedule = make_schedule(optimizer, lambda step: warmup_cosine(step, warmup_steps=2, total_steps=5))
+    schedule = Schedule(optimizer, lambda step: warmup_cosine(step, warmup_steps=2, total_steps=5))
     for step in range(5):
         factor = warmup_cosine(step, warmup_steps=2, total_steps=5)
         assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([g["lr_scale"] * factor for g in groups])

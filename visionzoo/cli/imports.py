@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from visionzoo.cli.suggest import UsageError
-from visionzoo.plugins import import_typed, load_installed, require
+from visionzoo.plugins import classes_in, import_typed, load_installed, require, require_classes
 
 IMPORT_HELP = (
     "a module, or a .py file, with backbones, tasks or losses of your own; may be given several times. Runs remember it"
 )
+#: Parts of a configuration whose strings are names and paths, and import nothing.
+PLAIN = ("model", "data", "import")
 
 
 def take_option(args: Sequence[str], name: str) -> tuple[list[str], list[str]]:
@@ -57,24 +60,52 @@ def require_for_training(args: Sequence[str]) -> None:
     """
     _, resumed = take_option(args, "resume")
     _, configs = take_option(args, "config")
-    for file in [*(Path(run) / "config.yaml" for run in resumed), *map(Path, configs)]:
-        if names := _names(file):
-            require(names, file)
+    for file in map(Path, configs):  # the user's own word
+        if b"import" in _bytes(file):
+            require(_names(_options(file)), file)
+    for file in (Path(run) / "config.yaml" for run in resumed):  # a folder may come from a stranger
+        options = _options(file)
+        require(_names(options), file)
+        if found := next(_elsewhere(options, file), None):
+            raise ValueError(f"{file} takes options from another file, {found!r}, which no run writes; use --config")
+        require_classes(classes_in({k: v for k, v in options.items() if k not in PLAIN}), file)
 
 
-def _names(file: Path) -> list[str]:
-    """What a configuration names; nothing where it is no valid one, which is said when it is parsed."""
+def _bytes(file: Path) -> bytes:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return []
-    if "import" not in text:
-        return []
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def _options(file: Path) -> dict[Any, Any]:
+    """What a configuration holds; nothing where it is no valid one, which is said when it is parsed."""
     import yaml
 
     try:
-        found: Any = yaml.safe_load(text)
+        found: Any = yaml.safe_load(_bytes(file))
     except (yaml.YAMLError, ValueError, RecursionError):
-        return []
-    names = found.get("import") if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _names(options: dict[Any, Any]) -> list[str]:
+    names = options.get("import")
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _elsewhere(options: dict[Any, Any], file: Path) -> Iterator[str]:
+    """Files that a parser would read in the place of options."""
+    for name, value in options.items():
+        if name in ("trainer", *PLAIN) and isinstance(value, str):
+            yield value
+        elif name not in PLAIN:
+            yield from (text for text in _strings(value) if any(map(os.path.isfile, (text, file.parent / text))))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(one)
+    elif isinstance(value, str):
+        yield value

@@ -24,7 +24,7 @@ from visionzoo.cli.options import OneLineParser, check_loggers, check_options, s
 from visionzoo.cli.processes import StopSignal, leave_together
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
-from visionzoo.plugins import remembered, typed
+from visionzoo.plugins import classes_in, import_typed, is_trusted, module_of, remembered, typed
 from visionzoo.runs import FolderLock, RunFolder
 from visionzoo.signals import TRY_AGAIN
 from visionzoo.tasks import optim
@@ -148,6 +148,9 @@ class TrainCLI(LightningCLI):
             if path not in (None, "null"):
                 self.config[self._only][option] = path
         check_loggers(self.config[self._only]["trainer"].get("logger"))
+        for path in classes_in(self.config[self._only]["trainer"].as_dict()):
+            if not is_trusted(path):  # the user named it, or what it is in, so a run that goes on may be told again
+                import_typed(module_of(path))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: our checkpoints hold no options, and Lightning would read the file here, before our own checks."""

@@ -18,7 +18,7 @@ from visionzoo.models.preprocess import Normalize, as_grey
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.tasks.interface import TaskInterface
-from visionzoo.tasks.lightning_private import forget_logged, is_logged_step
+from visionzoo.tasks.lightning_private import forget_logged, is_logged_step, show_callbacks
 from visionzoo.tasks.options import plain, settled_changes
 from visionzoo.tasks.out_of_memory import advise, statistics_of
 from visionzoo.tasks.step import Step, TrainingStep
@@ -164,7 +164,7 @@ class VisionTask(TaskInterface):
         self.running_statistics = statistics_of(self)
         # on a small set an epoch has fewer steps than the logging interval, and would show no loss at all
         trainer: Any = self.trainer
-        if (steps := self._steps_per_epoch()) is not None:
+        if trainer.log_every_n_steps and (steps := self._steps_per_epoch()) is not None:
             trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, int(steps)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -176,15 +176,16 @@ class VisionTask(TaskInterface):
         if is_logged_step(self.trainer) or batch_idx + 1 >= self.trainer.num_training_batches:
             self.logged_step = step
             self._log_step(step)
-        elif before is not None and before is self.logged_step:
-            forget_logged(self.trainer, {"micro_batch", "lr", "train/loss", *(f"train/{n}" for n in before.logs)})
+        else:
+            if before is not None and before is self.logged_step:
+                forget_logged(self.trainer, {"micro_batch", "lr", *before.named()})
+            show_callbacks(self.trainer, step.named())
         return step.loss
 
     def _log_step(self, step: Step) -> None:
         if self.take_step.size is not None:
             self.log("micro_batch", float(self.take_step.size), batch_size=step.size)
-        values = {"train/loss": step.value, **{f"train/{name}": value for name, value in step.logs.items()}}
-        self.log_dict(values, prog_bar=True, batch_size=step.size)
+        self.log_dict(step.named(), prog_bar=True, batch_size=step.size)
         if self.trainer.optimizers:
             self.log("lr", max(g["lr"] for g in self.trainer.optimizers[0].param_groups), batch_size=step.size)
 
@@ -209,7 +210,10 @@ class VisionTask(TaskInterface):
         Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Nothing: Lightning comes here when :class:`TrainingStep` has begun to fill them."""
+        """Nothing where :class:`TrainingStep` has begun to fill them; a task may have a training_step of its own."""
+        if not self.take_step.filled:
+            optimizer.zero_grad()
+        self.take_step.filled = False
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Take a held-out batch into account."""
@@ -247,7 +251,7 @@ class VisionTask(TaskInterface):
             total_steps=total,
             floor=min(1.0, self.min_lr / lr),
         )
-        scheduler = optim.make_schedule(optimizer, factor)
+        scheduler = optim.Schedule(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> Optimizer:
@@ -257,20 +261,20 @@ class VisionTask(TaskInterface):
     def apply_optimizer_options(self) -> None:
         """Learning rates, decay and momenta as the options say: a checkpoint brings those that it was saved with.
 
-        A task with a :meth:`configure_optimizers` of its own keeps what the checkpoint says.
+        A task with a :meth:`configure_optimizers` of its own keeps what the checkpoint says, and so do groups that a
+        callback has added.
         """
-        if self._group_options is None:
-            return
-        for optimizer, config in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
-            schedule: Any = config.scheduler
+        for config in self.trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if self._group_options is None or not isinstance(schedule, optim.Schedule):  # other people's
+                continue
             schedule.base_lrs = [options["lr"] * self.lr_factor for options in self._group_options]
             now = [
                 lr * factor(schedule.last_epoch)
                 for lr, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
             ]
-            for group, options, peak, lr in zip(
-                optimizer.param_groups, self._group_options, schedule.base_lrs, now, strict=True
-            ):
+            groups = schedule.optimizer.param_groups[: len(now)]
+            for group, options, peak, lr in zip(groups, self._group_options, schedule.base_lrs, now, strict=True):
                 group.update(options, initial_lr=peak, lr=lr)
                 if "betas" in group:
                     group["betas"] = self.betas

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pytorch_lightning import Trainer
+from torch import Tensor
 
 
 def is_logged_step(trainer: Trainer) -> bool:
@@ -21,6 +22,11 @@ def forget_logged(trainer: Trainer, names: Collection[str]) -> None:
     for item in () if results is None else results.values():
         if item.meta.name in names:
             item.reset()
+
+
+def show_callbacks(trainer: Trainer, values: Mapping[str, Tensor]) -> None:
+    """Have ``trainer.callback_metrics`` hold these, for callbacks that follow every step; nothing waits for them."""
+    trainer._logger_connector._callback_metrics.update(values)
 
 
 def log_now(trainer: Trainer) -> None:

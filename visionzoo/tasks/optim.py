@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -122,9 +122,15 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, floor: floa
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_schedule(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
-    """Multiply each group's own learning rate by ``factor(step)``; step it once per optimizer step."""
-    return LambdaLR(optimizer, factor)
+class Schedule(LambdaLR):
+    """Each group's own learning rate times ``factor(step)``; to be stepped once per optimizer step.
+
+    Groups that are added later, as Lightning's BaseFinetuning does, keep the learning rate that they are given.
+    """
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The learning rate of each group."""
+        return [*super().get_lr(), *(group["lr"] for group in self.optimizer.param_groups[len(self.base_lrs) :])]
 
 
 def total_parameters(model: nn.Module) -> tuple[int, int]:

@@ -29,6 +29,10 @@ class Step(NamedTuple):
     logs: Mapping[str, Tensor]  #: of the whole batch, without a graph
     size: int  #: images in the batch
 
+    def named(self) -> dict[str, Tensor]:
+        """Loss and logs by the names under which they are logged."""
+        return {"train/loss": self.value, **{f"train/{name}": value for name, value in self.logs.items()}}
+
 
 class TrainingStep:
     """Fills ``.grad``, batch by batch, and adds up over the batches of an optimizer step.
@@ -38,6 +42,7 @@ class TrainingStep:
 
     def __init__(self) -> None:
         self.size: int | None = None  #: images that go through the network at a time; None for the whole batch
+        self.filled = False  #: whether ``.grad`` holds something of the batch at hand
         self._window = Window()
 
     def __call__(self, task: TaskInterface, batch: Any, batch_idx: int) -> Step:
@@ -51,6 +56,7 @@ class TrainingStep:
         if not begun:
             for optimizer in trainer.optimizers:
                 optimizer.zero_grad()
+        self.filled = True
         divisor = self._window.add(trainer, batch_idx, images)
         if not can_repeat(task):
             with advise(task):

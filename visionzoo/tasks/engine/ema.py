@@ -6,7 +6,7 @@ integer buffers, has no warm-up, and an interrupt during validation saves the tw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,21 +36,27 @@ class EMA(Callback):
             raise ValueError(f"ema_decay={decay} must be in (0, 1), or 0 to turn the average off")
         self.decay = decay
         self.average: dict[str, Tensor] = {}
-        self._weights: list[Tensor] = []
+        self._weights: dict[str, Tensor] = {}  #: by the same names; they share memory with what is trained
         self._last_step = 0
         self._swapped = False
-        self._restored: dict[str, Tensor] | None = None
+        self._restored: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the weights as they are, or with the average of a checkpoint."""
-        averaged = _averaged(pl_module)
-        self._weights = [tensor.detach() for tensor in averaged.values()]  # they share memory with what is trained
-        self.average = {name: tensor.detach().clone() for name, tensor in averaged.items()}
+        tensors = pl_module.state_dict(keep_vars=True)
+        self.average, self._weights = {}, {}
+        self._join({**_averaged(pl_module), **{name: tensors[name] for name in self._restored}})
         self._last_step, self._swapped = trainer.global_step, False
-        if self._restored is not None:  # the module holds the checkpoint's state_dict, which is the average
-            for name, tensor in averaged.items():
-                tensor.data.copy_(self._restored[name])
-            self._restored = None
+        for name, tensor in self._restored.items():  # the module holds the checkpoint's state_dict, the average
+            self._weights[name].copy_(tensor)
+        self._restored = {}
+
+    def _join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Average these too, from now on: what a callback unfreezes is there at the next evaluation or save."""
+        for name, tensor in tensors.items():
+            if name not in self.average:
+                self.average[name] = tensor.detach().clone()
+            self._weights.setdefault(name, tensor.detach())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step  # known only once the loops are restored
@@ -67,7 +73,8 @@ class EMA(Callback):
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the weights as they are after ``step`` optimizer steps."""
-        torch._foreach_lerp_(list(self.average.values()), self._weights, 1 - ema_decay_at(step, self.decay))
+        weights = [self._weights[name] for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - ema_decay_at(step, self.decay))
 
     @contextmanager
     def averaged(self, module: nn.Module) -> Iterator[None]:
@@ -75,38 +82,42 @@ class EMA(Callback):
         if not self.average or self._swapped:
             yield
             return
-        self._swap(module)
+        self._join(_averaged(module))
+        self._swap()
         try:
             yield
         finally:
-            self._swap(module)
+            self._swap()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average in the place of the weights."""
         if self.average and trainer.state.fn == "fit":
-            self._swap(pl_module)
+            self._join(_averaged(pl_module))
+            self._swap()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the trained weights back."""
-        self._unswap(pl_module)
+        self._unswap()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put the trained weights back: what is saved now must be them."""
-        self._unswap(pl_module)
+        self._unswap()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the module."""
-        self._swap(pl_module)
-        self.average, self._weights, self._swapped = {}, [], False
+        self._swap()
+        self.average, self._weights, self._swapped = {}, {}, False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """``state_dict`` is the average, ``ema_trained`` what training goes on from."""
         if not self.average:
             return
         assert not self._swapped, "a checkpoint must not be saved while the average stands in for the weights"
+        self._join(_averaged(pl_module))
         stored = checkpoint["state_dict"]
-        first = {id(tensor): name for name, tensor in _averaged(pl_module).items()}
-        tensors = pl_module.state_dict(keep_vars=True)  # a tied tensor has several names here and one in the average
+        tensors = pl_module.state_dict(keep_vars=True)
+        first = {id(tensors[name]): name for name in self.average}
+        # a tied tensor has several names here and one in the average
         averages = {n: self.average[first[id(t)]] for n, t in tensors.items() if id(t) in first}
         checkpoint["ema_trained"] = {name: stored[name] for name in self.average}
         checkpoint["state_dict"] = {**stored, **averages}
@@ -114,21 +125,18 @@ class EMA(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the trained weights until :meth:`on_fit_start`."""
         if trainer.state.fn == "fit":
-            names = _averaged(pl_module)
-            trained = checkpoint.get("ema_trained", checkpoint["state_dict"])
-            self._restored = {name: trained[name] for name in names}
+            self._restored = checkpoint.get("ema_trained", {})  # without an average, state_dict is what was trained
 
-    @torch.no_grad()
-    def _swap(self, module: nn.Module) -> None:
-        for name, tensor in _averaged(module).items():
-            kept = tensor.detach().clone()
-            tensor.data.copy_(self.average[name])
+    def _swap(self) -> None:
+        for name, weight in self._weights.items():
+            kept = weight.clone()
+            weight.copy_(self.average[name])
             self.average[name].copy_(kept)
         self._swapped = not self._swapped
 
-    def _unswap(self, module: nn.Module) -> None:
+    def _unswap(self) -> None:
         if self._swapped:
-            self._swap(module)
+            self._swap()
 
 
 def _averaged(module: nn.Module) -> dict[str, Tensor]:
