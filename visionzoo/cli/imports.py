@@ -100,7 +100,7 @@ def _elsewhere(options: dict[Any, Any], file: Path) -> Iterator[str]:
         if name in ("trainer", *PLAIN) and isinstance(value, str):
             yield value
         elif name not in PLAIN:
-            yield from (text for text in _strings(value) if any(os.path.isfile(p) for p in (text, file.parent / text)))
+            yield from (text for text in _strings(value) if os.path.isfile(text) or os.path.isfile(file.parent / text))
 
 
 def _strings(value: Any) -> Iterator[str]:
