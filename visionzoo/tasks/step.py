@@ -95,7 +95,8 @@ class TrainingStep:
         total = _sum(values)
         if loss is None:
             loss = total
-        elif len(values) > 1:  # with the gradient of the last part, and the value of all
+        elif len(values) > 1 or divisor != task.trainer.accumulate_grad_batches:
+            # with the gradient of the last part, and the value of all
             loss = total + (loss - loss.detach())
         if isinstance(task.trainer.strategy, DDPStrategy) and (len(values) > 1 or not leave_last):
             loss = _Exchange.apply(loss, *(p for p in task.parameters() if p.requires_grad))
