@@ -123,6 +123,12 @@ class Calibration:
         """Plain JSON types; :meth:`from_dict` reads them."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
+    def check(self, sets: float | None = None, unknown_rate: float | None = None) -> None:
+        """Raises ValueError for what :meth:`label_sets` or :meth:`unknown` would refuse."""
+        for name, asked in (("sets", sets), ("unknown_rate", unknown_rate)):
+            if asked is not None:
+                self._place(name, asked)
+
     def label_sets(self, probabilities: Tensor, level: float) -> Tensor:
         """(N, K) calibrated probabilities -> (N, K) bool, labels that hold the truth at ``level``; at least one each.
 
