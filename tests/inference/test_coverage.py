@@ -66,9 +66,9 @@ def test_known_images_called_unknown(noise: float, rate: float) -> None:
     assert sum(rates) / SPLITS == pytest.approx(rate, abs=0.01)
 
 
-@pytest.mark.parametrize("noise", [0.0, 6.0])
-def test_the_calibration_error_of_images_that_it_was_not_fitted_on(noise: float) -> None:
-    """Half of what it was, or what is left where the probabilities are the truth: so few images are never quite even."""
+@pytest.mark.parametrize(("noise", "share"), [(0.0, 0.65), (6.0, 0.5)])
+def test_the_calibration_error_of_images_that_it_was_not_fitted_on(noise: float, share: float) -> None:
+    """A share of what it was. 747 images are never quite even: with the probabilities for the truth 0.022 are left."""
     raw, mended, said, least = [], [], [], []
     for split, (calibration, logits, probabilities, labels) in enumerate(splits(noise)):
         raw.append(calibration_error(logits.softmax(1), labels))
@@ -78,6 +78,5 @@ def test_the_calibration_error_of_images_that_it_was_not_fitted_on(noise: float)
         least.append(calibration_error(probabilities, drawn))
     before, after, told, floor = (sum(errors) / SPLITS for errors in (raw, mended, said, least))
     print(f"noise {noise}: {before:.4f} -> {after:.4f}, said {told:.4f}, of the truth {floor:.4f}")
-    assert after < max(before / 2, floor + 0.01)
-    assert after < 0.65 * before
+    assert floor < after < share * before
     assert told == pytest.approx(after, abs=0.01)  # what a calibration says of itself is what others then see
