@@ -18,7 +18,7 @@ from test_zero_shot import make_clip
 import visionzoo as vz
 from visionzoo.cli.main import main
 from visionzoo.inference.calibrate import calibrate_on, calibrate_run
-from visionzoo.models.bundle import read_config
+from visionzoo.models.bundle import ModelConfig, read_config, save_bundle
 from visionzoo.models.calibration import Calibration
 from visionzoo.runs.lock import FolderInUseError
 
@@ -208,3 +208,28 @@ def test_commands(run: Path, labelled: Path, capsys: pytest.CaptureFixture[str])
     (expected,) = vz.ImageClassifier.load(run, device="cpu").predict(image, sets=0.9, unknown_rate=0.05)
     assert [p["label"] for p in record["predictions"]] == [label for label, _ in expected]
     assert read_config(run).calibration is not None
+
+
+def test_the_zero_shot_command(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = make_clip()
+    save_bundle(
+        model, ModelConfig(task="clip", architecture=model.architecture, preprocess=model.preprocess), tmp_path / "clip"
+    )
+    images = sorted((labelled / "dog").iterdir())
+    command = ["zeroshot", *map(str, images), "--labels", "zebra,dog,cat", "--model", str(tmp_path / "clip")]
+    promised = ["--sets", "0.8", "--unknown-rate", "0.1"]
+    assert main([*command, *promised]) == 2
+    assert "need labelled images of the same kind: --calibrate PATH" in capsys.readouterr().err
+    assert main([*command, *promised, "--calibrate", str(labelled), "--device", "cpu", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "calibrated on 120 images: temperature" in said.err
+    zs = vz.ZeroShotClassifier(model, ["zebra", "dog", "cat"], "a photo of a {}.")
+    calibrate_on(zs, str(labelled))
+    for record, expected in zip(json.loads(said.out), zs.predict(images, sets=0.8, unknown_rate=0.1), strict=True):
+        assert [p["label"] for p in record["predictions"]] == [label for label, _ in expected]
+    assert main(["zeroshot", "--data.path", str(labelled), "--model", str(tmp_path / "clip"), "--calibrate", "x",
+                 *promised]) == 2  # fmt: skip
+    assert "leave --data.path out" in capsys.readouterr().err
