@@ -38,7 +38,9 @@ def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 
     data = open_data(run.path, run.val_path, seed=run.seed)
     assert data.val_source is not None
-    return trained | evaluate(ImageClassifier.load(folder, device=run.device), data.val_source, **spec["evaluation"])
+    return trained | evaluate(
+        ImageClassifier.load(folder, device=run.device, calibrated=False), data.val_source, **spec["evaluation"]
+    )
 
 
 def main(kind: str, spec_file: str, result_file: str) -> int:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassCalibrationError
 
 from comparison.corruptions import SEVERITIES, Corrupter
 from visionzoo.data.images import UnreadableImage
@@ -21,8 +20,8 @@ from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.split import stratified_limit
 from visionzoo.data.transforms import EvalTransform
 from visionzoo.inference.classifier import ImageClassifier
+from visionzoo.metrics.calibration import calibration_error
 
-BINS = 15
 CHUNK = 512  #: images held at a time
 
 
@@ -31,17 +30,6 @@ def chosen(targets: np.ndarray, limit: int | None) -> np.ndarray:
     if limit is None or limit >= len(targets):
         return np.arange(len(targets))
     return stratified_limit(targets, limit, seed=0)
-
-
-def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    """Expected calibration error (arXiv 1706.04599), in [0, 1], with 15 equal bins.
-
-    Args:
-        probabilities: (N, K).
-        labels: (N,) int64.
-    """
-    metric = MulticlassCalibrationError(probabilities.shape[1], n_bins=BINS, norm="l1")
-    return float(metric(probabilities, labels))
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:

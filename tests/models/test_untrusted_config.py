@@ -32,6 +32,10 @@ SMALL: dict[str, dict[str, Any]] = {
 #: Two patches of 8 pixels would do; what matters is that every task builds it.
 BACKBONE = "vit_nano_patch4_32"
 HUGE = 10**400
+CALIBRATION: dict[str, Any] = {
+    "images": 30, "temperature": 1.5, "error": [0.1, 0.02], "levels": [0.5, 0.9], "sets": [0.0, 0.4],
+    "known": [0.1, 0.3], "penalty": 0.01, "free_ranks": 5,
+}  # fmt: skip
 #: (part of the file, key, value): what no run writes.
 BROKEN: list[tuple[str, str, Any]] = [
     ("architecture", "weights", "hf-hub:evil/x"),
@@ -67,6 +71,36 @@ BROKEN: list[tuple[str, str, Any]] = [
     ("", "schema_version", "one"),
     ("", "task", ["classify"]),
     ("", "text_prompts", {"model": 3}),
+    ("", "calibration", 3),
+    ("", "calibration", {}),
+    *(
+        ("", "calibration", {**CALIBRATION, key: value})
+        for key, value in (
+            ("nonsense", 1),
+            ("images", 0),
+            ("images", HUGE),
+            ("temperature", 0),
+            ("temperature", -1.0),
+            ("temperature", float("nan")),
+            ("temperature", 1e300),
+            ("temperature", HUGE),
+            ("temperature", "1"),
+            ("error", [0.1]),
+            ("error", 0.1),
+            ("levels", []),
+            ("levels", [0.5, 1.5]),
+            ("levels", [0.9, 0.5]),
+            ("levels", [0.0, 0.5]),
+            ("sets", [0.1]),
+            ("sets", [0.1, float("inf")]),
+            ("sets", [0.9, 0.1]),
+            ("known", [-1, 0.1]),
+            ("known", [None, 1]),
+            ("penalty", 5),
+            ("free_ranks", -1),
+            ("free_ranks", 0.5),
+        )
+    ),
 ]
 OF_ONE_TASK: dict[str, list[tuple[str, Any]]] = {
     "classify": [("num_classes", 10**9), ("num_classes", HUGE), ("global_pool", "best")],

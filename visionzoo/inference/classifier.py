@@ -21,16 +21,17 @@ from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.folder import list_images, not_read, warn_not_read
 from visionzoo.facts import backbone_facts
 from visionzoo.files import refuse_address
+from visionzoo.inference.answers import Asked, Prediction, Scorer
 from visionzoo.inference.device import as_input, own_precision, resolve_device
 from visionzoo.inference.stream import Output, Stream, Unreadable
 from visionzoo.models.bundle import load_bundle
+from visionzoo.models.calibration import HOW, Calibration
 from visionzoo.runs.folder import RunFolder
 from visionzoo.terminal import visible_name
 from visionzoo.types import Preprocess
 
 #: One image, a folder of images (searched at any depth), or several of either.
 Images = ImageInput | Iterable[ImageInput]
-Prediction = list[tuple[str, float]]
 
 
 class Report(NamedTuple):
@@ -48,6 +49,10 @@ class ImageLabeller:
     preprocess: Preprocess
     device: torch.device
     name: str
+    #: where one is set, an image whose best label has a lower probability is first called ``unknown_label``
+    unknown: float | None = None
+    unknown_label: str = "unknown"
+    how_to_calibrate: str  #: for messages
 
     def __repr__(self) -> str:
         shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
@@ -69,6 +74,9 @@ class ImageLabeller:
         top_k: int = 5,
         batch_size: int = 32,
         on_error: Literal["raise", "skip"] = "raise",
+        *,
+        sets: float | None = None,
+        unknown_rate: float | None = None,
     ) -> list[Any]:
         """Name the images.
 
@@ -77,16 +85,21 @@ class ImageLabeller:
             top_k: answers for each image; fewer where there are fewer classes.
             batch_size: images sent through the model at a time.
             on_error: what an unreadable image does: ``raise``, or ``skip``, which gives None in its place and warns.
+            sets: of a calibrated model, in (0, 1): in place of ``top_k`` answers so many that they hold the right one
+                for this share of images like those of the calibration, at least one each.
+            unknown_rate: of a calibrated model, in (0, 1): an image that the model is so unsure of that at most this
+                share of images like those of the calibration would be called so, is first called ``unknown_label``.
 
         Returns:
             for each image a list of (label, probability in [0, 1]), highest first. The scores of a multi-label model do
             not sum to 1.
 
         Raises:
-            ValueError: naming an image that cannot be read, and why; or for ``top_k`` below 1.
+            ValueError: naming an image that cannot be read, and why; for ``top_k`` below 1; and for ``sets`` or
+                ``unknown_rate`` of a model that is not calibrated, or that its calibration images cannot tell.
             FileNotFoundError: for a path that does not exist, also with ``skip``.
         """
-        done = self.report(images, top_k, batch_size, on_error)
+        done = self.report(images, top_k, batch_size, on_error, sets=sets, unknown_rate=unknown_rate)
         if done.unreadable:
             warnings.warn(describe_unreadable(done.unreadable, len(done.names)), stacklevel=2)
         return done.predictions
@@ -97,21 +110,53 @@ class ImageLabeller:
         top_k: int = 5,
         batch_size: int = 32,
         on_error: Literal["raise", "skip"] = "skip",
+        *,
+        sets: float | None = None,
+        unknown_rate: float | None = None,
     ) -> Report:
         """What :meth:`predict` says, together with what each image is called and which ones were unreadable."""
-        if top_k < 1:
-            raise ValueError(f"top_k={top_k} must be at least 1")
+        scorer = self._scorer()
+        asked = Asked(
+            top_k=top_k, sets=sets, unknown_rate=unknown_rate, unknown=self.unknown, unknown_label=self.unknown_label
+        )
+        asked.check(scorer, self.how_to_calibrate)
         items = expand(images)
         predictions: list[Prediction | None] = [None] * len(items)
         unreadable: list[Unreadable] = []
-        labels, scores = self._scorer()
-        for output in self._run(scores, items, batch_size, on_error):
+        for output in self._run(scorer.scores, items, batch_size, on_error):
             unreadable += output.unreadable
             if output.positions:
-                values, classes = output.values.topk(min(top_k, len(labels)))
-                for i, row, ks in zip(output.positions, values.tolist(), classes.tolist(), strict=True):
-                    predictions[i] = [(labels[k], p) for k, p in zip(ks, row, strict=True)]
+                for i, answer in zip(output.positions, asked.answers(scorer, output.values), strict=True):
+                    predictions[i] = answer
         return Report([name_of(item, i) for i, item in enumerate(items)], predictions, unreadable)
+
+    def calibrate(self, images: Images, labels: Sequence[str | int], batch_size: int = 32) -> Calibration:
+        """Fit the temperature of the probabilities, and what ``sets`` and ``unknown_rate`` need; this object keeps it.
+
+        Args:
+            images: that the model was not trained on, like those to come; at least 20, better some hundreds.
+            labels: the right one of each: its text, or its place among ``self.labels``.
+            batch_size: images sent through the model at a time.
+
+        Raises:
+            ValueError: for another number of labels than images, a label that is none of the model's, too few images,
+                or a model that gives each label a probability of its own; and as :meth:`predict`.
+        """
+        scorer = self._scorer()
+        scorer.one_label_each("a calibration")
+        items = expand(images)
+        if len(items) != len(labels):
+            raise ValueError(f"{len(labels)} labels do not fit {len(items)} images")
+        known = {label: k for k, label in enumerate(scorer.labels)}
+        places = [known.get(label, -1) if isinstance(label, str) else int(label) for label in labels]
+        if odd := [label for label, k in zip(labels, places, strict=True) if not 0 <= k < len(known)]:
+            raise ValueError(f"{odd[0]!r} is none of the labels: {', '.join(scorer.labels)[:200]}")
+        logits = self._collect(scorer.logits, items, batch_size, len(known))
+        return self.use_calibration(Calibration.fit(logits, torch.tensor(places)), scorer.labels)
+
+    def use_calibration(self, calibration: Calibration, labels: tuple[str, ...]) -> Calibration:
+        """Answer by a calibration that was fitted for ``labels``. Raises ValueError where they have changed since."""
+        raise AssertionError(f"{type(self).__name__} must keep {calibration} of {len(labels)} labels")
 
     def probabilities(self, images: Images, batch_size: int = 32) -> Tensor:
         """(N, K) float32 on the CPU: softmax over the classes, or a sigmoid for each class of a multi-label model.
@@ -119,8 +164,8 @@ class ImageLabeller:
         Raises:
             ValueError, FileNotFoundError: as :meth:`predict`.
         """
-        labels, scores = self._scorer()
-        return self._collect(scores, images, batch_size, len(labels))
+        scorer = self._scorer()
+        return self._collect(scorer.scores, images, batch_size, len(scorer.labels))
 
     def embed(self, images: Images, batch_size: int = 32) -> Tensor:
         """(N, D) float32 on the CPU: what is compared or read to name each image.
@@ -130,8 +175,8 @@ class ImageLabeller:
         """
         return self._collect(self._features, images, batch_size, self.width)
 
-    def _scorer(self) -> tuple[tuple[str, ...], Callable[[Tensor], Tensor]]:
-        """The labels, and what maps (B, C, H, W) normalised images to their (B, K) probabilities."""
+    def _scorer(self) -> Scorer:
+        """What a call answers by."""
         raise AssertionError(f"{type(self).__name__} must say how it scores images")
 
     def _features(self, images: Tensor) -> Tensor:
@@ -168,8 +213,10 @@ class ImageClassifier(ImageLabeller):
     Made by :meth:`load` or :meth:`from_model`. An image is whatever PIL can open (a path, bytes, an open file), a PIL
     image, or an array or tensor as :func:`visionzoo.data.images.open_image` takes it; a path to a folder stands for the
     images in it, sorted. The model is put in eval mode; evaluation geometry and normalisation are the ones saved with
-    it. Threads may share one.
+    it. Threads may share one. Where it has a calibration, probabilities are by its temperature.
     """
+
+    how_to_calibrate = HOW
 
     def __init__(
         self,
@@ -178,6 +225,7 @@ class ImageClassifier(ImageLabeller):
         preprocess: Preprocess,
         *,
         multi_label: bool = False,
+        calibration: Calibration | None = None,
         device: str | torch.device | None = None,
         name: str = "classifier",
     ) -> None:
@@ -187,6 +235,7 @@ class ImageClassifier(ImageLabeller):
             labels: K class names, in the order of the logits.
             preprocess: how pixels become the model's input.
             multi_label: whether each class is scored for itself (sigmoid) rather than against the others (softmax).
+            calibration: of this model on held-out images; see also :meth:`calibrate`.
             device: where the model goes; None leaves it where it is.
             name: what it is called in messages and tables.
 
@@ -206,17 +255,22 @@ class ImageClassifier(ImageLabeller):
         self.labels = tuple(str(label) for label in labels)
         self.preprocess = preprocess
         self.multi_label = multi_label
+        self.calibration = calibration
         self.name = name
         self.device = next(model.parameters()).device
 
     @classmethod
-    def load(cls, source: str | Path, device: str | torch.device | None = None) -> ImageClassifier:
+    def load(
+        cls, source: str | Path, device: str | torch.device | None = None, *, calibrated: bool = True
+    ) -> ImageClassifier:
         """The classifier in a run folder, or of timm's pretrained ones.
 
         Args:
             source: a run folder, any folder with ``model.safetensors`` and ``config.json``, or ``"timm:<name>.<tag>"``,
                 whose weights timm keeps or downloads.
             device: None for a GPU where there is one, otherwise the CPU.
+            calibrated: whether to take the calibration that a run has of its held-out images; without it probabilities
+                are the plain softmax of the logits.
 
         Raises:
             FileNotFoundError: if there is no such folder, or no exported model in it.
@@ -235,7 +289,14 @@ class ImageClassifier(ImageLabeller):
         if config.task != "classify":
             raise ValueError(f"{source} holds a model of task {config.task!r}, not a classifier")
         labels = config.labels or tuple(str(k) for k in range(int(model.num_classes)))  # type: ignore[arg-type]
-        return cls(model, labels, config.preprocess, multi_label=config.multi_label, name=folder.path.resolve().name)
+        return cls(
+            model,
+            labels,
+            config.preprocess,
+            multi_label=config.multi_label,
+            calibration=config.calibration if calibrated else None,
+            name=folder.path.resolve().name,
+        )
 
     @classmethod
     def from_model(
@@ -252,13 +313,17 @@ class ImageClassifier(ImageLabeller):
         assert isinstance(preprocess, Preprocess)
         return cls(model, labels, preprocess, multi_label=multi_label, device=device, name=name)
 
-    def _scorer(self) -> tuple[tuple[str, ...], Callable[[Tensor], Tensor]]:
-        return self.labels, self._scores
+    def _scorer(self) -> Scorer:
+        return Scorer(self.name, self.labels, self._logits, self.multi_label, self.calibration)
 
-    def _scores(self, images: Tensor) -> Tensor:
+    def _logits(self, images: Tensor) -> Tensor:
         with own_precision(self.model):
-            logits = self.model(as_input(images, self.model)).float()
-        return logits.sigmoid() if self.multi_label else logits.softmax(1)
+            return self.model(as_input(images, self.model)).float()
+
+    def use_calibration(self, calibration: Calibration, labels: tuple[str, ...]) -> Calibration:
+        assert labels == self.labels
+        self.calibration = calibration
+        return calibration
 
     def _features(self, images: Tensor) -> Tensor:
         with own_precision(self.model):

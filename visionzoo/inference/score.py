@@ -6,17 +6,18 @@ Legend: N images, K labels.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from visionzoo.data.sources.base import Source, printable
 from visionzoo.data.sources.open import open_evaluation
 from visionzoo.data.sources.readable_names import readable_names
 from visionzoo.inference.classifier import ImageLabeller, Report
-from visionzoo.inference.stream import Stream, Unreadable
+from visionzoo.inference.stream import Output, Stream, Unreadable
 
 #: Labels up to which a table of all counts fits a terminal.
 TABLE_UP_TO = 12
@@ -117,25 +118,36 @@ def score(
     Raises:
         ValueError: for labels that do not fit the classes, or where no image can be read.
     """
-    names, scores = classifier._scorer()
-    place = _places(class_labels(source), names)
-    labelled = np.flatnonzero(source.targets >= 0)
-    labels = (*names, *(["unknown"] if unknown is not None else []))
+    scorer = classifier._scorer()
+    place = _places(class_labels(source), scorer.labels)
+    labels = (*scorer.labels, *(["unknown"] if unknown is not None else []))
     matrix = np.zeros((len(labels), len(labels)), dtype=np.int64)
     unreadable: list[Unreadable] = []
-    stream = Stream(scores, classifier.preprocess, classifier.device)
-    read, name = (lambda i: source.read(int(labelled[i]))), (lambda i: source.sample_id(int(labelled[i])))
-    for output in stream.run(len(labelled), read, name, batch_size):
+    for output, targets in labelled_outputs(classifier, scorer.scores, source, batch_size):
         unreadable += output.unreadable
         if output.positions:
             best, named = output.values.max(dim=1)
             if unknown is not None:
                 named[best < unknown] = len(labels) - 1
-            np.add.at(matrix, (place[source.targets[labelled[output.positions]]], named.numpy()), 1)
+            np.add.at(matrix, (place[targets], named.numpy()), 1)
     if not matrix.any():
-        raise ValueError(f"none of the {len(labelled)} labelled images can be read")
+        raise ValueError(f"none of the {len(unreadable)} labelled images can be read")
     templates = getattr(classifier, "templates_name", None)
     return LabelledScore(labels=labels, matrix=matrix, unreadable=tuple(unreadable), templates=templates)
+
+
+def labelled_outputs(
+    classifier: ImageLabeller, forward: Callable[[Tensor], Tensor], source: Source, batch_size: int
+) -> Iterator[tuple[Output, np.ndarray]]:
+    """Send the labelled images of ``source`` through a classifier's preprocessing and ``forward``.
+
+    Gives for each batch what came of it, and the class of each image that was read, as the source numbers them.
+    """
+    labelled = np.flatnonzero(source.targets >= 0)
+    stream = Stream(forward, classifier.preprocess, classifier.device)
+    read, name = (lambda i: source.read(int(labelled[i]))), (lambda i: source.sample_id(int(labelled[i])))
+    for output in stream.run(len(labelled), read, name, batch_size):
+        yield output, source.targets[labelled[output.positions]]
 
 
 def score_report(

@@ -6,9 +6,10 @@ Legend: B batch, C channels, (H, W) pixels, N images, K labels, E embedding.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ from torch.nn import functional as F
 
 from visionzoo.data.sources.readable_names import WNID, readable_names
 from visionzoo.data.sources.templates import BARE, Templates, describe_templates, resolve_templates
-from visionzoo.inference.classifier import ImageLabeller, Images, Prediction, Report
+from visionzoo.inference.answers import Scorer
+from visionzoo.inference.classifier import ImageLabeller
 from visionzoo.inference.device import as_input, own_precision, resolve_device
 from visionzoo.inference.load_clip import load_clip
 from visionzoo.inference.locks import Lock
 from visionzoo.inference.text_cache import TextCache
+from visionzoo.models.calibration import Calibration
 from visionzoo.models.clip import Clip
 
 #: What a label is compared with where each is scored by itself and the model has no bias for that.
@@ -35,6 +38,7 @@ class _Labels(NamedTuple):
     labels: tuple[str, ...]
     weights: Tensor  #: (K, E)
     neutral: Tensor | None  #: (1, E)
+    calibration: Calibration | None = None  #: for these labels
 
 
 class ZeroShotClassifier(ImageLabeller):
@@ -45,8 +49,13 @@ class ZeroShotClassifier(ImageLabeller):
     trained for that; for CLIP the score compares the label with the neutral word "something".
 
     Threads may share one: labels are added and removed one call at a time, and an answer is by the labels that were
-    there when its call began.
+    there when its call began. What :meth:`calibrate` finds is kept until labels are added or removed.
     """
+
+    how_to_calibrate = (
+        "call calibrate(images, labels) on labelled images first; for the command, --calibrate FOLDER. Labels that are "
+        "added or removed need it anew"
+    )
 
     def __init__(
         self,
@@ -186,24 +195,6 @@ class ZeroShotClassifier(ImageLabeller):
         """Width of the features."""
         return self.model.embed_dim
 
-    def report(
-        self,
-        images: Images,
-        top_k: int = 5,
-        batch_size: int = 32,
-        on_error: Literal["raise", "skip"] = "skip",
-    ) -> Report:
-        """Answers for every image that can be read; the unknown comes first where no label is probable enough."""
-        done = super().report(images, top_k, batch_size, on_error)
-        return done._replace(predictions=[None if p is None else self._judged(p) for p in done.predictions])
-
-    def _judged(self, prediction: Prediction) -> Prediction:
-        """The prediction, with the unknown in front where the best label is not probable enough."""
-        best = prediction[0][1]
-        if self.unknown is None or best >= self.unknown:
-            return prediction
-        return [(self.unknown_label, 1 - best), *prediction]
-
     def _embedded(self, labels: tuple[str, ...]) -> _Labels:
         if self.templates == (BARE,) and all(len(label.split()) <= _BARE_WORDS for label in labels):
             warnings.warn(
@@ -232,20 +223,33 @@ class ZeroShotClassifier(ImageLabeller):
         with own_precision(self.model):
             return F.normalize(self.model.encode_image(as_input(images, self.model.visual)).float(), dim=-1)
 
-    def _scorer(self) -> tuple[tuple[str, ...], Callable[[Tensor], Tensor]]:
-        held = self._held
-        return held.labels, lambda images: self._scores(images, held)
+    @property
+    def calibration(self) -> Calibration | None:
+        """What :meth:`calibrate` found; None before, and after labels were added or removed."""
+        return self._held.calibration
 
-    def _scores(self, images: Tensor, held: _Labels) -> Tensor:
-        """(B, C, H, W) normalised images -> (B, K) probabilities of the labels that were held when it was asked."""
+    def use_calibration(self, calibration: Calibration, labels: tuple[str, ...]) -> Calibration:
+        with self._lock:
+            if labels != self.labels:
+                raise ValueError("labels were added or removed while their probabilities were calibrated; do it again")
+            self._held = self._held._replace(calibration=calibration)
+        return calibration
+
+    def _scorer(self) -> Scorer:
+        held = self._held
+        logits = partial(self._logits, held=held)
+        return Scorer(self.name, held.labels, logits, self.multi_label, held.calibration)
+
+    def _logits(self, images: Tensor, held: _Labels) -> Tensor:
+        """(B, C, H, W) normalised images -> (B, K) logits of the labels that were held when it was asked."""
         features, scale = self._features(images), self.model.logit_scale.float().exp()
         cosines = features @ held.weights.T
         if not self.multi_label:
-            return (scale * cosines).softmax(dim=1)  # a bias would change nothing
+            return scale * cosines  # a bias would change nothing
         if self.model.logit_bias is not None:
-            return (scale * cosines + self.model.logit_bias.float()).sigmoid()
+            return scale * cosines + self.model.logit_bias.float()
         assert held.neutral is not None
-        return (scale * (cosines - features @ held.neutral.T)).sigmoid()
+        return scale * (cosines - features @ held.neutral.T)
 
     def _shown(self) -> str:
         shown = ", ".join(self.labels[:10])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torchmetrics.functional import classification as tm
 
@@ -31,7 +30,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
         ValueError: for a class outside [0, num_classes).
     """
     for name, values in (("predicted", predicted), ("labels", labels)):
-        _check_range(name, values, num_classes)
+        check_range(name, values, num_classes)
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes} must be at least 2")
     return tm.multiclass_confusion_matrix(predicted, labels, num_classes)
@@ -58,43 +57,9 @@ def class_scores(matrix: Tensor) -> ClassScores:
     return ClassScores(hits / predicted, hits / support, 2 * hits / (predicted + support), support.long())
 
 
-def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, section 2); NaN for no images.
-
-    Images are binned by their highest probability, in ``bins`` bins of equal width; the result is the mean of
-    |accuracy - mean confidence| over bins, weighted by their counts.
-
-    Args:
-        probabilities: (N, K), each row summing to 1. Logits are refused: the number would mean nothing.
-        labels: (N,) int64 in [0, K).
-    """
-    classes = _check(probabilities, labels)
-    if len(labels) == 0:
-        return float("nan")
-    _check_probabilities(probabilities)
-    error = tm.multiclass_calibration_error(probabilities.float().clamp(0, 1), labels, classes, n_bins=bins, norm="l1")
-    return float(error)
-
-
-def _check(scores: Tensor, labels: Tensor) -> int:
-    """Number of classes, after checking that scores and labels belong together."""
-    if scores.ndim != 2 or labels.ndim != 1 or len(scores) != len(labels):
-        raise ValueError(
-            f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} must be (N, K) and (N,) with the same N"
-        )
-    _check_range("labels", labels, scores.shape[1])
-    return scores.shape[1]
-
-
-def _check_range(name: str, values: Tensor, num_classes: int) -> None:
+def check_range(name: str, values: Tensor, num_classes: int) -> None:
+    """Raises ValueError for classes outside [0, num_classes)."""
     if len(values) and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
         raise ValueError(
             f"{name} run from {int(values.min())} to {int(values.max())}; they must be in 0..{num_classes - 1}"
         )
-
-
-def _check_probabilities(probabilities: Tensor) -> None:
-    sums = probabilities.double().sum(1)
-    # 16-bit probabilities over many classes do not sum to 1 exactly
-    if len(sums) and (float(probabilities.min()) < 0 or not torch.allclose(sums, torch.ones_like(sums), atol=0.02)):
-        raise ValueError("probabilities must be at least 0 and sum to 1 in each row; apply softmax to logits first")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from visionzoo.files import refuse_address, write_json
+from visionzoo.models.calibration import Calibration
 from visionzoo.models.config_check import Built, build_checked, check_architecture, check_most
 from visionzoo.plain import check_types, shown
 from visionzoo.plugins import remembered, require
@@ -61,12 +62,16 @@ class ModelConfig:
     multi_label: bool = False
     #: for a model that takes names as prompts: ``model`` whose text tower read them in training, and ``template``
     text_prompts: dict[str, str] | None = None
+    calibration: Calibration | None = None  #: of a classifier of one label an image that was held against some
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` reads them."""
-        values = asdict(self)
-        return {**values, "preprocess": self.preprocess.to_dict(), "labels": list(self.labels)}
+        values = {**asdict(self), "preprocess": self.preprocess.to_dict(), "labels": list(self.labels)}
+        if self.calibration is None:
+            del values["calibration"]  # versions before it read the file too
+            return values
+        return {**values, "calibration": self.calibration.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str = "the configuration") -> ModelConfig:
@@ -84,6 +89,7 @@ class ModelConfig:
         if missing:
             raise ValueError(f"{origin} is not a visionzoo model configuration: it lacks {', '.join(sorted(missing))}")
         hints = {**typing.get_type_hints(cls), "preprocess": dict[str, Any], "imports": tuple[str, ...]}
+        hints["calibration"] = dict[str, Any] | None
         version = values.get("schema_version", SCHEMA_VERSION)
         check_types({"schema_version": version}, hints, f"{origin}: ")
         if version > SCHEMA_VERSION:
@@ -103,10 +109,12 @@ class ModelConfig:
             named_config(name)  # the builder would also take a folder
         check_most(values["preprocess"], f"{origin}: preprocess.")
         try:
-            preprocess = Preprocess.from_dict(values["preprocess"])
+            values["preprocess"] = Preprocess.from_dict(values["preprocess"])
+            if values.get("calibration") is not None:
+                values["calibration"] = Calibration.from_dict(values["calibration"])
         except ValueError as error:
             raise ValueError(f"{origin}: {error}") from None
-        return cls(**{**values, "preprocess": preprocess, "labels": tuple(values.get("labels", ()))})
+        return cls(**{**values, "labels": tuple(values.get("labels", ()))})
 
 
 def _builder(task: str) -> Callable[..., nn.Module]:
@@ -133,6 +141,18 @@ def save_bundle(
     write_safetensors(model.state_dict() if state_dict is None else state_dict, folder / WEIGHTS_FILE)
     imports = {"imports": names} if (names := remembered()) else {}
     write_json(folder / CONFIG_FILE, {**config.to_dict(), **imports})
+
+
+def write_calibration(folder: str | Path, calibration: Calibration) -> None:
+    """Put a calibration into the ``config.json`` of a folder, in place of any that was there; all or nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_config`.
+        OSError: for a full disk or a folder that cannot be written; the file stays as it was.
+    """
+    read_config(folder)
+    path = Path(folder) / CONFIG_FILE
+    write_json(path, {**read_json(path), "calibration": calibration.to_dict()})
 
 
 def read_config(source: str | Path) -> ModelConfig:

@@ -170,6 +170,10 @@ class ClassifyTask(VisionTask):
         """(B, C, H, W) uint8 with labels (B,) or (B, K) -> :class:`ImageBatch`."""
         return image_batch(batch)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Forget what was said of weights that are about to change: an export would take it for theirs."""
+        self.results = None
+
     def loss_parts(self, batch: ImageBatch, size: int | None) -> Iterator[LossPart]:
         images, targets = batch.images, self._by_logit(batch.labels)
         if self.mixer.active:  # partners come from the whole batch
@@ -285,7 +289,7 @@ class ClassifyTask(VisionTask):
             )
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
-        """The classifier, adapters merged, and its class names."""
+        """The classifier, adapters merged, its class names, and what the last evaluation says of its probabilities."""
         model = merged_copy(self.model) if self.finetune == "lora" else self.model
         assert isinstance(model, Classifier)
         config = ModelConfig(
@@ -294,6 +298,7 @@ class ClassifyTask(VisionTask):
             preprocess=self.preprocess,
             labels=self.classes if self.named else (),
             multi_label=self.multi_label,
+            calibration=None if self.results is None else self.results.calibration,
         )
         return model, config
 
@@ -315,11 +320,16 @@ class ClassifyTask(VisionTask):
         viz.mistakes_sheet(items, folder.mistakes)
 
     def summary(self, metrics: Mapping[str, float]) -> str:
-        """Accuracies in percent, and the number of images."""
+        """Accuracies in percent, the number of images, and the expected calibration error."""
         names = {"accuracy": "top-1 accuracy", "top5": "top-5 accuracy", "map": "mean average precision", "f1": "F1"}
         parts = [f"{text} {100 * metrics[key]:.2f} %" for key, text in names.items() if key in metrics]
         images = int(self.results.counts.sum()) if self.results is not None and self.results.matrix is not None else 0
-        return ", ".join(parts) + (f" on {images:,} held-out images" if images else "")
+        line = ", ".join(parts) + (f" on {images:,} held-out images" if images else "")
+        if self.results is None or (found := self.results.calibration) is None:
+            return line
+        raw, mended = (f"{100 * error:.2f} %" for error in found.error)
+        # each half of the images by the temperature of the other: on its own it would look better than it is
+        return f"{line}; calibration error {raw}, with a temperature (cross-fitted) {mended}"
 
     def frozen_modules(self) -> list[nn.Module]:
         """Everything but the head and its dropout, for a linear probe."""

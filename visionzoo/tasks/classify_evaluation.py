@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +24,15 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
+from visionzoo.data.keys import sample_key
+from visionzoo.models.calibration import LEAST, Calibration
+
 #: Above this many classes the K x K matrix (8 K^2 bytes) is not kept, only the four counts of each class.
 MATRIX_LIMIT = 2500
 MISTAKES = 25
 THUMBNAIL = 160  #: longest edge of a kept mistake, in pixels
+#: Of more logits than this (100 MB; 25,000 images of 1,000 classes) those of images that are drawn at random are kept.
+LOGITS_LIMIT = 25_000_000
 
 
 class Mistake(NamedTuple):
@@ -39,12 +45,29 @@ class Mistake(NamedTuple):
     image: np.ndarray  #: (H, W, C) uint8
 
 
+class Answers(NamedTuple):
+    """Logits and labels of N images, on the CPU."""
+
+    logits: Tensor  #: (N, K) float32
+    labels: Tensor  #: (N,) int64
+    position: Tensor  #: (N,) int64, of each image in its source
+
+
 @dataclass(frozen=True)
 class EvaluationResults:
-    """What the pictures of a run are drawn from."""
+    """What the pictures of a run are drawn from, and what its probabilities are mended by."""
 
     counts: Tensor  #: (K, K) confusion counts, or (K, 2, 2) for multi-label data and for very many classes; on the CPU
     mistakes: list[Mistake] = field(default_factory=list)  #: most confident first
+    answers: Answers | None = None  #: by position; None for multi-label data
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Fitted on these images; None for multi-label data, too few images, and a model that has diverged."""
+        found = self.answers
+        if found is None or len(found.labels) < LEAST or not found.logits.isfinite().all():
+            return None
+        return Calibration.fit(found.logits, found.labels)
 
     @property
     def matrix(self) -> np.ndarray | None:
@@ -53,7 +76,8 @@ class EvaluationResults:
 
 
 class ClassificationEvaluation(nn.Module):
-    """Accumulates batches; memory does not grow with the set, except for the exact mean average precision.
+    """Accumulates batches; memory does not grow with the set, except for the exact mean average precision, and up to
+    ``LOGITS_LIMIT`` for the logits that a calibration needs.
 
     Args:
         num_classes: K.
@@ -67,6 +91,7 @@ class ClassificationEvaluation(nn.Module):
         self.scores = nn.ModuleDict(_scores(num_classes, multi_label))
         self.counts = _counts(num_classes, multi_label)
         self._mistakes: list[Mistake] = []
+        self._answers: list[Answers] = []
 
     @torch.no_grad()
     def update(
@@ -96,6 +121,9 @@ class ClassificationEvaluation(nn.Module):
             metric.update(answers, targets)
         if not self.multi_label:
             self._keep_mistakes(logits.softmax(1), labels, images, index)
+            self._answers.append(Answers(logits.cpu(), labels.cpu(), index.cpu()))
+            if sum(len(part.labels) for part in self._answers) * self.num_classes > 2 * LOGITS_LIMIT:
+                self._answers = [_fewer(self._answers)]
 
     def _keep_mistakes(self, probabilities: Tensor, labels: Tensor, images: Tensor, index: Tensor) -> None:
         confidence, predicted = probabilities.max(1)
@@ -116,11 +144,13 @@ class ClassificationEvaluation(nn.Module):
         for name, metric in self.scores.items():
             assert isinstance(metric, Metric)
             values[name] = metric.compute()
-        results = EvaluationResults(_as_matrix(self.counts.compute()).cpu(), _gather_mistakes(self._mistakes))
+        counts, mistakes = _as_matrix(self.counts.compute()).cpu(), _most_confident(_from_all_ranks(self._mistakes))
+        answers = _from_all_ranks([_fewer(self._answers)] if self._answers else [])
+        results = EvaluationResults(counts, mistakes, _fewer(answers) if answers else None)
         for part in (self.loss, *self.scores.values(), self.counts):
             assert isinstance(part, Metric)
             part.reset()
-        self._mistakes = []
+        self._mistakes, self._answers = [], []
         return values, results
 
 
@@ -157,12 +187,26 @@ def _most_confident(mistakes: list[Mistake]) -> list[Mistake]:
     return heapq.nsmallest(MISTAKES, mistakes, key=lambda m: (-m.confidence, m.position))
 
 
-def _gather_mistakes(mistakes: list[Mistake]) -> list[Mistake]:
+def _fewer(parts: list[Answers]) -> Answers:
+    """One for all, by position, of as many images as ``LOGITS_LIMIT`` allows; the same whatever batches and ranks."""
+    logits, labels, position = (torch.cat(fields) for fields in zip(*parts, strict=True))
+    limit = max(LEAST, LOGITS_LIMIT // logits.shape[1])
+    positions = position.tolist()
+    if len(positions) > limit:  # not the first ones, which may be of the first classes
+        order = sorted(range(len(positions)), key=lambda i: sample_key(positions[i]))[:limit]
+    else:
+        order = list(range(len(positions)))
+    kept = sorted(order, key=positions.__getitem__)
+    return Answers(logits[kept], labels[kept], position[kept])
+
+
+def _from_all_ranks(own: list[Any]) -> list[Any]:
+    """What all ranks have, one after the other; call it on every rank."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return mistakes
-    gathered: list[list[Mistake]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(gathered, mistakes)
-    return _most_confident([m for part in gathered for m in part])
+        return own
+    gathered: list[list[Any]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(gathered, own)
+    return [item for part in gathered for item in part]
 
 
 def thumbnail(image: Tensor) -> np.ndarray:

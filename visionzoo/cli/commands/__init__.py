@@ -10,6 +10,7 @@ from __future__ import annotations
 COMMANDS: dict[str, str] = {
     "models": "visionzoo.cli.commands.models",
     "predict": "visionzoo.cli.commands.predict",
+    "calibrate": "visionzoo.cli.commands.calibrate",
     "zeroshot": "visionzoo.cli.commands.zeroshot",
     "search": "visionzoo.cli.commands.search",
     "embed": "visionzoo.cli.commands.embed",

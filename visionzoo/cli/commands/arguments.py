@@ -89,6 +89,20 @@ def add_top(parser: argparse.ArgumentParser, what: str, default: int) -> None:
     parser.add_argument("--top", type=whole(1), default=default, metavar="K", help=f"{what} (default: {default})")
 
 
+def add_promises(parser: argparse.ArgumentParser) -> None:
+    """``--sets P`` and ``--unknown-rate R``, of a calibrated classifier."""
+    parser.add_argument(
+        "--sets", type=float, metavar="P",
+        help="in place of --top as many labels as hold the right one for this share of images, such as 0.9 "
+        "(of a calibrated model)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unknown-rate", type=float, metavar="R",
+        help="call unknown what the model is least sure of, at most this share of known images, such as 0.05 "
+        "(of a calibrated model)",
+    )  # fmt: skip
+
+
 def add_json(parser: Any) -> None:
     """``--json [FILE]``; ``-`` stands for the terminal."""
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON; without FILE to the terminal")

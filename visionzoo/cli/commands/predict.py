@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 
 from visionzoo.cli.commands.answers import emit_report
-from visionzoo.cli.commands.arguments import add_batch_size, add_csv, add_device, add_json, add_model, add_top
+from visionzoo.cli.commands.arguments import (
+    add_batch_size,
+    add_csv,
+    add_device,
+    add_json,
+    add_model,
+    add_promises,
+    add_top,
+)
 from visionzoo.cli.commands.output import check_target
 from visionzoo.cli.suggest import UsageError
 
@@ -15,7 +23,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "predict",
         help="name what is in images",
         description="Name what is in images with a trained classifier. On a terminal the answer is a table, "
-        "elsewhere CSV. Images that cannot be read are listed, and the exit status is then 1.",
+        "elsewhere CSV. Probabilities are calibrated where the run is (see `visionzoo calibrate`). Images that cannot "
+        "be read are listed, and the exit status is then 1.",
     )
     parser.add_argument(
         "run", metavar="RUN", nargs="?",
@@ -26,6 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_model(parser, "RUN, said in another place", required=False)
     add_top(parser, "answers for each image", 5)
+    add_promises(parser)
     target = parser.add_mutually_exclusive_group()
     add_csv(target)
     add_json(target)
@@ -45,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     from visionzoo.inference.classifier import ImageClassifier
 
     classifier = ImageClassifier.load(model, device=args.device)
-    report = classifier.report(images, top_k=args.top, batch_size=args.batch_size)
+    promised = {"sets": args.sets, "unknown_rate": args.unknown_rate}
+    report = classifier.report(images, top_k=args.top, batch_size=args.batch_size, **promised)
     return emit_report(report, csv=args.csv, json=args.json)
 
 

@@ -18,6 +18,7 @@ from visionzoo.cli.commands.arguments import (
     add_json,
     add_model,
     add_out,
+    add_promises,
     add_top,
     add_weights,
 )
@@ -57,6 +58,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     parser.add_argument("--multi-label", action="store_true", help="score each label by itself")
     parser.add_argument("--unknown", type=float, metavar="P", help="below this probability an image is called unknown")
+    parser.add_argument(
+        "--calibrate",
+        metavar="PATH",
+        help="labelled images, as for train.py, that the probabilities are fitted to first",
+    )
+    add_promises(parser)
     add_top(parser, "answers for each image", 5)
     parser.add_argument(
         "--data.path", dest="path", metavar="PATH", help="labelled data to score, of any kind that train.py takes"
@@ -77,13 +84,19 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.images) == bool(args.path):
         raise ValueError("give images to name, or labelled data to score by --data.path")
     given = None if args.labels is None else _labels(args.labels)
+    if (args.sets, args.unknown_rate) != (None, None) and not args.calibrate:
+        raise ValueError("--sets and --unknown-rate need labelled images of the same kind: --calibrate PATH")
     if args.path:
+        if args.sets is not None or args.unknown_rate is not None:
+            raise ValueError("--sets and --unknown-rate are for images to name; leave --data.path out")
         if args.csv or args.multi_label:
             raise ValueError("with --data.path use --json; --csv and --multi-label are for images without labels")
         return _score(args, args.path, given)
     labels = given or _saved_labels(args.model) or None
     folders = _class_folders(args.images, labels)
-    if folders and given is None and not (args.csv or args.multi_label):
+    promised = {"sets": args.sets, "unknown_rate": args.unknown_rate}
+    rows = args.csv or args.multi_label or any(value is not None for value in promised.values())
+    if folders and given is None and not rows:
         return _score(args, args.images[0], labels)
     if args.out and not folders:
         raise ValueError("--out draws the confusion matrix of labelled data; it needs --data.path, or class folders")
@@ -91,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError('say what may be in the images: --labels "cat,dog", or a file with one label on each line')
     classifier = _classifier(args, labels or list(folders))
     say(f"templates: {classifier.templates_name}", file=sys.stderr)
-    report = classifier.report(args.images, top_k=args.top, batch_size=args.batch_size)
+    report = classifier.report(args.images, top_k=args.top, batch_size=args.batch_size, **promised)
     status = emit_report(report, csv=args.csv, json=args.json, more={"templates": classifier.templates_name})
     if folders:
         from visionzoo.inference.score import score_report
@@ -157,7 +170,7 @@ def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroS
     from visionzoo.cache import cache_folder
     from visionzoo.inference.zero_shot import ZeroShotClassifier
 
-    return ZeroShotClassifier.load(
+    classifier = ZeroShotClassifier.load(
         args.model,
         labels,
         _templates(args.templates),
@@ -167,6 +180,14 @@ def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroS
         device=args.device,
         weights=args.weights,
     )
+    if args.calibrate:
+        from visionzoo.inference.calibrate import calibrate_on
+
+        found = calibrate_on(classifier, args.calibrate, batch_size=args.batch_size)
+        say(found.to_text(), file=sys.stderr)
+        for image in found.unreadable:
+            say(visible_name(f"left out {image.name}: {image.reason}"), file=sys.stderr)
+    return classifier
 
 
 def _labels(given: str) -> list[str]:
