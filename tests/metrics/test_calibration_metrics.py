@@ -253,4 +253,4 @@ def test_temperature_is_that_of_torch_uncertainty() -> None:
     theirs = calibration.TemperatureScaler(torch.nn.Identity(), lr=0.1, max_iter=200, device="cpu")
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(logits, labels), batch_size=400)
     theirs.fit(loader, progress=False)
-    assert fit_temperature(logits, labels) == pytest.approx(float(theirs.temperature[0]), rel=1e-3)
+    assert fit_temperature(logits, labels) == pytest.approx(float(theirs.temperature[0].detach()), rel=1e-3)
