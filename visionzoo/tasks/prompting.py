@@ -186,7 +186,7 @@ def training_rounds(
         yield [Answer(output, prompts, every)]
 
 
-class Answers(NamedTuple):
+class PromptAnswers(NamedTuple):
     """What a model answers in an evaluation."""
 
     click_ious: Tensor  #: (N, K) after 1 to K clicks
@@ -201,7 +201,7 @@ class Answers(NamedTuple):
 @torch.no_grad()
 def evaluate_prompts(
     model: Sam, embeddings: Tensor, objects: Objects, *, clicks: int, keep_masks: bool = False
-) -> Answers:
+) -> PromptAnswers:
     """Ask a model about objects as a careful user would: the same clicks every time.
 
     The first click is in the middle of the object, each further one in the middle of the largest error. The answer to
@@ -219,10 +219,10 @@ def evaluate_prompts(
         _evaluate(model, embeddings, objects.select(slice(start, start + OBJECTS_AT_ONCE)), clicks, keep_masks)
         for start in range(0, len(objects.masks), OBJECTS_AT_ONCE)
     ]
-    return Answers(*(None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True)))  # type: ignore[arg-type]
+    return PromptAnswers(*(None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True)))  # type: ignore[arg-type]
 
 
-def _evaluate(model: Sam, embeddings: Tensor, objects: Objects, clicks: int, keep_masks: bool) -> Answers:
+def _evaluate(model: Sam, embeddings: Tensor, objects: Objects, clicks: int, keep_masks: bool) -> PromptAnswers:
     size = (objects.masks.shape[-2], objects.masks.shape[-1])
     masks = torch.zeros_like(objects.masks)
     ious, kept, points, labels = [], [], [], []
@@ -244,7 +244,7 @@ def _evaluate(model: Sam, embeddings: Tensor, objects: Objects, clicks: int, kee
     boxes = mask_boxes(objects.masks).float()
     output = model.decode(embeddings, box_prompts(boxes, objects.image_index), multimask=False)
     box_masks = (upscale(output.masks, size) > 0) & objects.valid
-    return Answers(
+    return PromptAnswers(
         click_ious=torch.stack(ious, dim=1),
         box_iou=mask_iou(box_masks, objects.masks),
         points=torch.stack(points, dim=1),

@@ -26,7 +26,7 @@ from visionzoo.tasks.batches import describe
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.lora import merged_copy
-from visionzoo.tasks.prompting import Answers, Objects, best_masks, evaluate_prompts, training_rounds, upscale
+from visionzoo.tasks.prompting import Objects, PromptAnswers, best_masks, evaluate_prompts, training_rounds, upscale
 from visionzoo.tasks.segment_batch import Part, each_image
 from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
 from visionzoo.types import SegmentBatch
@@ -319,7 +319,7 @@ class SegmentTask(VisionTask):
         height, width = valid.shape[-2:]
         return (upscale(best_masks(self.model.decode(embedding, prompts)), (height, width)) > 0) & valid
 
-    def _ask(self, batch: SegmentBatch, embeddings: Tensor, keep_masks: bool = False) -> Answers:
+    def _ask(self, batch: SegmentBatch, embeddings: Tensor, keep_masks: bool = False) -> PromptAnswers:
         return evaluate_prompts(
             self.model, embeddings, Objects.of(batch), clicks=self.eval_clicks, keep_masks=keep_masks
         )
