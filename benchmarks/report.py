@@ -45,6 +45,11 @@ SCRIPTS: dict[str, tuple[str, tuple[tuple[tuple[str, ...], str, float], ...]]] =
             (("everything",), "visionzoo", 2.0),
         ),
     ),
+    "train": (
+        "What a training step costs beside the step",  # at most 1.07 and 1.10 times the bare loop
+        ((("plain Trainer",), "plain Trainer", round(1 / 1.07, 3)), (("train.py",), "train.py", round(1 / 1.10, 3))),
+    ),
+    "segment": ("Memory of a training step of segmentation", ()),
     "decode": ("Accuracy after training on fast pixels", ()),
     "loader": (
         "Reading images against torchvision and timm",

@@ -170,7 +170,13 @@ def measure(args: argparse.Namespace, run: Callable[..., None], title: str) -> d
         "clock": clock_of("cpu"),
         "reference": "bare loop",
         "times_the_bare_loop": ratio,
-        "cases": {name: {"seconds": t.summary()} for name, t in cases.items()},
+        "cases": {
+            name: {
+                "seconds": t.summary(),
+                "speedup": {c: speedup(getattr(t, c), getattr(clock.theirs, c)) for c in ("wall", "cpu")},
+            }
+            for name, t in cases.items()
+        },
     }
 
 
