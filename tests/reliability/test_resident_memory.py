@@ -16,7 +16,7 @@ PLAIN = ["--model.drop_path=0", "--model.drop_rate=0", "--data.num_workers=0", "
 @pytest.mark.slow
 def test_one_rank_without_memory_makes_all_halve(launcher: Launcher, survived: Survived) -> None:
     """In the middle of its backward pass, where the others would wait for it. Nothing else changes."""
-    command = ["classify", "fit", *TINY["classify"], *COMMON, *PLAIN, *TWO, "--model.lr=1e-6"]
+    command = ["classify", "fit", *TINY["classify"], *COMMON, *PLAIN, *TWO, "--model.lr=1e-6", "--halve_on_oom=true"]
     assert launcher.run(*command, "--run_dir=plain", world_size=2) == [0, 0], launcher.output()
     fault = Fault(step=3, where="memory", signal=0, rank=1)
     assert launcher.run(*command, "--run_dir=little", fault=fault, world_size=2) == [0, 0], launcher.output()
