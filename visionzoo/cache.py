@@ -217,6 +217,10 @@ def _read(file: Path) -> dict[str, Tensor]:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+    except RuntimeError as error:  # torch opens the file once more, by its name
+        if not file.exists():
+            raise FileNotFoundError(str(file)) from error
+        raise OSError(str(error)) from error
     if metadata.get("checksum") != _checksum(tensors):
         raise ValueError("its checksum is another")
     return tensors
