@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from visionzoo.cli import train as cli
+from visionzoo.tasks.classify import ClassifyTask
 from visionzoo.tasks.engine.flags import Flags
 from visionzoo.tasks.optim import skip_on
 from visionzoo.tasks.segment import SegmentTask
@@ -233,6 +234,27 @@ def test_flags_are_read_once_and_in_order() -> None:
     flags.start()
     assert not flags.stop
     assert not flags.all_stop
+
+
+@pytest.mark.parametrize(
+    ("last", "text"),
+    [((True, True), "a part after its last one"), ((False, False), "without a part whose last is true")],
+)
+@pytest.mark.parametrize("repeats", [True, False])
+def test_parts_of_ones_own_that_do_not_end_are_refused(
+    last: tuple[bool, ...], text: str, repeats: bool, train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient of a part would be lost, or never exchanged, and nobody would see it."""
+    whole = ClassifyTask.loss_parts
+
+    def loss_parts(module: Any, batch: Any, size: int | None) -> Any:
+        for flag in last:
+            yield from (part._replace(last=flag) for part in whole(module, batch, size))
+
+    monkeypatch.setattr(ClassifyTask, "loss_parts", loss_parts)
+    monkeypatch.setattr("visionzoo.tasks.step.can_repeat", lambda task: repeats)
+    with pytest.raises(ValueError, match=text):
+        train(epochs=1)
 
 
 @pytest.mark.gpu

@@ -66,11 +66,8 @@ class TrainingStep:
             step: Step | None = None
             try:
                 step = self._once(task, batch, images, divisor, leave_last=False)
-            except (
-                RuntimeError,
-                MemoryError,
-            ) as error:  # it holds the activations, and must be gone before the next try
-                if not is_out_of_memory(error):
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):  # which holds the activations, and is gone before the next try
                     raise
             done = step is not None  # and on every other rank
             if trainer.world_size > 1:
@@ -84,7 +81,13 @@ class TrainingStep:
         values: list[Tensor] = []
         logs: dict[str, list[Tensor]] = {}
         loss: Tensor | None = None
+        ended = False
         for part in task.loss_parts(batch, self.size):
+            if ended:  # its gradient would be lost
+                raise ValueError(
+                    f"{type(task).__name__}.loss_parts gave a part after its last one; all but the last need last=False"
+                )
+            ended = part.last
             values.append((part.loss if part.value is None else part.value).detach())
             for name, value in part.logs.items():
                 logs.setdefault(name, []).append(value.detach())
@@ -92,6 +95,8 @@ class TrainingStep:
                 loss = _for_lightning(task, part, divisor)
             else:
                 _backward(task, part, divisor)
+        if not ended:
+            raise ValueError(f"{type(task).__name__}.loss_parts ended without a part whose last is true")
         total = _sum(values)
         if loss is None:
             loss = total
