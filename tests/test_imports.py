@@ -29,6 +29,7 @@ ROWS = (
     ("runs", "viz"),
     ("tasks",),
     ("inference",),
+    ("auto",),
     ("cli",),
 )
 ROW = {package: i for i, row in enumerate(ROWS) for package in row}

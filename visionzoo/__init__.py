@@ -33,6 +33,8 @@ _HOME = {
     "shared_backbone": "visionzoo.backbones",
     "load_weights": "visionzoo.weights",
     "export_weights": "visionzoo.weights",
+    "fit": "visionzoo.auto.fit",
+    "few_shot": "visionzoo.auto.few_shot",
     "create_classifier": "visionzoo.models.classifier",
     "create_mae": "visionzoo.models.mae",
     "create_clip": "visionzoo.models.clip",

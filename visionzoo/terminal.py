@@ -7,6 +7,7 @@ Data for programs (JSON, CSV) keep them as they are. This module imports nothing
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TextIO
 
 #: Control characters (C0 but newline and tab, DEL, C1), separators that end a line, marks that turn the reading
@@ -37,3 +38,15 @@ def visible_json(text: str) -> str:
 def say(text: object = "", *, file: TextIO | None = None, flush: bool = False) -> None:
     """``print`` for everything that a person reads: :func:`visible`, on stdout or ``file``."""
     print(visible(text), file=file, flush=flush)
+
+
+def shell_quoted(text: str) -> str:
+    """``text`` as one word of a command line, on one line: what a person copies."""
+    if text.isprintable():
+        return shlex.quote(text)
+    plain = "".join(c if c.isprintable() and c not in "\\'" else _escaped(c) for c in text)
+    return f"$'{plain}'"  # of bash, zsh and ksh
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from visionzoo.cli import train as cli
+from visionzoo.tasks.engine.quiet import quiet_lightning
 
 MODEL = {"backbone": "vit_nano_patch4_32", "image_size": 16, "lr": 2e-3, "mixup": 0.2}
 DATA = {"path": "digits", "batch_size": 16, "eval_batch_size": 256, "num_workers": 0, "train_limit": 64}
@@ -139,7 +140,7 @@ def test_the_patience_of_early_stopping_is_that_of_today(capsys: Any) -> None:
 def test_evaluating_a_resumed_run_says_nothing_of_callbacks(begun: None) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        cli.quiet_lightning()
+        quiet_lightning()
         assert resume(command="validate") == 0
     assert not [w for w in said if "callbacks" in str(w.message)]
 

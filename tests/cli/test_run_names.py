@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from visionzoo.cli import train as cli
-from visionzoo.cli.options import shell_quoted
+from visionzoo.terminal import shell_quoted
 
 FIT = ["classify", "fit", "--model.backbone=vit_nano_patch4_32", "--model.image_size=16", "--data.path=digits"]
 FIT += ["--data.train_limit=32", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu"]

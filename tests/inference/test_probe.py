@@ -13,8 +13,8 @@ from PIL import Image
 
 import visionzoo as vz
 from visionzoo.cli.main import main
-from visionzoo.inference import probe as module
 from visionzoo.inference.probe import knn_accuracy, linear_probe, probe
+from visionzoo.inference.stream import Stream
 from visionzoo.models.bundle import ModelConfig, save_bundle
 from visionzoo.models.mae import create_mae
 
@@ -62,7 +62,7 @@ def test_features_are_computed_once_and_again_when_the_weights_change(
     assert (first.width, first.classes, first.train_images, first.test_images) == (64, 10, 200, 359)
     assert first.linear > 0.5 > 0.2 < first.knn  # even random features tell digits apart
     with monkeypatch.context() as patch:
-        patch.setattr(module, "Stream", None)  # any forward pass would fail
+        patch.setattr(Stream, "run", None)  # any forward pass would fail
         again = probe("vit_nano_patch4_32", "digits", **options)
     assert again.cached
     assert (again.knn, again.linear, again.strength) == (first.knn, first.linear, first.strength)
@@ -96,7 +96,7 @@ def test_a_masked_run_is_probed_by_the_mean_of_its_grid(tmp_path: Path) -> None:
     image = Normalize(model.preprocess)(EvalTransform(model.preprocess)(held.read(0))[None])
     with torch.no_grad():
         expected = model.encoder.eval()(image).grid.mean(dim=(2, 3))[0]
-    stored = max((load_file(f) for f in (tmp_path / "cache").iterdir()), key=lambda part: len(part["labels"]))
+    stored = max((load_file(f) for f in (tmp_path / "cache").iterdir()), key=lambda part: len(part["values"]))
     assert torch.allclose(torch.from_numpy(stored["values"][0]), expected, atol=1e-5)
 
 

@@ -13,12 +13,13 @@ from pytorch_lightning import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from visionzoo.cli.train import TrainCLI, quiet_lightning
+from visionzoo.cli.train import TrainCLI
 from visionzoo.data.module import VisionData
 from visionzoo.files import write_text
 from visionzoo.runs import RunFolder
 from visionzoo.runs.memory import free_bytes, is_out_of_memory, mapped_file_bytes, peak_bytes
 from visionzoo.tasks.engine.ema import EMA
+from visionzoo.tasks.engine.quiet import quiet_lightning
 from visionzoo.tasks.engine.seeding import SeedBatches
 
 #: Samples that are looked at for the largest one.

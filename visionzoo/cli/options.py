@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -180,15 +179,3 @@ def _hint(name: str, names: set[str], dashed: str) -> str:
         words = {n.rsplit(".", 1)[-1]: n for n in sorted(names, reverse=True)}
         near = [words[w] for w in difflib.get_close_matches(word, words, n=1, cutoff=0.6)]
     return f"did you mean {dashed}{near[0]}?" if near else "--help lists the options"
-
-
-def shell_quoted(text: str) -> str:
-    """``text`` as one word of a command line, on one line: what a person copies."""
-    if text.isprintable():
-        return shlex.quote(text)
-    plain = "".join(c if c.isprintable() and c not in "\\'" else _escaped(c) for c in text)
-    return f"$'{plain}'"  # of bash, zsh and ksh
-
-
-def _escaped(character: str) -> str:
-    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))

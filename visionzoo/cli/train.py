@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from visionzoo.cli.batch_size import find_batch_size
 from visionzoo.cli.imports import IMPORT_HELP, take_option
-from visionzoo.cli.options import OneLineParser, check_loggers, check_options, shell_quoted
+from visionzoo.cli.options import OneLineParser, check_loggers, check_options
 from visionzoo.cli.processes import StopSignal, leave_together
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
@@ -30,29 +29,22 @@ from visionzoo.signals import TRY_AGAIN
 from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
 from visionzoo.tasks.contract import check_data, check_task
-from visionzoo.tasks.engine.bad_samples import BadSamples
-from visionzoo.tasks.engine.batch_size import ShareBatchSize
+from visionzoo.tasks.engine.assemble import guards, run_files
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.disk import what_is_lost
-from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.finish import held_out_scores, make_up
-from visionzoo.tasks.engine.flags import Flags
 from visionzoo.tasks.engine.fsdp import FullySharded
-from visionzoo.tasks.engine.guard import NonFinite
-from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
+from visionzoo.tasks.engine.interrupt import RunInterruptedError
 from visionzoo.tasks.engine.loggers import Events, MetricsFile
-from visionzoo.tasks.engine.memory import PeakMemory
 from visionzoo.tasks.engine.predictions import Predictions
-from visionzoo.tasks.engine.progress import EpochLines, ProgressBar
-from visionzoo.tasks.engine.ranks import RankDiedError, Ranks
+from visionzoo.tasks.engine.progress import ProgressBar
+from visionzoo.tasks.engine.quiet import quiet_lightning
+from visionzoo.tasks.engine.ranks import RankDiedError
 from visionzoo.tasks.engine.results import Results
-from visionzoo.tasks.engine.resume import Resume
-from visionzoo.tasks.engine.run_files import RunFiles
-from visionzoo.tasks.engine.seeding import SeedBatches
 from visionzoo.tasks.engine.stopping import Stopping
 from visionzoo.tasks.lightning_private import leave_signals_alone
 from visionzoo.tasks.options import plain
-from visionzoo.terminal import say
+from visionzoo.terminal import say, shell_quoted
 
 #: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
 NOT_IN_CONFIG = ("config", "run_dir", "ckpt_path", "print_groups")
@@ -231,37 +223,35 @@ class TrainCLI(LightningCLI):
 
     def _callbacks(self, bar: bool) -> list[Callback]:
         seed = self._get(self.config, "seed_everything")
-        config = self._config_text() if self._only == "fit" else None
-        found: list[Callback] = [
-            Resume(int(seed), plain(self._get(self.config, "data").as_dict())),
-            RunFiles(self._folder, config, seed=None if seed is False else int(seed)),
-            ShareBatchSize(),
-            SeedBatches(int(seed)),
-            BadSamples(getattr(self.datamodule, "max_bad_share", 1.0)),
-            Results(),
-            Ranks(self.resume_command() if self._only == "fit" else ""),
-        ]
+        fits = self._only == "fit"
+        found: list[Callback] = run_files(
+            self.datamodule,
+            self._folder,
+            data_options=plain(self._get(self.config, "data").as_dict()),
+            config=self._config_text() if fits else None,
+            seed=seed,
+            resume_command=self.resume_command() if fits else "",
+        )
         if self._only == "predict":
             found.append(Predictions())
-        if self._only != "fit":
+        if not fits:
             return found
         task: VisionTask = self.model
         task.halve_on_oom = self._get(self.config, "halve_on_oom")
-        found += task.run_callbacks()
-        if task.ema_decay:
-            found.append(EMA(task.ema_decay))
+        own: list[Callback] = []
         if patience := self._get(self.config, "early_stopping"):
-            found.append(Stopping(task.monitor, task.monitor_mode, patience))
+            own.append(Stopping(task.monitor, task.monitor_mode, patience))
         if bar:
-            found.append(ProgressBar())
-        flags = Flags()
+            own.append(ProgressBar())
         return [
             *found,
-            NonFinite(self._get(self.config, "max_nonfinite_steps"), flags),
-            EpochLines(),
-            PeakMemory(),
-            Interrupt(self.resume_command(), flags),
-            Checkpoints(self._get(self.config, "save_every_n_steps")),
+            *guards(
+                task,
+                own,
+                max_nonfinite_steps=self._get(self.config, "max_nonfinite_steps"),
+                save_every_n_steps=self._get(self.config, "save_every_n_steps"),
+                resume_command=self.resume_command(),
+            ),
         ]
 
     def _config_text(self) -> str:
@@ -425,18 +415,3 @@ def _global_rank() -> int:
     """As Lightning reads it from the launcher's environment, before there is a trainer to ask."""
     rank: Any = getattr(rank_zero_only, "rank", 0)
     return rank or 0
-
-
-def quiet_lightning() -> None:
-    """Silence what Lightning says to everybody and what does not hold here; its other warnings stay."""
-    for name in ("pytorch_lightning", "lightning_fabric"):  # they greet, advertise and narrate
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (
-        re.escape("`isinstance(treespec, LeafSpec)` is deprecated"),
-        ".*does not have many workers",
-        ".*smaller than the logging interval",  # the task adapts the interval
-        ".*your dataloader is not resumable",  # the datamodule resumes the order exactly
-        r"Found \d+ module\(s\) in eval mode",  # what is frozen is meant to be
-        ".*callbacks used to create the checkpoint need to be provided",  # an evaluation needs none of those of a fit
-    ):
-        warnings.filterwarnings("ignore", message=text)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -170,6 +170,29 @@ def check_data(
         if kind == "images" and val_path is None:
             val_fraction = 0.0  # nothing would be learned from what is held out
         splits = open_data(path, kind, read, val_path=val_path, val_fraction=val_fraction)
+    return check_splits(
+        os.fspath(path), kind, splits, said=[str(w.message) for w in said], num_threads=num_threads, progress=progress
+    )
+
+
+def check_splits(
+    path: str,
+    kind: Kind,
+    splits: Splits[Any],
+    *,
+    said: Sequence[str] = (),
+    num_threads: int | None = None,
+    progress: bool = False,
+) -> DataReport:
+    """:func:`check_data` of data that are open.
+
+    Args:
+        path: what they are called.
+        kind: what they are for.
+        splits: what there is.
+        said: warnings that opening them gave.
+        num_threads, progress: as there.
+    """
     named = dict(splits.items())
     seen = {name: _SplitFacts() for name in named}
     same: dict[bytes, list[tuple[str, int]]] = {}
@@ -198,7 +221,7 @@ def check_data(
         return tuple(tuple(f"{name}: {named[name].sample_id(i)}" for name, i in group) for group in found)
 
     return DataReport(
-        path=os.fspath(path),
+        path=path,
         layout=LAYOUTS[kind],
         classes=splits.classes,
         multi_label=splits.multi_label,
@@ -208,7 +231,7 @@ def check_data(
         conflicting_labels=listed(conflicts),
         problems=splits.problems,
         warnings=(
-            *(str(warning.message) for warning in said),
+            *said,
             *_warnings(reports, len(within), len(across), len(conflicts), kind, splits),
         ),
     )

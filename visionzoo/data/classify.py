@@ -8,8 +8,9 @@ import numpy as np
 
 from visionzoo.data.image_data import ImageData
 from visionzoo.data.options import ClassificationOptions
-from visionzoo.data.sources.base import Source, class_counts
+from visionzoo.data.sources.base import Source, Splits, class_counts
 from visionzoo.data.sources.open import open_data
+from visionzoo.data.sources.split import limited, stratified_split
 
 
 class ClassifyData(ImageData):
@@ -25,6 +26,7 @@ class ClassifyData(ImageData):
         val_path: str | None = None,
         predict_path: str | list[str] | None = None,
         val_fraction: float | None = None,
+        dev_fraction: float = 0.0,
         train_limit: int | float | None = None,
         balanced_sampling: bool = False,
         **kwargs: Any,
@@ -38,6 +40,8 @@ class ClassifyData(ImageData):
                 validation images.
             val_fraction: where there is no validation split, the share of training images to hold out, stratified. None
                 uses the test split if there is one, otherwise holds out 0.2. 1 validates on everything, 0 on nothing.
+            dev_fraction: hold out this share of the training images, stratified, to choose epoch and recipe by. They
+                take the place of the validation images, which become the test images, to be scored once by ``test``.
             train_limit: a label budget: train on this many images (whole number) or this share of them (float), every
                 class by its share. None for all.
             balanced_sampling: draw training images so that all classes are equally frequent (with replacement).
@@ -49,6 +53,8 @@ class ClassifyData(ImageData):
         """
         options = ClassificationOptions(**kwargs)
         splits = open_data(path, "labels", options, val_path=val_path, val_fraction=val_fraction)
+        if dev_fraction:
+            splits, train_limit = with_dev_split(splits, dev_fraction, train_limit, options.seed, path), None
         super().__init__(path, options, splits, train_limit)
         self.predict_path = predict_path
         self.balanced_sampling = balanced_sampling
@@ -82,6 +88,39 @@ class ClassifyData(ImageData):
 
     def order_identity(self) -> dict[str, int | bool | str]:
         return {**super().order_identity(), "balanced_sampling": self.balanced_sampling}
+
+
+def with_dev_split(
+    splits: Splits[Source], fraction: float, train_limit: int | float | None, seed: int, path: str
+) -> Splits[Source]:
+    """Splits whose validation images are held out of the training images, and whose test images are the validation
+    images that there were, else the test images.
+
+    Args:
+        splits: as the data have them.
+        fraction: share of the training images, in [0, 1).
+        train_limit: see :class:`ClassifyData`; those that are held out count.
+        seed: of both choices.
+        path: the data, for messages.
+
+    Raises:
+        ValueError: for a fraction out of range, or without training images.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"dev_fraction={fraction} must be in [0, 1); 0 keeps the validation images as they are")
+    if splits.train is None:
+        raise ValueError(f"dev_fraction={fraction}: {path} has no training images to hold some out of")
+    train = limited(splits.train, train_limit, seed)
+    kept, held = stratified_split(train.targets, fraction, seed)
+    if not len(held):
+        raise ValueError(f"dev_fraction={fraction} of {len(train):,} training images is none; give more of either")
+    return splits.with_splits(
+        {
+            "train": train.take(kept),
+            "val": train.take(held),
+            **({} if (test := splits.val or splits.test) is None else {"test": test}),
+        }
+    )
 
 
 def balanced_weights(source: Source) -> np.ndarray:

@@ -1,14 +1,13 @@
 """What a frozen backbone has learned: k-nearest neighbours and a linear classifier on its features.
 
-Legend: N images, D width of the features, K classes.
+Legend: N images, B batch, C channels, (H, W) pixels, D width of the features, K classes.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +19,11 @@ from torch import Tensor
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
 from visionzoo.cache import Cache
-from visionzoo.data.sources.base import Source, Splits, fingerprint
+from visionzoo.data.sources.base import Source, Splits
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.split import limited, stratified_split
 from visionzoo.inference.device import resolve_device
+from visionzoo.inference.features import source_features
 from visionzoo.inference.named import RANDOM, weights_of
 from visionzoo.inference.stream import Stream, Unreadable
 from visionzoo.models.bundle import CONFIG_FILE, read_config
@@ -128,8 +128,12 @@ def probe(
         kind = "mean" if is_run and read_config(model).task in ("mae", "simmim") else "pooled"
     backbone.to(resolve_device(device)).eval()
     identity = model_fingerprint(backbone, preprocess=backbone.preprocess, context=("probe", kind))
-    read = functools.partial(_features, backbone, kind, batch_size, Cache("features", cache, of=identity))
-    parts = [read(train, "train"), read(test, "test")]
+    stream = Stream(_reader(backbone, kind), backbone.preprocess, next(backbone.parameters()).device)
+    store = Cache("features", cache, of=identity)
+    parts = [
+        source_features(stream, store, source, batch_size=batch_size, title=f"features of {title}")
+        for source, title in ((train, "train"), (test, "test"))
+    ]
     (x, y), (tx, ty) = ((p.values, p.labels) for p in parts)
     if len(np.unique(y)) < 2 or not len(ty):
         raise ValueError(f"{path} has too few labelled images that can be read: {len(y)} and {len(ty)} held out")
@@ -153,12 +157,26 @@ def probe(
 
 
 def knn_accuracy(x: np.ndarray, y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, neighbours: int) -> float:
-    """Accuracy of a vote among the nearest training features by cosine, each weighed by its similarity.
+    """Accuracy of :func:`knn_probabilities`.
 
     Args:
         x, test_x: (N, D) features.
         y, test_y: (N,) class indices.
         neighbours: k, at most the number of training features.
+    """
+    votes = knn_probabilities(x, y, test_x, neighbours, int(y.max()) + 1)
+    return float((votes.argmax(1) == test_y).mean())
+
+
+def knn_probabilities(x: np.ndarray, y: np.ndarray, test_x: np.ndarray, neighbours: int, classes: int) -> np.ndarray:
+    """(M, K) share of each class in a vote among the nearest training features by cosine, weighed by similarity.
+
+    Args:
+        x: (N, D) features.
+        y: (N,) class indices.
+        test_x: (M, D) features.
+        neighbours: k, at most N.
+        classes: K.
     """
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import normalize
@@ -167,8 +185,10 @@ def knn_accuracy(x: np.ndarray, y: np.ndarray, test_x: np.ndarray, test_y: np.nd
         # DINO's temperature (arXiv 2104.14294, section 3): near neighbours decide; on the sphere d^2 = 2 - 2 cos
         return np.exp((1 - distances**2 / 2) / 0.07)
 
-    classifier = KNeighborsClassifier(neighbours, weights=weigh)
-    return float(classifier.fit(normalize(x), y).score(normalize(test_x), test_y))
+    classifier = KNeighborsClassifier(neighbours, weights=weigh).fit(normalize(x), y)
+    votes = np.zeros((len(test_x), classes))
+    votes[:, classifier.classes_] = classifier.predict_proba(normalize(test_x))
+    return votes
 
 
 def linear_probe(
@@ -202,14 +222,6 @@ def linear_probe(
         return float(fitted(best, np.arange(len(y))).score(test_x, test_y)), best
 
 
-@dataclass(frozen=True)
-class _Part:
-    values: np.ndarray  #: (N, D) float32
-    labels: np.ndarray  #: (N,) int64
-    unreadable: tuple[Unreadable, ...]
-    cached: bool
-
-
 def _pair(splits: Splits, path: str) -> tuple[Source, Source]:
     if splits.multi_label:
         raise ValueError(f"{path} has several labels per image; a probe scores data with one label each")
@@ -232,50 +244,11 @@ def _backbone(
         return create_backbone(str(model), weights=weights_of(str(model), weights), image_size=image_size)
 
 
-def _content(source: Source) -> tuple[str, ...]:
-    """Which samples these are, with sizes and times of their files: another folder may use the same names."""
-
-    @functools.cache
-    def state(path: str) -> str:
-        try:
-            status = os.stat(path)
-        except OSError:
-            return ""
-        return f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
-
-    names = [source.sample_id(i) for i in range(len(source))]
-    samples = (f"{name}\0{state(name) or state(name.rpartition(':')[0])}" for name in names)
-    return fingerprint(Splits(train=source, val=None, test=None)), *samples
-
-
-def _features(backbone: Backbone, kind: str, batch_size: int, cache: Cache, source: Source, title: str) -> _Part:
-    """Features of a source, from the cache where they are there."""
-    content = _content(source)
-    if (stored := cache.read(content)) is not None:
-        return _Part(stored["values"].numpy(), stored["labels"].numpy(), (), True)
+def _reader(backbone: Backbone, kind: str) -> Callable[[Tensor], Tensor]:
+    """(B, C, H, W) normalised images -> (B, D), the features of a kind."""
 
     def forward(images: Tensor) -> Tensor:
         features = backbone(images)
         return features.pooled if kind == "pooled" else features.grid.mean(dim=(2, 3))
 
-    stream = Stream(forward, backbone.preprocess, next(backbone.parameters()).device)
-    labelled = np.flatnonzero(source.targets >= 0)
-    values: list[np.ndarray] = []
-    places: list[int] = []
-    unreadable: list[Unreadable] = []
-    for output in stream.run(
-        len(labelled),
-        lambda i: source.read(int(labelled[i])),
-        lambda i: source.sample_id(int(labelled[i])),
-        batch_size,
-        f"features of {title}",
-    ):
-        unreadable += output.unreadable
-        places += output.positions
-        if output.positions:
-            values.append(output.values.numpy())
-    stacked = np.concatenate(values) if values else np.zeros((0, 1), np.float32)
-    labels = source.targets[labelled[places]].astype(np.int64)
-    if not unreadable:  # a set with faults is read again next time, so that they are listed again
-        cache.write({"values": torch.from_numpy(stacked), "labels": torch.from_numpy(labels)}, content)
-    return _Part(stacked, labels, tuple(unreadable), False)
+    return forward

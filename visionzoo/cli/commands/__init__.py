@@ -9,6 +9,7 @@ from __future__ import annotations
 #: command -> the module that has it
 COMMANDS: dict[str, str] = {
     "models": "visionzoo.cli.commands.models",
+    "fit": "visionzoo.cli.commands.fit",
     "predict": "visionzoo.cli.commands.predict",
     "calibrate": "visionzoo.cli.commands.calibrate",
     "zeroshot": "visionzoo.cli.commands.zeroshot",

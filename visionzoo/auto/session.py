@@ -1,0 +1,195 @@
+"""One session of ``visionzoo fit``: what was asked, what there is, and how much time is left."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from visionzoo.auto.data import Photos, dev_fraction, dev_split, open_photos
+from visionzoo.auto.features import feature_batch, feature_stream, images_per_second
+from visionzoo.auto.network import Network, open_network
+from visionzoo.auto.recipes import (
+    LEAST_EPOCHS,
+    SMALL,
+    Method,
+    minutes,
+    wanted_epochs,
+)
+from visionzoo.auto.result import Fitted, Request, Trial
+from visionzoo.data.sources.base import Source
+from visionzoo.data.sources.split import limited
+from visionzoo.inference.stream import Stream
+from visionzoo.terminal import say, visible_name
+
+#: Share of the minutes that features may take; beyond it images become smaller, or fewer.
+_FEATURES = 0.5
+#: Pixels of the network's input that small images are asked at where the minutes are short.
+_SHORT_OF_TIME = 112
+#: Seconds that writing the results takes, beside the images themselves.
+_CLOSING = 8.0
+#: Below this many images of a class adapters are tried before full fine-tuning: they overfit later.
+_FEW = 50
+#: Lines of warnings about the data that are shown.
+_WARNINGS = 5
+
+
+@dataclass
+class Session:
+    """What every stage needs. Made by :meth:`open`; stages add to ``trials``."""
+
+    request: Request
+    device: torch.device
+    begun: float  #: by :func:`time.monotonic`
+    before: Fitted | None  #: what an earlier session left
+    photos: Photos
+    network: Network
+    stream: Stream
+    batch: int  #: images sent through the network at a time
+    speed: float  #: images per second, forward, reading included
+    train_limit: int | None = None  #: how many training images there is time for; None for all
+    trials: list[Trial] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, request: Request, device: torch.device, before: Fitted | None, begun: float) -> Session:
+        """Open data and network, measure, and choose the size and number of the images.
+
+        Raises:
+            FileNotFoundError, ValueError: as :func:`open_photos` and :func:`open_network`.
+        """
+        photos = open_photos(request.path, request.val_path, request.seed)
+        size = request.image_size if before is None else before.image_size
+        found = cls._measured(request, device, before, begun, photos, size)
+        if found.before is not None:
+            return replace(found, train_limit=found.before.train_limit)
+        if request.image_size is None and found._can_be_smaller() and found.too_slow(photos.labelled):
+            found = cls._measured(request, device, before, begun, photos, _SHORT_OF_TIME)
+        most = int(_FEATURES * request.minutes * 60 * found.speed)
+        if found.too_slow(photos.labelled) and (limit := max(most, 2 * len(photos.classes))) < photos.labelled:
+            return replace(found, train_limit=limit)
+        return found
+
+    @classmethod
+    def _measured(
+        cls,
+        request: Request,
+        device: torch.device,
+        before: Fitted | None,
+        begun: float,
+        photos: Photos,
+        image_size: int | None,
+    ) -> Session:
+        network = open_network(
+            request.backbone, request.weights, image_size, len(photos.classes), photos.pixels, seed=request.seed
+        )
+        batch, stream = feature_batch(device), feature_stream(network, device)
+        speed = images_per_second(stream, photos.train, batch)
+        return cls(request, device, begun, before, photos, network, stream, batch, speed)
+
+    def _can_be_smaller(self) -> bool:
+        size = min(self.network.model.preprocess.image_size)
+        return (
+            self.photos.pixels <= SMALL and self.network.pretrained and self.network.any_size and size > _SHORT_OF_TIME
+        )
+
+    def too_slow(self, images: int) -> bool:
+        """Whether features of so many images take more than their share of the minutes."""
+        return self.feature_minutes(images) > _FEATURES * self.request.minutes
+
+    def feature_minutes(self, images: int) -> float:
+        """What features of so many images take."""
+        return images / self.speed / 60
+
+    # ---- the clock -------------------------------------------------------------------------------------------------
+
+    @property
+    def elapsed(self) -> float:
+        """Minutes since this session began."""
+        return (time.monotonic() - self.begun) / 60
+
+    @property
+    def closing(self) -> float:
+        """Minutes of the last look at the held-out images."""
+        return (self.final_count / self.speed + _CLOSING) / 60
+
+    @property
+    def left(self) -> float:
+        """Minutes that are left for training."""
+        return self.request.minutes - self.elapsed - self.closing
+
+    # ---- the images ------------------------------------------------------------------------------------------------
+
+    @property
+    def final_count(self) -> int:
+        """Images that are looked at once, at the end."""
+        return 0 if self.photos.final is None else len(self.photos.final)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.photos.classes
+
+    @cached_property
+    def train(self) -> Source:
+        """The training images that are used."""
+        return limited(self.photos.train, self.train_limit, self.request.seed)
+
+    @cached_property
+    def dev(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the training images that recipes are trained on, and chosen by."""
+        return dev_split(self.train, self.request.seed)
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """Of :class:`visionzoo.data.classify.ClassifyData`: which images."""
+        return {"path": self.request.path, "val_path": self.request.val_path, "train_limit": self.train_limit}
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """What can be trained, first what is more likely to win."""
+        if not self.network.pretrained:
+            return ("scratch",)
+        return ("lora", "full") if self.photos.labelled / len(self.classes) < _FEW else ("full", "lora")
+
+    # ---- what a person hears ---------------------------------------------------------------------------------------
+
+    def say_plan(self) -> None:
+        """Three lines, and what is odd about the data."""
+        photos, report = self.photos, self.photos.report.splits["train"]
+        if self.network.said:
+            say(f"warning: {self.network.said}")
+        for text in photos.report.warnings[:_WARNINGS]:
+            say(f"warning: {visible_name(text)}")
+        held = f"{self.final_count:,} held out, looked at once at the end" if self.final_count else "none is held out"
+        say(
+            f"{photos.labelled:,} images of {len(self.classes):,} classes to learn from, {held}; "
+            f"{report.width[1]} x {report.height[1]} pixels at the median"
+        )
+        say(f"{self.network.origin}; {self.speed:.3g} images/s here")
+        say(f"plan for {self.request.minutes:g} minutes: {', '.join(self._parts())}", flush=True)
+
+    def _parts(self) -> list[str]:
+        used = len(self.train)
+        parts = [f"features {self.feature_minutes(used):.1f}"]
+        if self.train_limit is not None:
+            every = self.feature_minutes(self.photos.labelled)
+            parts[0] += f" (of {used:,} images; those of all take {every:.1f})"
+        left = self.left - self.feature_minutes(used)
+        held = round(dev_fraction(used) * used)
+        for method in self.methods:
+            wanted = minutes(method, wanted_epochs(method, used - held), used - held, held, self.speed)
+            least = minutes(method, LEAST_EPOCHS[method], used - held, held, self.speed)
+            parts.append(f"{method} (up to {wanted:.1f})" if least < left else f"no {method} (at least {least:.1f})")
+        return [*parts, f"the held-out images {self.closing:.1f}"]
+
+    def add(self, trial: Trial) -> None:
+        """A line of the table, said at once."""
+        self.trials.append(trial)
+        if trial.accuracy is None:
+            say(f"{trial.name}: {trial.note}", flush=True)
+        else:
+            say(f"{trial.name}, {trial.setting}: {100 * trial.accuracy:.1f} % of {trial.images:,}", flush=True)
