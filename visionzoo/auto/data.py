@@ -42,6 +42,14 @@ class Photos:
         split = self.report.splits["train"]
         return max(1, min(split.width[1], split.height[1]))
 
+    def copies(self, source: Source, places: np.ndarray) -> np.ndarray:
+        """(N,) the group of each image at ``places`` (N,) of a source: files with the same content are in one."""
+        group: dict[str, int] = {}
+        for number, ids in enumerate(self.report.duplicates_within):
+            group.update(dict.fromkeys((name.removeprefix("train: ") for name in ids), number))
+        first = len(self.report.duplicates_within)
+        return np.array([group.get(source.sample_id(int(p)), first + i) for i, p in enumerate(places)], np.int64)
+
     @property
     def labelled(self) -> int:
         """Training images that have a label."""

@@ -102,6 +102,19 @@ def twin_groups(features: np.ndarray, labels: np.ndarray, *, block: int = 2048) 
     return connected_components(graph, directed=False)[1]
 
 
+def joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N,) groups that hold together what is in one group of either, both (N,)."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(one)
+    first = count + np.unique(one, return_inverse=True)[1]
+    second = 2 * count + np.unique(other, return_inverse=True)[1]
+    rows, columns = np.tile(np.arange(count), 2), np.concatenate([first, second])
+    graph = coo_matrix((np.ones(2 * count, bool), (rows, columns)), shape=(3 * count, 3 * count))
+    return connected_components(graph, directed=False)[1][:count]
+
+
 def score_neighbours(features: np.ndarray, labels: np.ndarray, classes: int, folds: Sequence[np.ndarray]) -> Candidate:
     """k-NN, a yardstick: it is not a head that a network could carry.
 

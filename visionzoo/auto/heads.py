@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from visionzoo.auto.features import train_features
-from visionzoo.auto.frozen import Candidate, fit_head, folds_of, score_linear, score_neighbours, twin_groups
+from visionzoo.auto.frozen import Candidate, fit_head, folds_of, joined, score_linear, score_neighbours, twin_groups
 from visionzoo.auto.linear import Linear, tensors
 from visionzoo.auto.network import Network, fill_head, text_prior
 from visionzoo.auto.result import Trial
@@ -61,10 +61,10 @@ def frozen_stage(session: Session, folder: Path) -> Heads:
             "class; telling apart takes two"
         )
     took, begun = session.elapsed - begun, session.elapsed
-    groups = np.arange(len(found.labels))
+    groups = session.photos.copies(session.train, found.places)
     if session.network.pretrained:  # to random features many things look alike
-        groups = twin_groups(found.values, found.labels)
-        _say_twins(groups)
+        groups = joined(groups, twin_groups(found.values, found.labels))
+    _say_twins(groups)
     folds = folds_of(found.labels, groups, width, classes, session.request.seed)
     candidates = [score_linear(found.values, found.labels, classes, folds)]
     prior = None

@@ -5,6 +5,7 @@ Legend: N images, D width of the features, K classes, E embedding.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ from visionzoo.weights import load_weights
 DEFAULT = "vit_small_patch14_dinov2"
 #: What ``--weights`` is called where a network starts from nothing.
 NOTHING = "none"
+#: What loading says of a head that is there to be filled.
+_FRESH_HEAD = "the head of .* was not loaded"
 #: Pixels that pretrained networks of a larger size are asked at: a quarter of the work of 448, at little loss.
 USUAL = 224
 
@@ -95,7 +98,9 @@ def network_of(model: Backbone | Clip, classes: int) -> Network:
 
 def _copy_trunk(trunk: Backbone, model: Classifier) -> None:
     """The weights of a backbone into a classifier on the same one; its preprocessing too."""
-    load_weights(model, {k: v for k, v in trunk.state_dict().items() if k not in model.head_keys()})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_FRESH_HEAD)
+        load_weights(model, {k: v for k, v in trunk.state_dict().items() if k not in model.head_keys()})
     model.preprocess = trunk.preprocess
 
 
@@ -133,16 +138,20 @@ def _from_weights(backbone: str | None, weights: str, image_size: int | None, cl
     if clip is not None and config is None:
         _copy_trunk(clip.visual.trunk, model)
     else:
-        describe_handover(load_weights(model, weights), model)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_FRESH_HEAD)
+            report = load_weights(model, weights)
+        describe_handover(report, model)
     known = backbone_info(architecture["backbone"])
-    of = f" ({known.licence})" if weights == known.weights else ""
+    of = f", licence {known.licence}" if weights == known.weights else ""
     return Network(model=model.eval(), pretrained=True, origin=f"{_described(model)}, weights {weights}{of}", clip=clip)
 
 
 def _described(model: Classifier) -> str:
     parameters = sum(p.numel() for p in model.trunk_parameters()) / 1e6
     height, width = model.preprocess.image_size
-    return f"{model.name} ({parameters:.3g} M parameters) at {height} x {width} pixels"
+    size = f"{parameters:.3g} M parameters, {4 * parameters:.3g} MB"
+    return f"{model.name} ({size}) at {height} x {width} pixels"
 
 
 def _usual_size(backbone: str) -> int | None:

@@ -12,6 +12,8 @@ Method = Literal["lora", "full", "scratch"]
 PASSES: dict[Method, float] = {"lora": 2.6, "full": 3.2, "scratch": 3.2}
 #: Epochs without which a method is not begun: it would end before it is better than where it starts.
 LEAST_EPOCHS: dict[Method, int] = {"lora": 2, "full": 2, "scratch": 5}
+#: Steps from which a moving average of the weights, over some hundred of them, is worth more than the last ones.
+_AVERAGED = 500
 #: Pixels (the median of the shorter edge) up to which an image is small: a digit, an icon, CIFAR.
 SMALL = 64
 
@@ -85,7 +87,9 @@ def recipe(method: Method, facts: DataFacts, epochs: int, *, precision: str, wor
     elif method == "full":
         model |= {"finetune": "full", "lr": 1e-4, "layer_decay": 0.75, "drop_path": 0.1 if epochs >= 10 else 0.0}
     else:
-        model |= {"lr": 2e-3, "weight_decay": 0.1, "mixup": 0.2, "ema_decay": 0.99}
+        model |= {"lr": 2e-3, "weight_decay": 0.1, "mixup": 0.2}
+        if epochs * facts.images // size >= _AVERAGED:
+            model["ema_decay"] = 0.99
     return Recipe(
         method=method,
         epochs=epochs,

@@ -106,20 +106,21 @@ class Fitted:
         found = []
         scored = [t for t in self.trials if t.accuracy is not None and t.images]
         if not scored:
-            return ["so few images that none could be held out: nobody knows how good this is"]
+            unknown = "" if self.final_images else ", and nobody knows how good this is"
+            return [f"so few images that none could be held out: nothing was compared{unknown}"]
         best = max(scored, key=lambda t: t.accuracy or 0.0)
-        if not beats(best.accuracy or 0.0, best.images, self.largest_class):
+        if not beats(best.accuracy or 0.0, best.images, self.largest_class, of=len(scored)):
             chance, reached = 100 * self.largest_class, 100 * (best.accuracy or 0.0)
             found.append(
-                f"nothing beats guessing: always naming the most frequent class is right for {chance:.1f} %, the best of "
-                f"these ({best.name}) for {reached:.1f} % of {best.images:,}. The labels carry no signal that this "
-                "network sees, or there are too few images"
+                f"nothing beats guessing: the most frequent class alone is right for {chance:.1f} %, the best of these "
+                f"({best.name}) for {reached:.1f} % of {best.images:,}. The labels carry no signal that the network "
+                "sees, or there are too few images"
             )
         kept = next((t for t in scored if t.name == self.kept), None)
         yardstick = next((t for t in scored if t.name == "k-NN"), None)
         if kept is not None and yardstick is not None and kept.name in ("linear", "text"):
             ahead = (yardstick.accuracy or 0) - (kept.accuracy or 0)
-            if ahead > spread(yardstick.accuracy or 0, yardstick.images):
+            if ahead > 2 * spread(yardstick.accuracy or 0, yardstick.images):
                 found.append(
                     f"k-NN is {100 * ahead:.1f} points better than what was kept; more --minutes train the network"
                 )
@@ -131,11 +132,14 @@ def spread(accuracy: float, images: int) -> float:
     return math.sqrt(max(accuracy * (1 - accuracy), 1e-9) / max(images, 1))
 
 
-def beats(accuracy: float, images: int, chance: float) -> bool:
-    """Whether so many right answers are more than chance would give in 19 of 20 cases (one-sided binomial test)."""
+def beats(accuracy: float, images: int, chance: float, of: int = 1) -> bool:
+    """Whether so many right answers, by the best ``of`` several, are more than chance gives in 19 of 20 cases.
+
+    A one-sided binomial test, with Bonferroni's correction.
+    """
     from scipy.stats import binomtest
 
-    return bool(binomtest(round(accuracy * images), images, chance, alternative="greater").pvalue < 0.05)
+    return bool(binomtest(round(accuracy * images), images, chance, alternative="greater").pvalue < 0.05 / of)
 
 
 def table(trials: Sequence[Trial]) -> list[str]:

@@ -164,12 +164,12 @@ class Session:
             say(f"warning: {self.network.said}")
         for text in photos.report.warnings[:_WARNINGS]:
             say(f"warning: {visible_name(text)}")
+        say(f"{self.network.origin}; {self.speed:.3g} images/s here")
         held = f"{self.final_count:,} held out, looked at once at the end" if self.final_count else "none is held out"
         say(
             f"{photos.labelled:,} images of {len(self.classes):,} classes to learn from, {held}; "
             f"{report.width[1]} x {report.height[1]} pixels at the median"
         )
-        say(f"{self.network.origin}; {self.speed:.3g} images/s here")
         say(f"plan for {self.request.minutes:g} minutes: {', '.join(self._parts())}", flush=True)
 
     def _parts(self) -> list[str]:

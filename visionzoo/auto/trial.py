@@ -61,13 +61,14 @@ class Clock(Callback):
         deadline: when it must end, by :func:`time.monotonic`.
         to_beat: the accuracy of the best so far on the same held-out images.
         images: how many these are.
+        patient: whether a run that will not be done in time goes on until its time is over.
     """
 
-    def __init__(self, deadline: float, to_beat: float, images: int) -> None:
+    def __init__(self, deadline: float, to_beat: float, images: int, *, patient: bool = False) -> None:
         self.deadline, self.to_beat, self.images = deadline, to_beat, images
         self.note = ""
         self._begun: tuple[float, int] | None = None
-        self._measured = False
+        self._measured = patient
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,6 +109,7 @@ def train_recipe(
     *,
     deadline: float,
     to_beat: float,
+    patient: bool = False,
     seed: int,
     device: torch.device,
     resume_command: str,
@@ -121,7 +123,7 @@ def train_recipe(
             ``dev_fraction`` which of them are held out; 0 holds out none.
         network: of :class:`ClassifyTask`: backbone, weights and the like.
         deadline: when it must end, by :func:`time.monotonic`.
-        to_beat: see :class:`Clock`.
+        to_beat, patient: see :class:`Clock`.
         seed: of everything that is random.
         device: where.
         resume_command: what a person types after a Ctrl-C.
@@ -142,7 +144,7 @@ def train_recipe(
         **made.model,
     )
     held = len(data.val_source) if data.val_source is not None and options["dev_fraction"] else 0
-    clock = Clock(deadline, to_beat, held)
+    clock = Clock(deadline, to_beat, held, patient=patient)
     own: list[Callback] = [clock]
     bar = sys.stdout.isatty()
     if bar:

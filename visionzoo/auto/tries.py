@@ -142,7 +142,8 @@ class Tries:
             session.add(done)
             return self._saved_recipe(folder), Outcome(done.accuracy or 0.0, 0.0)
         made, speed, begun = self._saved_recipe(folder), session.speed, session.elapsed
-        for _ in range(_PLANS):
+        for plan in range(1, _PLANS + 1):
+            patient = made is not None or plan == _PLANS  # what is half done is not begun again
             if made is None:
                 epochs = self._epochs(method, parts, speed)
                 if not epochs:
@@ -151,7 +152,7 @@ class Tries:
                     return None, None
                 made = recipe(method, self.facts, epochs, precision=self._precision(), workers=_workers())
             try:
-                outcome = self._train(made, folder, {"dev_fraction": dev_fraction(len(session.train))}, best)
+                outcome = self._train(made, folder, {"dev_fraction": dev_fraction(len(session.train))}, best, patient)
             except TooSlowError as slow:  # planned anew, with the speed that was seen
                 speed = slow.images_per_second(method, made.data["batch_size"])
                 shutil.rmtree(folder.path)
@@ -166,8 +167,7 @@ class Tries:
             line = Trial(name=method, setting=made.in_words, accuracy=outcome.accuracy, images=len(held), rival=rival)
             session.add(replace(line, minutes=session.elapsed - begun, note=outcome.note))
             return made, outcome
-        session.add(Trial(name=method, note="left out: this machine is too busy for it"))
-        return None, None
+        raise AssertionError("the last plan is patient")
 
     def _epochs(self, method: Method, parts: int, speed: float) -> int:
         """How many there is time for: in one part of several, or, where that is none, in a larger one."""
@@ -188,11 +188,12 @@ class Tries:
         began, images = session.elapsed, len(session.train)
         took = next(t.minutes for t in session.trials if t.name == winner.method)
         needs = took * images / len(session.dev[0])
-        if self._saved_recipe(folder) is None and needs > session.left:
+        resumed = self._saved_recipe(folder) is not None
+        if not resumed and needs > session.left:
             return
         calibration = read_config(self.folder.path).calibration
         try:
-            self._train(winner, folder, {"dev_fraction": 0.0}, 0.0)
+            self._train(winner, folder, {"dev_fraction": 0.0}, 0.0, patient=resumed)
         except TooSlowError:
             shutil.rmtree(folder.path)
             return
@@ -206,7 +207,7 @@ class Tries:
         session.add(Trial(name=AGAIN, setting=winner.in_words, note=note, minutes=session.elapsed - began))
         self.kept = f"{winner.method}, {AGAIN}"
 
-    def _train(self, made: Recipe, folder: RunFolder, data: dict[str, Any], best: float) -> Outcome:
+    def _train(self, made: Recipe, folder: RunFolder, data: dict[str, Any], best: float, patient: bool) -> Outcome:
         session = self.session
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.path / RECIPE_FILE, made.to_dict())
@@ -217,6 +218,7 @@ class Tries:
             self._network(made.method),
             deadline=time.monotonic() + 60 * max(session.left, 0.05),
             to_beat=best,
+            patient=patient,
             seed=session.request.seed,
             device=session.device,
             resume_command=self.resume_command,
