@@ -12,6 +12,7 @@ SET: digits, shapes, imagenette, cifar10, crops (objects cut out of coco_things)
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import tempfile
@@ -20,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from visionzoo.auto.fit import fit
-from visionzoo.auto.recipes import DataFacts, recipe, wanted_epochs
+from visionzoo.auto.recipes import DataFacts, Method, recipe, wanted_epochs
 from visionzoo.auto.result import Fitted
-from visionzoo.auto.trial import train_recipe
+from visionzoo.cli.train import run as train
 from visionzoo.data.sources.open import open_data
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.probe import probe
-from visionzoo.runs import RunFolder
 
 LEAST_EDGE = 32  #: pixels of an object that is cut out
 LEAST_IMAGES = 8  #: training images of a class that is taken
@@ -57,25 +58,29 @@ def crops(source: Path, out: Path) -> None:
                 picture.convert("RGB").crop((x, y, x + w, y + h)).save(folder / f"{entry['id']}.png")
 
 
-def by_hand(
-    method: str, path: str, network: dict, train_limit: int | None, mirrors: bool, device: torch.device
-) -> float:  # type: ignore[type-arg]
-    """The accuracy of ``train.py classify fit`` with our recipe."""
+def by_hand(method: Method, path: str, network: dict[str, Any], mirrors: bool, device: torch.device) -> list[float]:
+    """Accuracies on the held-out images after each epoch of ``train.py classify fit`` with our recipe."""
     splits = open_data(path)
     assert splits.train is not None
-    images = train_limit or len(splits.train)
-    sample = splits.train.read(0)
-    facts = DataFacts(images=images, classes=len(splits.classes), pixels=min(sample.size), mirrors=mirrors)
+    images = len(splits.train)
+    facts = DataFacts(
+        images=images, classes=len(splits.classes), pixels=min(splits.train.read(0).size), mirrors=mirrors
+    )
     precision = "bf16-mixed" if device.type == "cuda" else "32-true"
-    made = recipe(
-        method, facts, wanted_epochs(method, images), precision=precision, workers=min(4, os.cpu_count() or 1)
-    )  # type: ignore[arg-type]
+    workers = max(1, min(4, (os.cpu_count() or 2) - 1))
+    made = recipe(method, facts, wanted_epochs(method, images), precision=precision, workers=workers)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = train_recipe(
-            made, RunFolder(folder), {"path": path, "train_limit": train_limit, "eval_batch_size": 128}, network,
-            deadline=float("inf"), to_beat=0.0, seed=0, device=device, resume_command="",
-        )  # fmt: skip
-    return outcome.accuracy
+        config = {
+            "model": {**network, **made.model},
+            "data": {**made.data, "path": path, "eval_batch_size": 128},
+            "trainer": made.trainer,
+            "run_dir": f"{folder}/run",
+        }
+        (Path(folder) / "config.yaml").write_text(yaml.safe_dump(config))
+        if train(["classify", "fit", "--config", f"{folder}/config.yaml"]) != 0:
+            raise SystemExit(f"{method} on {path} failed")
+        with open(f"{folder}/run/metrics.csv", encoding="utf-8") as file:
+            return [float(row["val/accuracy"]) for row in csv.DictReader(file) if row.get("val/accuracy")]
 
 
 def main() -> None:
@@ -84,12 +89,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--weights")
-    parser.add_argument("--backbone", default="vit_small_patch14_dinov2")
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--backbone", help="none for a run folder, which knows its own, and its size")
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     device = resolve_device(None)
-    path, train_limit = str(args.data / args.set), None
+    path = str(args.data / args.set)
     scratch = tempfile.TemporaryDirectory()
     if args.set in ("digits", "shapes"):
         path = args.set
@@ -110,20 +115,31 @@ def main() -> None:
             flush=True,
         )
 
-    network = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
+    given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
+    network = {name: value for name, value in given.items() if value is not None}
     reports = []
 
     def frozen() -> float:
         reports.append(
-            probe(args.backbone, path, weights=args.weights, image_size=args.image_size, train_limit=train_limit)
+            probe(args.weights, path)
+            if args.backbone is None
+            else probe(args.backbone, path, weights=args.weights, image_size=args.image_size)
         )
         return reports[0].linear
 
     timed("probe", frozen)
     found["k-NN"], minutes["k-NN"] = 100 * reports[0].knn, 0.0
     mirrors = args.set not in ("digits",)
-    timed("lora", lambda: by_hand("lora", path, network, train_limit, mirrors, device))
-    timed("full", lambda: by_hand("full", path, network, train_limit, mirrors, device))
+    methods: tuple[Method, ...] = ("lora", "full")
+    for method in methods:
+        curve: list[float] = []
+
+        def trained(method: Method = method, curve: list[float] = curve) -> float:
+            curve += by_hand(method, path, network, mirrors, device)
+            return max(curve)
+
+        timed(method, trained)
+        print(f"{args.set}, {method}: {100 * curve[-1]:.2f} % after the last epoch", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
 

@@ -27,24 +27,27 @@ class FinalLook:
     error: float | None  #: expected calibration error, with the temperature that the run has; None where it has none
 
 
-def final_look(folder: RunFolder, data_options: dict[str, Any], batch: int, device: torch.device) -> FinalLook:
+def final_look(
+    folder: RunFolder, data_options: dict[str, Any], batch: int, device: torch.device, *, seed: int
+) -> FinalLook:
     """Score the model in a run folder on the held-out images, and draw what it gets wrong.
 
     Args:
         folder: of the run.
-        data_options: of :class:`ClassifyData`, without images that recipes are chosen by.
+        data_options: of :class:`ClassifyData`: which images.
         batch: images at a time.
         device: where.
+        seed: of what is held out where the data do not say, and for the record.
     """
     quiet_lightning()
-    options = {k: v for k, v in data_options.items() if k not in ("dev_fraction", "train_limit")}
+    options = {**data_options, "seed": seed}
     data = ClassifyData(**options, batch_size=batch)
     task = ClassifyTask(num_classes=data.num_classes, classes=data.classes, weights=str(folder.path))
     trainer = Trainer(
         accelerator={"cuda": "gpu", "cpu": "cpu", "mps": "mps"}[device.type],
         devices=[device.index or 0] if device.type == "cuda" else 1,
         logger=False,
-        callbacks=run_files(data, folder, data_options=options, config=None, seed=False, resume_command=""),
+        callbacks=run_files(data, folder, data_options=options, config=None, seed=seed, resume_command=""),
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,

@@ -20,7 +20,7 @@ from visionzoo.auto.result import Fitted, Request
 from visionzoo.auto.session import Session
 from visionzoo.auto.tries import Tries
 from visionzoo.inference.device import resolve_device
-from visionzoo.runs import RunFolder
+from visionzoo.runs import RunFolder, describe_run, write_record
 from visionzoo.runs.lock import FolderLock
 from visionzoo.tasks.engine.interrupt import RunInterruptedError
 from visionzoo.terminal import say, shell_quoted
@@ -117,8 +117,10 @@ def _run(request: Request, folder: RunFolder | None, device: torch.device, befor
         tries.run()
         record = replace(record, trials=tuple(session.trials), kept=tries.kept)
         if tries.stopped is None and session.final_count:
-            look = final_look(folder, {"path": request.path, "val_path": request.val_path}, session.batch, device)
-            record = _looked(record, look)
+            which = {"path": request.path, "val_path": request.val_path}
+            record = _looked(record, final_look(folder, which, session.batch, device, seed=request.seed))
+        else:  # that writes what is known of the run, too
+            write_record(folder, describe_run(seed=request.seed, data={"path": request.path}))
         record = replace(record, minutes=session.elapsed + (0.0 if before is None else before.minutes))
         record.write(folder.path)
     except KeyboardInterrupt:
