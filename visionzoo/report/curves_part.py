@@ -1,0 +1,64 @@
+"""The curves of a run, out of ``metrics.csv``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from visionzoo.report.charts import Chart, ChartLine, number
+from visionzoo.report.components import Paragraph
+from visionzoo.runs.folder import RunFolder
+from visionzoo.viz.curves import Panel, Series, panels, read_metrics, smooth
+
+TONES = {"train": "one", "val": "two", "test": "three"}
+#: Curves of more panels than this are no overview; the rest are in the file.
+PANELS = 8
+#: Lines of one panel, at most.
+LINES = 8
+
+
+def curve_parts(folder: RunFolder) -> list[Any]:
+    """A chart for each panel; what is missing where there is none."""
+    if not folder.metrics_csv.is_file():
+        return [Paragraph("There are no curves: the folder has no metrics.csv.", "note")]
+    try:
+        found = panels(read_metrics(folder.metrics_csv))
+    except (ValueError, OSError) as error:
+        return [Paragraph(f"The curves cannot be drawn: {error}", "warning")]
+    if not found:
+        return [Paragraph("There are no curves yet: metrics.csv holds no values.", "note")]
+    charts: list[Any] = [_chart(i, panel) for i, panel in enumerate(found[:PANELS])]
+    if len(found) > PANELS:
+        charts.append(Paragraph(f"{len(found) - PANELS} more values are in metrics.csv.", "note"))
+    return charts
+
+
+def _chart(place: int, panel: Panel) -> Chart:
+    lines: list[ChartLine] = []
+    seen: dict[str, int] = {}
+    for one in sorted(panel.series, key=lambda s: list(TONES).index(s.stage))[:LINES]:
+        dashed = seen.setdefault(one.stage, 0) % 2 == 1
+        seen[one.stage] += 1
+        smoothed = smooth(one.values) if one.stage == "train" and panel.title != "Learning rate" else one.values
+        name = one.name.removesuffix("_epoch")
+        if smoothed is not one.values:  # a training value is of one batch
+            lines.append(ChartLine(f"{name}, each step", _points(one, one.values), "faint"))
+        tone = "three" if panel.title == "Learning rate" else TONES[one.stage]
+        lines.append(ChartLine(name, _points(one, smoothed), tone, dashed, dots=len(one.steps) <= 40))
+    named = [line for line in lines if line.tone != "faint"]
+    return Chart(f"curve-{place}", panel.title, [*(x for x in lines if x.tone == "faint"), *named], note=_note(panel))
+
+
+def _note(panel: Panel) -> str:
+    """Where the held-out value was best."""
+    if panel.title not in ("Loss", "Score", "Accuracy"):
+        return ""
+    parts = []
+    for one in panel.series:
+        if one.stage == "val":
+            best = int(one.values.argmin() if panel.title == "Loss" else one.values.argmax())
+            parts.append(f"best {one.name} {number(float(one.values[best]))} at step {one.steps[best]:,.0f}")
+    return ("; ".join(parts[:3])).capitalize()
+
+
+def _points(series: Series, values: Any) -> list[tuple[float, float]]:
+    return list(zip(series.steps.tolist(), values.tolist(), strict=True))

@@ -1,0 +1,122 @@
+"""Which held-out images of a classifier are kept as small pictures, for a page that shows them.
+
+Legend: B images of a batch, N images so far.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+#: Longest edge of a picture, in pixels. Smaller images stay as they are.
+EDGE = 96
+#: Pictures of a run, and of one pair of label and answer, at most.
+MOST, PER_PAIR = 1200, 40
+#: The most confident mistakes, and the least sure answers, that are kept whatever their pair.
+LISTED = 40
+
+
+class KeptPicture(NamedTuple):
+    """One image that was kept."""
+
+    position: int  #: of the sample in its source
+    label: int
+    predicted: int
+    confidence: float  #: probability of the predicted class
+    picture: bytes  #: WebP
+
+
+class PictureChoice:
+    """A bounded choice of images that does not depend on their order, nor on batches or ranks.
+
+    Of each pair of label and answer some are kept: the surest of mistakes, the least sure of what is right. Where there
+    are too many pairs, all have one picture before any has a second. Beside these come the surest mistakes and the
+    least sure answers of all.
+
+    Args:
+        wanted: positions that are kept in any case.
+    """
+
+    def __init__(self, wanted: frozenset[int] = frozenset()) -> None:
+        self.wanted = wanted
+        self._rows = np.empty((0, 4))  # position, label, predicted, confidence
+        self._pixels: list[np.ndarray] = []
+
+    def add(self, logits: Tensor, labels: Tensor, images: Tensor, index: Tensor) -> None:
+        """Take a batch into account: (B, K), (B,), (B, C, H, W) uint8 and (B,) positions."""
+        confidence, predicted = logits.float().softmax(1).max(1)
+        new = torch.stack([index.double(), labels.double(), predicted.double(), confidence.double()], 1).cpu().numpy()
+        rows, before = np.concatenate([self._rows, new]), len(self._rows)
+        kept = choose(rows, self.wanted)
+        fresh = [int(i) - before for i in kept if i >= before]
+        small = dict(zip(fresh, small_pictures(images[fresh]), strict=True)) if fresh else {}
+        self._pixels = [self._pixels[i] if i < before else small[int(i) - before] for i in kept]
+        self._rows = rows[kept]
+
+    def finish(self) -> list[KeptPicture]:
+        """What was kept, the most telling first; then start afresh."""
+        found = [
+            KeptPicture(int(p), int(t), int(a), float(c), as_webp(pixels))
+            for (p, t, a, c), pixels in zip(self._rows.tolist(), self._pixels, strict=True)
+        ]
+        self._rows, self._pixels = np.empty((0, 4)), []
+        return found
+
+
+def join(kept: list[KeptPicture], wanted: frozenset[int] = frozenset()) -> list[KeptPicture]:
+    """The choice of all ranks, out of the choice of each."""
+    if not kept:
+        return []
+    return [kept[i] for i in choose(np.array([k[:4] for k in kept], dtype=np.float64), wanted)]
+
+
+def choose(rows: np.ndarray, wanted: frozenset[int] = frozenset()) -> np.ndarray:
+    """Which of (N, 4) position, label, predicted and confidence are kept: (n,) indices, the most telling first.
+
+    What is left out would also be left out beside further images, so that a batch at a time gives the same.
+    """
+    position, confidence = rows[:, 0], rows[:, 3]
+    wrong = rows[:, 1] != rows[:, 2]
+    telling = np.where(wrong, -confidence, confidence)
+    # within each pair, the most telling first; the position decides between equals
+    order = np.lexsort((position, telling, rows[:, 2], rows[:, 1]))
+    pairs = rows[order, 1:3]
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (pairs[1:] != pairs[:-1]).any(1)
+    starts = np.flatnonzero(first)
+    rank = np.empty(len(rows), dtype=np.int64)
+    rank[order] = np.arange(len(rows)) - np.repeat(starts, np.diff([*starts, len(rows)]))
+    listed = np.zeros(len(rows), dtype=bool)
+    listed[np.lexsort((position, np.where(wrong, -confidence, 2)))[:LISTED]] = True
+    listed[np.lexsort((position, confidence))[:LISTED]] = True
+    if wanted:
+        listed |= np.isin(position, np.fromiter(wanted, dtype=np.float64))
+    level = np.where(listed, -1, rank)
+    # among pairs of one rank, mistakes before what is right
+    best = np.lexsort((position, telling, ~wrong, level))
+    return best[(level[best] < PER_PAIR)][: MOST + len(wanted)]
+
+
+def small_pictures(images: Tensor) -> list[np.ndarray]:
+    """(B, C, H, W) uint8 -> B of (h, w, C) uint8 on the CPU, C being 1 or 3, the longest edge at most :data:`EDGE`."""
+    images = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
+    scale = EDGE / max(images.shape[-2:])
+    if scale < 1:
+        size = [max(1, round(edge * scale)) for edge in images.shape[-2:]]
+        small = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
+        images = small.round().clamp(0, 255).to(torch.uint8)
+    return list(images.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def as_webp(pixels: np.ndarray) -> bytes:
+    """(h, w, C) uint8 -> WebP; small ones, whose every pixel counts, without loss."""
+    picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+    file = io.BytesIO()
+    picture.save(file, "WEBP", lossless=max(pixels.shape) <= 40, quality=80, method=3)
+    return file.getvalue()

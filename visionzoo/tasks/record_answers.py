@@ -1,0 +1,101 @@
+"""What a classifier answered, as the record of a run keeps it.
+
+Legend: N images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visionzoo.data.keys import sample_key
+from visionzoo.metrics.calibration import reliability
+from visionzoo.models.calibration import Calibration, cross_fitted
+from visionzoo.runs.answers import ROWS, TOP, AnswersAbout, fullest, write_answers
+from visionzoo.tasks.classify_evaluation import Answers, EvaluationResults
+from visionzoo.tasks.engine.learning import Learning
+
+
+def record_answers(
+    path: Path, results: EvaluationResults, classes: Sequence[str], *, stage: str, source: Any, learning: Learning
+) -> None:
+    """Write ``answers.parquet`` of an evaluation; an earlier one goes where there is nothing to write.
+
+    Args:
+        path: where it goes.
+        results: with the answers.
+        classes: K names.
+        stage: ``val`` or ``test``.
+        source: of the images, for their names; None where it is not known.
+        learning: what the validations before it said.
+    """
+    found = results.answers
+    if found is None or not len(found.labels) or not found.logits.isfinite().all():
+        path.unlink(missing_ok=True)
+        return
+    calibration, images = results.calibration, int(len(found.labels))
+    cells = _cells(results, found)
+    about = AnswersAbout(
+        stage=stage,
+        images=int(results.counts.sum()) if results.matrix is not None else images,
+        classes=tuple(map(str, classes)),
+        matrix=fullest(cells),
+        cells=len(cells),
+        validations=learning.validations,
+        temperature=None if calibration is None else calibration.temperature,
+        reliability=() if calibration is None else _diagrams(found),
+        calibration_error=() if calibration is None else calibration.error,
+    )
+    write_answers(path, _rows(found, results, calibration, source, learning), about)
+
+
+def _rows(
+    found: Answers, results: EvaluationResults, calibration: Calibration | None, source: Any, learning: Learning
+) -> dict[str, Any]:
+    pictures = {kept.position: kept.picture for kept in results.pictures}
+    found = _with_rows(found, pictures)
+    temperature = 1.0 if calibration is None else calibration.temperature
+    best = (found.logits.double() / temperature).softmax(1).topk(min(TOP, found.logits.shape[1]))
+    position = found.position.tolist()
+    first_right, wrong_until, times_right = learning.of(found.position)
+    return {
+        "sample": [f"image {i}" if source is None else str(source.sample_id(i)) for i in position],
+        "position": position,
+        "label": found.labels.tolist(),
+        "answers": best.indices.tolist(),
+        "probabilities": best.values.clamp(0, 1).tolist(),
+        "first_right": first_right.tolist(),
+        "wrong_until": wrong_until.tolist(),
+        "times_right": times_right.tolist(),
+        "picture": [pictures.get(i) for i in position],
+    }
+
+
+def _with_rows(found: Answers, pictures: dict[int, bytes]) -> Answers:
+    """Those that have a picture, and others, drawn at random and always the same, up to ``ROWS``."""
+    positions = found.position.tolist()
+    if len(positions) <= ROWS:
+        return found
+    order = sorted(range(len(positions)), key=lambda i: (positions[i] not in pictures, sample_key(positions[i])))
+    kept = sorted(order[:ROWS])
+    return Answers(found.logits[kept], found.labels[kept], found.position[kept])
+
+
+def _cells(results: EvaluationResults, found: Answers) -> list[tuple[int, int, int]]:
+    """(label, answer, images) of what is not empty in the confusion matrix."""
+    if results.matrix is not None:
+        places = np.nonzero(results.matrix)
+        return [(int(t), int(p), int(n)) for t, p, n in zip(*places, results.matrix[places], strict=True)]
+    pairs, counts = torch.stack([found.labels, found.logits.argmax(1)], 1).unique(dim=0, return_counts=True)
+    return [(t, p, n) for (t, p), n in zip(pairs.tolist(), counts.tolist(), strict=True)]
+
+
+def _diagrams(found: Answers) -> tuple[tuple[tuple[float, float, float], ...], ...]:
+    both: tuple[Tensor, Tensor] = found.logits.double().softmax(1), cross_fitted(found.logits, found.labels)
+    tables = (reliability(probabilities, found.labels).tolist() for probabilities in both)
+    return tuple(tuple((n, c, r) for n, c, r in table) for table in tables)
