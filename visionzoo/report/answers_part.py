@@ -13,6 +13,7 @@ from typing import Any
 
 from visionzoo.report.charts import Chart, ChartLine
 from visionzoo.report.components import (
+    Beside,
     ImagePool,
     Matrix,
     MatrixCell,
@@ -93,7 +94,7 @@ class AnswerImages:
             lines.append((f"label {label}", ""))
         lines += [(f"or {other}, {percent(p)}", "quiet") for other, p in answers[1:2] if p >= 0.005]
         lines.append((_short(name), "quiet"))
-        alt = f"{name}: label {label}, answered {answers[0][0]}"
+        alt = f"{name}: label {label}, predicted {answers[0][0]}"
         return PictureFigure(embedded(picture), alt, lines, self.rows["position"][row])
 
     def open_group(self, key: str, title: str, members: Iterable[int], count: int) -> str:
@@ -124,7 +125,7 @@ def matrix_parts(images: AnswerImages) -> list[Any]:
         totals[label] += count
 
     def says(label: int, answer: int, count: int) -> str:
-        return f"label {images.names[label]}, answered {images.names[answer]}: {_images(count)}"
+        return f"label {images.names[label]}, predicted {images.names[answer]}: {_images(count)}"
 
     def opens(label: int, answer: int, count: int) -> str:
         key = f"pair-{label}-{answer}"
@@ -138,14 +139,15 @@ def matrix_parts(images: AnswerImages) -> list[Any]:
         shade = round(10 * (count / totals[label]) ** 0.5)  # a root, or single mistakes could not be seen
         key = opens(label, answer, count)
         rows[label][answer] = MatrixCell(count, shade, label == answer, key, says(label, answer, count))
-    caption = f"Rows are labels, columns answers, of {_images(images.about.images)}. A cell opens its images."
-    return [Matrix(caption, images.names, rows), *_pairs(images, totals, lambda t, a, _: rows[t][a].opens, 10)]  # type: ignore[union-attr]
+    caption = f"Rows are labels, columns predictions, of {_images(images.about.images)}. A cell opens its images."
+    listed = _pairs(images, totals, lambda t, a, _: rows[t][a].opens, 10)  # type: ignore[union-attr]
+    return [Beside([Matrix(caption, images.names, rows), *listed])]
 
 
 def _pairs(images: AnswerImages, totals: dict[int, int], opens: Any, most: int = PAIRS) -> list[Any]:
     wrong = sorted((c for c in images.about.matrix if c[0] != c[1]), key=lambda c: (-c[2], c[:2]))
     if not wrong:
-        return [Paragraph("No image was answered wrongly.")]
+        return [Paragraph("No image was predicted wrongly.")]
     rows = []
     for label, answer, count in wrong[:most]:
         key = opens(label, answer, count)
@@ -159,7 +161,7 @@ def _pairs(images: AnswerImages, totals: dict[int, int], opens: Any, most: int =
             )
         )
     more = f" The first {most:,} of {len(wrong):,}." if len(wrong) > most else ""
-    columns = (("label", False), ("answered", False), ("images", True), ("of the label", True))
+    columns = (("label", False), ("predicted", False), ("images", True), ("of the label", True))
     caption = f"What is taken for what, the most frequent first; a number opens its images.{more}"
     return [SortedTable("pairs", caption, columns, rows, searched=most == PAIRS)]
 
@@ -201,7 +203,7 @@ def image_parts(images: AnswerImages) -> list[Any]:
     ]
     parts: list[Any] = [strip for strip in strips if strip.figures]
     if not wrong:
-        parts.insert(0, Paragraph("No image was answered wrongly."))
+        parts.insert(0, Paragraph("No image was predicted wrongly."))
     return [*parts, *_slow(images, rows)]
 
 
@@ -253,7 +255,7 @@ def reliability_parts(found: HeldOutAnswers) -> list[Any]:
         ("how sure", False), ("images", True), ("right", True), ("images, with temperature", True),
         ("right, with temperature", True),
     )  # fmt: skip
-    return [Paragraph(text), chart, SortedTable("bins", "The points of the diagram", columns, rows, folded=True)]
+    return [Beside([chart, Paragraph(text)]), SortedTable("bins", "The points of the diagram", columns, rows, folded=True)]
 
 
 def _bin(values: tuple[float, float, float]) -> tuple[TableCell, TableCell]:

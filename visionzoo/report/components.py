@@ -95,7 +95,7 @@ class Strip:
     title: str
     note: str
     figures: Sequence[PictureFigure]
-    large: bool = False
+    wide: bool = False  #: each is several pictures side by side
     kind: ClassVar[str] = "strip"
 
 
@@ -128,7 +128,17 @@ class Frames:
     title: str
     note: str
     frames: Sequence[tuple[str, Sequence[PictureFigure]]]  #: what it is called, and what is shown
+    wide: bool = False
+    sheet: bool = False  #: each is one picture, as wide as the page
     kind: ClassVar[str] = "frames"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Parts next to each other where there is room."""
+
+    parts: Sequence[Any]
+    kind: ClassVar[str] = "beside"
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,11 @@ from visionzoo.report.components import (
     Tiles,
 )
 from visionzoo.report.curves_part import curve_parts
+from visionzoo.report.gallery_part import gallery_parts, sheet_parts
 from visionzoo.report.shell import write_page
 from visionzoo.runs.answers import read_answers
 from visionzoo.runs.folder import RunFolder
+from visionzoo.runs.gallery import read_gallery
 from visionzoo.runs.record import read_record
 from visionzoo.terminal import visible_name
 from visionzoo.text import parse_json
@@ -104,8 +106,9 @@ class _RunPage:
         images, found = self.images, self.answers
         parts = [
             PageSection("curves", "Curves", curve_parts(self.folder)),
-            PageSection("matrix", "Labels and answers", matrix_parts(images) if images else []),
+            PageSection("matrix", "Confusion matrix", matrix_parts(images) if images else []),
             PageSection("images", "Images", image_parts(images) if images else []),
+            *self._galleries(),
             PageSection("classes", "Classes", class_parts(self.folder.per_class, images)),
             PageSection("probabilities", "Probabilities", reliability_parts(found) if found else []),
             PageSection("bad", "Bad samples", self._bad_samples()),
@@ -129,6 +132,16 @@ class _RunPage:
         found = self._try(lambda: parse_json(path.read_bytes(), str(path)))
         return found if isinstance(found, dict) else {}
 
+    def _galleries(self) -> list[PageSection]:
+        """What tasks have drawn, by the name of its part of the page."""
+        by_section: dict[str, list[Any]] = {}
+        for path in sorted(self.folder.path.glob("*.parquet")):
+            if path != self.folder.answers and (gallery := self._try(read_gallery, path)) is not None:
+                by_section.setdefault(gallery.about.section, []).extend(gallery_parts(gallery, path.stem))
+        if sheets := self._try(sheet_parts, self.folder.sheets):
+            by_section.setdefault(next(iter(by_section), "Sheets"), []).extend(sheets)
+        return [PageSection(f"pictures-{i}", name, parts) for i, (name, parts) in enumerate(by_section.items())]
+
     # ---- sections ---------------------------------------------------------------------------------------------------
 
     def _result(self) -> list[Any]:
@@ -143,7 +156,7 @@ class _RunPage:
                 before, after = about.calibration_error
                 tiles.append(Tile("calibration error", percent(after), f"{percent(before)} without a temperature"))
         if minutes := self._minutes():
-            tiles.append(Tile("minutes", minutes))
+            tiles.append(Tile("training", f"{minutes} min"))
         parts: list[Any] = [Tiles(tiles)] if tiles else []
         if which := self.results.get("which"):
             parts.append(Paragraph(f"Of the weights that were exported: {which}.", "note"))

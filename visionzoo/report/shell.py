@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionzoo.files import write_text
 from visionzoo.report.charts import Chart
-from visionzoo.report.components import ImagePool, PageSection
+from visionzoo.report.components import Beside, ImagePool, PageSection
 from visionzoo.terminal import visible
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def render(
     """The text of :func:`write_page`."""
     pool = pool or ImagePool()
     sections = [section for section in sections if section.parts]
-    charts = {part.id: part.data() for section in sections for part in section.parts if isinstance(part, Chart)}
+    charts = {part.id: part.data() for section in sections for part in _each(section.parts) if isinstance(part, Chart)}
     style, script = _file("style.css"), _file("page.js")
     return _environment().get_template("page.html").render(
         title=title,
@@ -69,6 +69,14 @@ def render(
         ),
         data=_trusted(as_inline_json({"images": pool.images, "groups": pool.groups, "charts": charts})),
     )
+
+
+def _each(parts: Sequence[Any]) -> Iterator[Any]:
+    for part in parts:
+        if isinstance(part, Beside):
+            yield from _each(part.parts)
+        else:
+            yield part
 
 
 def as_inline_json(value: Any) -> str:
@@ -103,12 +111,21 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["charts_together"] = _charts_together
+    environment.filters["code"] = _code
     return environment
 
 
 def _charts_together(parts: Sequence[Any]) -> list[tuple[bool, list[Any]]]:
     """(whether they are charts, parts) of parts that follow each other: charts stand side by side."""
     return [(charts, list(some)) for charts, some in groupby(parts, key=lambda part: isinstance(part, Chart))]
+
+
+def _code(text: str) -> Any:
+    """Escaped text, with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(visible(part)) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _trusted(text: str) -> Any:

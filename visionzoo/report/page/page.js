@@ -126,25 +126,25 @@
     const figure = document.getElementById(`chart-${id}`), drawing = figure.querySelector("svg");
     const pointer = figure.querySelector(".pointer"), readout = figure.querySelector(".readout");
     const stops = [...new Set(chart.lines.flatMap((line) => line.at.map(([x]) => x)))].sort((a, b) => a - b);
+    const note = readout.textContent;
     let stop = -1;
     const nearest = (values, x) => values.reduce((best, value, i) => (Math.abs(value - x) < Math.abs(values[best] - x) ? i : best), 0);
     const show = (i) => {
       stop = i;
       const x = stops[i], parts = [];
-      let said = "";
+      const there = chart.lines.find((line) => line.at.some(([at]) => at === x));
+      const said = there.x[there.at.findIndex(([at]) => at === x)];
       pointer.replaceChildren(svg("line", { x1: x, x2: x, y1: chart.top, y2: chart.bottom }));
       for (const line of chart.lines) {
         if (line.tone === "faint") continue;
         const k = nearest(line.at.map(([at]) => at), x);
-        if (Math.abs(line.at[k][0] - x) > 8) continue;
-        said = said || `${chart.x_name} ${line.x[k]}`;
-        parts.push(`${line.name} ${line.y[k]}`);
+        parts.push(`${line.name} ${line.y[k]}${line.x[k] === said ? "" : ` (at ${line.x[k]})`}`);
         pointer.append(svg("circle", { class: line.tone, cx: line.at[k][0], cy: line.at[k][1], r: 3.5 }));
       }
       pointer.removeAttribute("hidden");
-      readout.textContent = [said, ...parts].join("  ·  ");
+      readout.textContent = [`${chart.x_name} ${said}`, ...parts].join("  ·  ");
     };
-    const hide = () => { stop = -1; pointer.setAttribute("hidden", ""); readout.textContent = ""; };
+    const hide = () => { stop = -1; pointer.setAttribute("hidden", ""); readout.textContent = note; };
     const follow = (event) => {
       const box = drawing.getBoundingClientRect();
       show(nearest(stops, (event.clientX - box.left) / box.width * chart.width));
