@@ -87,7 +87,9 @@ class AnswerImages:
 
     def _figure(self, row: int, picture: bytes) -> PictureFigure:
         name, label = visible_name(self.rows["sample"][row]), self.names[self.rows["label"][row]]
-        answers = [(self.names[a], p) for a, p in zip(self.rows["answers"][row], self.rows["probabilities"][row], strict=True)]
+        answers = [
+            (self.names[a], p) for a, p in zip(self.rows["answers"][row], self.rows["probabilities"][row], strict=True)
+        ]
         tone, mark = ("right", "✓") if self.right(row) else ("wrong", "✗")
         lines = [(f"{mark} {answers[0][0]}, {percent(answers[0][1])}", tone)]
         if tone == "wrong":
@@ -215,7 +217,11 @@ def _slow(images: AnswerImages, rows: Sequence[int]) -> list[Any]:
     figures = []
     for row in late[:SHOWN]:
         figure = images.figures[row]
-        lines = [figure.lines[0], (f"wrong until epoch {until[row]}", ""), (f"right in {times[row]} of {images.about.validations}", "quiet")]
+        lines = [
+            figure.lines[0],
+            (f"wrong until epoch {until[row]}", ""),
+            (f"right in {times[row]} of {images.about.validations}", "quiet"),
+        ]
         figures.append(PictureFigure(figure.source, figure.alt, [*lines, figure.lines[-1]], figure.place))
     note = f"Right in the end, and wrong for longest in the {images.about.validations} validations before."
     return [Strip("Slowest to learn", note, figures)]
@@ -228,34 +234,40 @@ def _some(images: AnswerImages, rows: Sequence[int]) -> list[PictureFigure]:
 def reliability_parts(found: HeldOutAnswers) -> list[Any]:
     """What the probabilities mean: how often the answers of each confidence are right."""
     about = found.about
-    if not about.reliability or about.temperature is None:
-        return [Paragraph("There is no reliability diagram: too few images, or a model that gives no numbers.", "note")]
-    before, after = about.calibration_error
     lines = [ChartLine("as sure as right", [(0, 0), (100, 100)], "quiet", dashed=True)]
     names = (("as the model says it", "two"), ("with a temperature", "one"))
-    for (name, tone), bins in zip(names, about.reliability, strict=True):
+    for (name, tone), bins in zip(names, about.reliability, strict=False):
         points = [(100 * sure, 100 * right) for images, sure, right in bins if images]
         lines.append(ChartLine(name, points, tone, dots=True))
     span = (0.0, 100.0)
     chart = Chart(
         "reliability", "How often it is right, in %", lines, x_name="how sure it is, in %", bounds=span, across=span
     )
-    text = (
-        f"The expected calibration error is {percent(before)} as the model says it, and {percent(after)} with the "
-        f"temperature {about.temperature:.3g} (each half of the images by the temperature of the other half). Every "
-        "probability on this page has the temperature, as those of `visionzoo predict` have."
-    )
+    text = f"The expected calibration error is {percent(about.calibration_error[0])} as the model says it"
+    if about.temperature is not None and len(about.calibration_error) == 2:
+        text += (
+            f", and {percent(about.calibration_error[1])} with the temperature {about.temperature:.3g} (each half of the "
+            "images by the temperature of the other half). Every probability on this page has the temperature, as those "
+            "of `visionzoo predict` have."
+        )
+    else:
+        text += ". No temperature was fitted: that takes a classifier and enough images."
+    width = 100 / len(about.reliability[0])
     rows = [
-        (TableCell(f"{100 * i / len(bins):.0f}–{100 * (i + 1) / len(bins):.0f} %", i), *_bin(old), *_bin(new))
-        for i, (old, new) in enumerate(zip(*about.reliability, strict=True))
-        for bins in (about.reliability[0],)
-        if old[0] or new[0]
+        (
+            TableCell(f"{width * i:.0f}–{width * (i + 1):.0f} %", i),
+            *(cell for one in each for cell in _bin(one)),
+        )
+        for i, each in enumerate(zip(*about.reliability, strict=True))
+        if any(one[0] for one in each)
     ]
-    columns = (
-        ("how sure", False), ("images", True), ("right", True), ("images, with temperature", True),
-        ("right, with temperature", True),
-    )  # fmt: skip
-    return [Beside([chart, Paragraph(text)]), SortedTable("bins", "The points of the diagram", columns, rows, folded=True)]
+    columns = [("how sure", False), ("images", True), ("right", True)]
+    if len(about.reliability) == 2:
+        columns += [("images, with temperature", True), ("right, with temperature", True)]
+    return [
+        Beside([chart, Paragraph(text)]),
+        SortedTable("bins", "The points of the diagram", columns, rows, folded=True),
+    ]
 
 
 def _bin(values: tuple[float, float, float]) -> tuple[TableCell, TableCell]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from visionzoo.report.charts import Chart, ChartLine
 from visionzoo.report.components import Frames, Paragraph, PictureFigure, Strip, embedded
-from visionzoo.runs.gallery import Gallery, GalleryPicture, read_gallery
+from visionzoo.runs.gallery import Gallery, GalleryPicture, read_gallery, sheet_step
 from visionzoo.terminal import visible_name
 
 #: Sheets of a run that are shown, evenly spaced; the last one always.
@@ -53,7 +53,8 @@ def sheet_parts(folder: Path) -> list[Any]:
     sheets = sorted(file for file in folder.glob("step_*.png") if file.stem not in drawn)
     if not files and sheets:
         return _old_sheets(sheets)
-    frames, left, note, wide = [], PART_BYTES, "", False
+    frames: list[tuple[str, list[PictureFigure]]] = []
+    left, note, wide = PART_BYTES, "", False
     for file in _spaced(files):
         gallery = read_gallery(file)
         note, wide = gallery.about.note or note, gallery.about.wide
@@ -75,7 +76,7 @@ def _old_sheets(sheets: Sequence[Path]) -> list[Any]:
         picture.thumbnail((SHEET_WIDTH, 4 * SHEET_WIDTH))
         data = io.BytesIO()
         picture.save(data, "WEBP", quality=70)
-        name = f"step {int(file.stem.removeprefix('step_')):,}" if file.stem[5:].isdigit() else file.stem
+        name = f"step {step:,}" if (step := sheet_step(file)) >= 0 else file.stem
         frames.append((name, [PictureFigure(embedded(data.getvalue()), f"sheet of {name}", [])]))
     return [Frames("sheets", "While it learned", "", frames, sheet=True)]
 

@@ -151,10 +151,12 @@ class _RunPage:
         if self.answers is not None:
             about = self.answers.about
             rows = len(self.answers.rows["label"])
-            tiles.append(Tile("held-out images", f"{about.images:,}", f"{rows:,} with a row" if rows < about.images else ""))
-            if about.calibration_error:
-                before, after = about.calibration_error
-                tiles.append(Tile("calibration error", percent(after), f"{percent(before)} without a temperature"))
+            tiles.append(
+                Tile("held-out images", f"{about.images:,}", f"{rows:,} with a row" if rows < about.images else "")
+            )
+            before, *after = map(percent, about.calibration_error)
+            hint = f"{before} without a temperature" if after else ""
+            tiles.append(Tile("calibration error", after[0] if after else before, hint))
         if minutes := self._minutes():
             tiles.append(Tile("training", f"{minutes} min"))
         parts: list[Any] = [Tiles(tiles)] if tiles else []
@@ -169,7 +171,12 @@ class _RunPage:
             "trains nothing where the run has reached its end"
         )
         if not self.results:
-            parts.append(Paragraph(f"The folder has no {self.folder.results.name}, with the scores of the exported weights: {again}.", "note"))
+            parts.append(
+                Paragraph(
+                    f"The folder has no {self.folder.results.name}, with the scores of the exported weights: {again}.",
+                    "note",
+                )
+            )
         if self.task == "classify" and self.answers is None and not self.config.get("multi_label"):
             parts.append(
                 Paragraph(
@@ -179,7 +186,9 @@ class _RunPage:
                 )
             )
         if self.task == "classify" and self.config.get("multi_label"):
-            parts.append(Paragraph("Images have several labels: there is no matrix, and single answers are not kept.", "note"))
+            parts.append(
+                Paragraph("Images have several labels: there is no matrix, and single answers are not kept.", "note")
+            )
         return parts
 
     def _minutes(self) -> str:
@@ -189,8 +198,16 @@ class _RunPage:
     def _bad_samples(self) -> list[Any]:
         parts: list[Any] = []
         for path, columns, caption in (
-            (self.folder.bad_samples, ("sample", "split", "reason"), "Images that could not be read, and were left out."),
-            (self.folder.nonfinite, None, "Samples of steps that were left out, since loss or gradient was not finite."),
+            (
+                self.folder.bad_samples,
+                ("sample", "split", "reason"),
+                "Images that could not be read, and were left out.",
+            ),
+            (
+                self.folder.nonfinite,
+                None,
+                "Samples of steps that were left out, since loss or gradient was not finite.",
+            ),
         ):
             rows = self._try(_read_csv, path)
             if not rows:
@@ -214,7 +231,9 @@ class _RunPage:
             import json
 
             shown = {k: v for k, v in self.config.items() if k not in ("labels", "calibration")}
-            parts.append(Listing("config.json of the model, without labels", json.dumps(shown, indent=2, ensure_ascii=False)))
+            parts.append(
+                Listing("config.json of the model, without labels", json.dumps(shown, indent=2, ensure_ascii=False))
+            )
         return parts
 
 

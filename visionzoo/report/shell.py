@@ -43,31 +43,33 @@ def write_page(
     return Path(out)
 
 
-def render(
-    title: str, sections: Sequence[PageSection], *, subtitle: str = "", pool: ImagePool | None = None
-) -> str:
+def render(title: str, sections: Sequence[PageSection], *, subtitle: str = "", pool: ImagePool | None = None) -> str:
     """The text of :func:`write_page`."""
     pool = pool or ImagePool()
     sections = [section for section in sections if section.parts]
     charts = {part.id: part.data() for section in sections for part in _each(section.parts) if isinstance(part, Chart)}
     style, script = _file("style.css"), _file("page.js")
-    return _environment().get_template("page.html").render(
-        title=title,
-        subtitle=subtitle,
-        sections=sections,
-        style=_trusted(style),
-        script=_trusted(script),
-        policy="; ".join(
-            (
-                "default-src 'none'",
-                "img-src data:",
-                f"style-src {_hash(style)}",
-                f"script-src {_hash(script)}",
-                "base-uri 'none'",
-                "form-action 'none'",
-            )
-        ),
-        data=_trusted(as_inline_json({"images": pool.images, "groups": pool.groups, "charts": charts})),
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            subtitle=subtitle,
+            sections=sections,
+            style=_trusted(style),
+            script=_trusted(script),
+            policy="; ".join(
+                (
+                    "default-src 'none'",
+                    "img-src data:",
+                    f"style-src {_hash(style)}",
+                    f"script-src {_hash(script)}",
+                    "base-uri 'none'",
+                    "form-action 'none'",
+                )
+            ),
+            data=_trusted(as_inline_json({"images": pool.images, "groups": pool.groups, "charts": charts})),
+        )
     )
 
 

@@ -46,9 +46,9 @@ class AnswersAbout:
     cells: int  #: of the matrix that are not empty; more than ``matrix`` has, where that was cut
     validations: int  #: while it trained
     temperature: float | None  #: that the probabilities have; None without a calibration
-    #: (images, mean confidence, share that is right) of each of R bins of equal width, without and with a temperature
+    #: (images, mean confidence, share that is right) of each of R bins of equal width, without a temperature, and with
     reliability: tuple[tuple[tuple[float, float, float], ...], ...]
-    calibration_error: tuple[float, ...]  #: expected, without and with a temperature (cross-fitted); or empty
+    calibration_error: tuple[float, ...]  #: expected, without a temperature, and with (cross-fitted)
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,11 @@ def read_answers(path: str | Path) -> HeldOutAnswers:
 
 def _check(path: str | Path, rows: dict[str, list[Any]], about: AnswersAbout) -> None:
     k = len(about.classes)
-    if not k or len(about.reliability) not in (0, 2) or len(about.calibration_error) not in (0, 2):
-        raise ValueError(f"{path} has {k} classes, {len(about.reliability)} diagrams; need some classes, 0 or 2 diagrams")
+    diagrams = len(about.reliability)
+    if not k or not 1 <= diagrams == len(about.calibration_error) <= 2 or any(not bins for bins in about.reliability):
+        raise ValueError(
+            f"{path} has {k} classes and {diagrams} reliability diagrams; need some classes, 1 or 2 diagrams"
+        )
     if any(v is None for name, column in rows.items() if name != "picture" for v in column):
         raise ValueError(f"{path} lacks values")
     numbers = [c for cell in about.matrix for c in cell[:2]] + rows["label"]

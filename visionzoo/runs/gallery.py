@@ -57,6 +57,12 @@ class Gallery:
     pictures: Sequence[GalleryPicture]
 
 
+def sheet_step(path: Path) -> int:
+    """The optimizer step in the name of a sheet, ``step_0000500.png``; -1 for another name."""
+    digits = path.stem.removeprefix("step_")
+    return int(digits) if digits != path.stem and digits.isdigit() else -1
+
+
 def write_gallery(path: str | Path, pictures: Sequence[GalleryPicture], about: GalleryAbout) -> None:
     """Write pictures, atomically."""
     values: dict[str, Any] = {

@@ -6,6 +6,7 @@ Legend: B images of a batch, N images so far.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -119,4 +120,25 @@ def as_webp(pixels: np.ndarray) -> bytes:
     picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     file = io.BytesIO()
     picture.save(file, "WEBP", lossless=max(pixels.shape) <= 40, quality=80, method=3)
+    return file.getvalue()
+
+
+def side_by_side(tiles: Sequence[np.ndarray], edge: int = 128) -> bytes:
+    """Pictures (h, w, C) uint8 next to each other, each in a square of ``edge`` pixels, as one WebP.
+
+    Small ones are enlarged by a whole factor, so that their pixels stay squares.
+    """
+    gap = 6
+    sheet = Image.new("RGBA", (len(tiles) * (edge + gap) - gap, edge))
+    for i, tile in enumerate(tiles):
+        pixels = tile[:, :, 0] if tile.ndim == 3 and tile.shape[2] not in (1, 3) else tile.squeeze()
+        picture = Image.fromarray(pixels).convert("RGBA")
+        times = edge // max(picture.size)
+        if times > 1:
+            picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+        elif max(picture.size) > edge:
+            picture.thumbnail((edge, edge))
+        sheet.paste(picture, (i * (edge + gap) + (edge - picture.width) // 2, (edge - picture.height) // 2))
+    file = io.BytesIO()
+    sheet.save(file, "WEBP", quality=80, method=3)
     return file.getvalue()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from visionzoo.data.keys import sample_key
-from visionzoo.metrics.calibration import reliability
+from visionzoo.metrics.calibration import calibration_error, reliability
 from visionzoo.models.calibration import Calibration, cross_fitted
 from visionzoo.runs.answers import ROWS, TOP, AnswersAbout, fullest, write_answers
 from visionzoo.tasks.classify_evaluation import Answers, EvaluationResults
@@ -22,7 +22,13 @@ from visionzoo.tasks.engine.learning import Learning
 
 
 def record_answers(
-    path: Path, results: EvaluationResults, classes: Sequence[str], *, stage: str, source: Any, learning: Learning
+    path: Path,
+    results: EvaluationResults,
+    classes: Sequence[str],
+    *,
+    stage: str,
+    source: Any,
+    learning: Learning | None = None,
 ) -> None:
     """Write ``answers.parquet`` of an evaluation; an earlier one goes where there is nothing to write.
 
@@ -32,13 +38,15 @@ def record_answers(
         classes: K names.
         stage: ``val`` or ``test``.
         source: of the images, for their names; None where it is not known.
-        learning: what the validations before it said.
+        learning: what the validations before it said; None for answers that have no temperature either, since they
+            are not of a classifier.
     """
     found = results.answers
     if found is None or not len(found.labels) or not found.logits.isfinite().all():
         path.unlink(missing_ok=True)
         return
-    calibration, images = results.calibration, int(len(found.labels))
+    calibration = None if learning is None else results.calibration
+    images = len(found.labels)
     cells = _cells(results, found)
     about = AnswersAbout(
         stage=stage,
@@ -46,12 +54,14 @@ def record_answers(
         classes=tuple(map(str, classes)),
         matrix=fullest(cells),
         cells=len(cells),
-        validations=learning.validations,
+        validations=0 if learning is None else learning.validations,
         temperature=None if calibration is None else calibration.temperature,
-        reliability=() if calibration is None else _diagrams(found),
-        calibration_error=() if calibration is None else calibration.error,
+        reliability=_diagrams(found, cross=calibration is not None),
+        calibration_error=(calibration_error(found.logits.double().softmax(1), found.labels),)
+        if calibration is None
+        else calibration.error,
     )
-    write_answers(path, _rows(found, results, calibration, source, learning), about)
+    write_answers(path, _rows(found, results, calibration, source, learning or Learning()), about)
 
 
 def _rows(
@@ -95,7 +105,9 @@ def _cells(results: EvaluationResults, found: Answers) -> list[tuple[int, int, i
     return [(t, p, n) for (t, p), n in zip(pairs.tolist(), counts.tolist(), strict=True)]
 
 
-def _diagrams(found: Answers) -> tuple[tuple[tuple[float, float, float], ...], ...]:
-    both: tuple[Tensor, Tensor] = found.logits.double().softmax(1), cross_fitted(found.logits, found.labels)
+def _diagrams(found: Answers, *, cross: bool) -> tuple[tuple[tuple[float, float, float], ...], ...]:
+    both: list[Tensor] = [found.logits.double().softmax(1)]
+    if cross:
+        both.append(cross_fitted(found.logits, found.labels))
     tables = (reliability(probabilities, found.labels).tolist() for probabilities in both)
     return tuple(tuple((n, c, r) for n, c, r in table) for table in tables)

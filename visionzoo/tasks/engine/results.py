@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from visionzoo.files import write_json
 from visionzoo.runs import RunFolder
@@ -88,6 +89,6 @@ def draw_report(folder: RunFolder) -> None:
         write_report(folder)
     except Exception as error:
         rank_zero_warn(
-            f"could not draw {folder.report} ({type(error).__name__}: {error}); the run is whole, and `visionzoo report "
-            f"{folder.path}` tries again"
+            f"could not draw {folder.report} ({type(error).__name__}: {error}); the run is whole, and "
+            f"`visionzoo report {folder.path}` tries again"
         )
