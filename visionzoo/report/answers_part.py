@@ -133,17 +133,24 @@ def matrix_parts(images: AnswerImages) -> list[Any]:
         key = f"pair-{label}-{answer}"
         return images.open_group(key, says(label, answer, count), by_pair[label, answer], count)
 
-    if len(images.names) > MATRIX_CLASSES:
+    known = range(len(images.names))
+    labels, answers, left_out = list(known), list(known), ""
+    if len(known) > MATRIX_CLASSES:  # fewer may occur: all CLIP's labels are asked for, whatever the images show
+        labels = sorted(totals)
+        answers = sorted({answer for _, answer, _ in images.about.matrix} | set(labels))
+        left_out = " Classes without an image or a prediction are left out."
+    if len(answers) > MATRIX_CLASSES or images.about.cells > len(images.about.matrix):
         return _pairs(images, totals, opens)
-    k = len(images.names)
-    rows: list[list[MatrixCell | None]] = [[None] * k for _ in range(k)]
+    cells: dict[tuple[int, int], MatrixCell] = {}
     for label, answer, count in images.about.matrix:
         shade = round(10 * (count / totals[label]) ** 0.5)  # a root, or single mistakes could not be seen
         key = opens(label, answer, count)
-        rows[label][answer] = MatrixCell(count, shade, label == answer, key, says(label, answer, count))
-    caption = f"Rows are labels, columns predictions, of {_images(images.about.images)}. A cell opens its images."
-    listed = _pairs(images, totals, lambda t, a, _: rows[t][a].opens, 10)  # type: ignore[union-attr]
-    return [Beside([Matrix(caption, images.names, rows), *listed])]
+        cells[label, answer] = MatrixCell(count, shade, label == answer, key, says(label, answer, count))
+    every = _images(images.about.images)
+    caption = f"Rows are labels, columns predictions, of {every}. A cell opens its images.{left_out}"
+    rows = [(images.names[label], [cells.get((label, answer)) for answer in answers]) for label in labels]
+    matrix = Matrix(caption, [images.names[answer] for answer in answers], rows)
+    return [Beside([matrix, *_pairs(images, totals, lambda t, a, _: cells[t, a].opens, 10)])]
 
 
 def _pairs(images: AnswerImages, totals: dict[int, int], opens: Any, most: int = PAIRS) -> list[Any]:
@@ -183,7 +190,7 @@ def class_parts(per_class: Path, images: AnswerImages | None) -> list[Any]:
             if images is not None and place < len(images.names) and images.about.classes[place] == name:
                 title = f"label {images.names[place]}: {_images(int(support))}"
                 key = images.open_group(f"class-{place}", title, by_label[place], int(support))
-            cells = [TableCell(percent(float(s)), float(s)) if s else TableCell("–", "") for s in scores]
+            cells = [TableCell(percent(float(s)), float(s)) if s else TableCell("-", "") for s in scores]
             rows.append((TableCell(visible_name(name)), TableCell(f"{int(support):,}", int(support), key), *cells))
     except FileNotFoundError:
         return []
@@ -200,7 +207,7 @@ def image_parts(images: AnswerImages) -> list[Any]:
     wrong = sorted((r for r in rows if not images.right(r)), key=lambda r: -images.sure(r))
     unsure = sorted(rows, key=images.sure)
     strips = [
-        Strip("Most confident mistakes", "Wrong, and sure of it: often a label is wrong.", _some(images, wrong)),
+        Strip("Most confident mistakes", "Wrong, and sure of it. Wrong labels are found here.", _some(images, wrong)),
         Strip("Least sure", "Right or wrong, with the lowest probability.", _some(images, unsure)),
     ]
     parts: list[Any] = [strip for strip in strips if strip.figures]
@@ -246,16 +253,16 @@ def reliability_parts(found: HeldOutAnswers) -> list[Any]:
     text = f"The expected calibration error is {percent(about.calibration_error[0])} as the model says it"
     if about.temperature is not None and len(about.calibration_error) == 2:
         text += (
-            f", and {percent(about.calibration_error[1])} with the temperature {about.temperature:.3g} (each half of the "
-            "images by the temperature of the other half). Every probability on this page has the temperature, as those "
-            "of `visionzoo predict` have."
+            f", and {percent(about.calibration_error[1])} with the temperature {about.temperature:.3g} (each half of "
+            "the images by the temperature of the other half). Every probability on this page has the temperature, as "
+            "those of `visionzoo predict` have."
         )
     else:
         text += ". No temperature was fitted: that takes a classifier and enough images."
     width = 100 / len(about.reliability[0])
     rows = [
         (
-            TableCell(f"{width * i:.0f}–{width * (i + 1):.0f} %", i),
+            TableCell(f"{width * i:.0f}-{width * (i + 1):.0f} %", i),
             *(cell for one in each for cell in _bin(one)),
         )
         for i, each in enumerate(zip(*about.reliability, strict=True))
@@ -272,7 +279,7 @@ def reliability_parts(found: HeldOutAnswers) -> list[Any]:
 
 def _bin(values: tuple[float, float, float]) -> tuple[TableCell, TableCell]:
     images, _, right = values
-    return TableCell(f"{images:,.0f}", images), TableCell(percent(right), right) if images else TableCell("–", "")
+    return TableCell(f"{images:,.0f}", images), TableCell(percent(right), right) if images else TableCell("-", "")
 
 
 def percent(share: float) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar
 
 #: Of the drawing, in its own units: about pixels where it has the width of a phone.
@@ -132,7 +133,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     if len(points) <= POINTS:
         return list(points)
     edges = [round(i * len(points) / POINTS) for i in range(POINTS + 1)]
-    parts = [points[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [points[a:b] for a, b in pairwise(edges)]
     return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in parts]
 
 

@@ -115,8 +115,8 @@ class Matrix:
     """Counts of labels (rows) and answers (columns)."""
 
     caption: str
-    names: Sequence[str]
-    rows: Sequence[Sequence[MatrixCell | None]]  #: nothing where there is none
+    names: Sequence[str]  #: of the columns
+    rows: Sequence[tuple[str, Sequence[MatrixCell | None]]]  #: name and cells, nothing where there is none
     kind: ClassVar[str] = "matrix"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from visionzoo.report.charts import Chart, ChartLine, number
@@ -9,7 +10,12 @@ from visionzoo.report.components import Paragraph
 from visionzoo.runs.folder import RunFolder
 from visionzoo.viz.curves import Panel, Series, panels, read_metrics, smooth
 
-TONES = {"train": "one", "val": "two", "test": "three"}
+#: Colour, and whether dashed, of the lines of each stage, one after the other.
+TONES = {
+    "train": (("one", False), ("one", True)),
+    "val": (("two", False), ("two", True), ("four", False), ("four", True), ("three", False), ("three", True)),
+    "test": (("three", False), ("three", True)),
+}
 #: Curves of more panels than this are no overview; the rest are in the file.
 PANELS = 8
 #: Lines of one panel, at most.
@@ -35,14 +41,15 @@ def curve_parts(folder: RunFolder) -> list[Any]:
 def _chart(place: int, panel: Panel) -> Chart:
     lines: list[ChartLine] = []
     seen: dict[str, int] = {}
-    for one in sorted(panel.series, key=lambda s: list(TONES).index(s.stage))[:LINES]:
-        dashed = seen.setdefault(one.stage, 0) % 2 == 1
+    for one in sorted(panel.series, key=lambda s: (list(TONES).index(s.stage), _natural(s.name)))[:LINES]:
+        place = seen.setdefault(one.stage, 0)
         seen[one.stage] += 1
+        tone, dashed = TONES[one.stage][place % len(TONES[one.stage])]
         smoothed = smooth(one.values) if one.stage == "train" and panel.title != "Learning rate" else one.values
         name = one.name.removesuffix("_epoch")
         if smoothed is not one.values:  # a training value is of one batch
             lines.append(ChartLine(f"{name}, each step", _points(one, one.values), "faint"))
-        tone = "three" if panel.title == "Learning rate" else TONES[one.stage]
+        tone = "three" if panel.title == "Learning rate" else tone
         lines.append(ChartLine(name, _points(one, smoothed), tone, dashed, dots=len(one.steps) <= 40))
     named = [line for line in lines if line.tone != "faint"]
     return Chart(f"curve-{place}", panel.title, [*(x for x in lines if x.tone == "faint"), *named], note=_note(panel))
@@ -58,6 +65,11 @@ def _note(panel: Panel) -> str:
             best = int(one.values.argmin() if panel.title == "Loss" else one.values.argmax())
             parts.append(f"best {one.name} {number(float(one.values[best]))} at step {one.steps[best]:,.0f}")
     return ("; ".join(parts[:3])).capitalize()
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """For an order in which R@5 comes before R@10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _points(series: Series, values: Any) -> list[tuple[float, float]]:

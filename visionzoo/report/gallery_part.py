@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visionzoo.report.charts import Chart, ChartLine
-from visionzoo.report.components import Frames, Paragraph, PictureFigure, Strip, embedded
+from visionzoo.report.components import Beside, Frames, Paragraph, PictureFigure, Strip, embedded
 from visionzoo.runs.gallery import Gallery, GalleryPicture, read_gallery, sheet_step
 from visionzoo.terminal import visible_name
 
@@ -25,14 +25,15 @@ _TONES = ("one", "two", "three", "quiet")
 def gallery_parts(gallery: Gallery, name: str) -> list[Any]:
     """Strips of pictures, one for each group, and the curves that go with them."""
     about, left = gallery.about, PART_BYTES
-    parts: list[Any] = [Paragraph(about.note)] if about.note else []
+    beside: list[Any] = [Paragraph(about.note)] if about.note else []
     if about.curves:
         dashed = len(about.curves) > len(_TONES)
         lines = [
             ChartLine(curve, points, _TONES[i % len(_TONES)], dashed and i >= len(_TONES))
             for i, (curve, points) in enumerate(about.curves)
         ]
-        parts.append(Chart(f"curves-{name}", about.curves_title, lines, x_name=about.curves_x))
+        beside.insert(0, Chart(f"curves-{name}", about.curves_title, lines, x_name=about.curves_x))
+    parts: list[Any] = [Beside(beside)] if beside else []
     for title, some in groupby(gallery.pictures, key=lambda picture: picture.group):
         figures = []
         for picture in some:

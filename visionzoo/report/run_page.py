@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,6 @@ SCORES = {
     "f1": ("F1", True),
     "loss": ("loss", False),
     "recall_mean": ("mean recall", True),
-    "image_to_text_r1": ("image to text, R@1", True),
-    "text_to_image_r1": ("text to image, R@1", True),
     "iou_1": ("mean IoU, 1 click", False),
     "iou_3": ("mean IoU, 3 clicks", False),
     "iou_5": ("mean IoU, 5 clicks", False),
@@ -104,9 +103,10 @@ class _RunPage:
     def sections(self) -> list[PageSection]:
         """All of them; those without parts are left out by the page."""
         images, found = self.images, self.answers
+        zero = "Zero-shot c" if self.task == "clip" else "C"
         parts = [
             PageSection("curves", "Curves", curve_parts(self.folder)),
-            PageSection("matrix", "Confusion matrix", matrix_parts(images) if images else []),
+            PageSection("matrix", f"{zero}onfusion matrix", matrix_parts(images) if images else []),
             PageSection("images", "Images", image_parts(images) if images else []),
             *self._galleries(),
             PageSection("classes", "Classes", class_parts(self.folder.per_class, images)),
@@ -239,7 +239,9 @@ class _RunPage:
 
 def _tile(name: str, value: Any) -> Tile:
     known, share = SCORES.get(name, (name.replace("_", " "), False))
-    text = "–" if not isinstance(value, int | float) else percent(value) if share else number(round(float(value), 4))
+    if recall := re.fullmatch(r"(image_to_text|text_to_image)_r(\d+)", name):
+        known, share = f"{recall[1].replace('_', ' ')}, R@{recall[2]}", True
+    text = "-" if not isinstance(value, int | float) else percent(value) if share else number(round(float(value), 4))
     return Tile(known, text)
 
 

@@ -1,8 +1,8 @@
 """A page in one file: its frame, its style and its script, and nothing from anywhere else.
 
-What the page shows is data that anybody may have made. Three things stand between it and the reader: jinja2 escapes every
-text, terminal.py writes out what turns the reading direction, and the policy in the page's head lets the browser run and
-load only what was there when it was written, known by its hash.
+What the page shows is data that anybody may have made. Three things stand between it and the reader: jinja2 escapes
+every text, terminal.py writes out what turns the reading direction, and the policy in the page's head lets the browser
+run only the script that was there when it was written, known by its hash, and load nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Tables of a run that programs read: Parquet, one file each, with what holds for all rows in its metadata.
 
-No object is unpickled, and what a damaged file says is not believed: a reader names the columns and types that it needs.
+No object is unpickled, and what a damaged file says is not believed: a reader names the columns and types that it
+needs.
 """
 
 from __future__ import annotations

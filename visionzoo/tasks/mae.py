@@ -221,7 +221,7 @@ class MaeTask(VisionTask):
             GalleryPicture("", "original, masked and reconstructed image", (), side_by_side(tiles), place)
             for *tiles, place in zip(*pictures[:3], batch.index.tolist(), strict=True)
         ]
-        note = f"Each is the original, what is seen of it, and the reconstruction. {made.note}".rstrip()
+        note = "; ".join(filter(None, ["Each is the original, what is seen of it, and the reconstruction", made.note]))
         about = GalleryAbout(section="Reconstructions", note=note, wide=True, step=sheet_step(out))
         write_gallery(out.with_suffix(".parquet"), kept, about)
         return reconstruction_sheet(pictures, out, note=made.note, title=title)

@@ -58,7 +58,9 @@ def object_picture(group: str, row: SegmentRow, position: int) -> GalleryPicture
     tiles = segmentation_tiles(row)
     name = row.name or "object"
     lines = [(" · ".join([name, *(text for _, text in tiles[1:])]), "")]
-    return GalleryPicture(group, f"{name} and its masks", lines, side_by_side([tile for tile, _ in tiles]), position)
+    return GalleryPicture(
+        group, f"{name} and its masks", lines, side_by_side([tile for tile, _ in tiles], 176), position
+    )
 
 
 def masks_about(scored: Tensor) -> GalleryAbout:
