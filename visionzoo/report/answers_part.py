@@ -75,15 +75,20 @@ class AnswerImages:
         return self.sure(row) if self.right(row) else -self.sure(row)
 
     def _by_worth(self) -> list[int]:
-        """Rows with a picture: one of each pair of label and answer, then a second of each, and so on."""
-        seen: dict[tuple[int, int], int] = defaultdict(int)
+        """Rows with a picture: what is listed, then an equal share of each pair of label and answer, mistakes first."""
         have = [row for row, picture in enumerate(self.rows["picture"]) if picture is not None]
-        ranked = []
+        mistakes = sorted((row for row in have if not self.right(row)), key=lambda row: -self.sure(row))
+        until, times = self.rows["wrong_until"], self.rows["times_right"]
+        self.late = sorted((r for r in have if self.right(r) and until[r] > 0), key=lambda r: (-until[r], times[r]))
+        listed = [*mistakes[:SHOWN], *sorted(have, key=self.sure)[:SHOWN], *self.late[:SHOWN]]
+        counts = {(label, answer): count for label, answer, count in self.about.matrix}
+        seen: dict[tuple[int, int], int] = defaultdict(int)
+        level = {}
         for row in sorted(have, key=self._telling):
             pair = self.rows["label"][row], self.answer(row)
-            ranked.append((seen[pair], row))
             seen[pair] += 1
-        return [row for _, row in sorted(ranked)]
+            level[row] = seen[pair] / counts.get(pair, 1) + self.right(row)
+        return list(dict.fromkeys([*listed, *sorted(have, key=level.__getitem__)]))
 
     def _figure(self, row: int, picture: bytes) -> PictureFigure:
         name, label = visible_name(self.rows["sample"][row]), self.names[self.rows["label"][row]]
@@ -154,7 +159,8 @@ def matrix_parts(images: AnswerImages) -> list[Any]:
 
 
 def _pairs(images: AnswerImages, totals: dict[int, int], opens: Any, most: int = PAIRS) -> list[Any]:
-    wrong = sorted((c for c in images.about.matrix if c[0] != c[1]), key=lambda c: (-c[2], c[:2]))
+    shown = {(images.rows["label"][row], images.answer(row)) for row in images.numbers}
+    wrong = sorted((c for c in images.about.matrix if c[0] != c[1]), key=lambda c: (-c[2], c[:2] not in shown, c[:2]))
     if not wrong:
         return [Paragraph("No image was predicted wrongly.")]
     rows = []
@@ -213,12 +219,12 @@ def image_parts(images: AnswerImages) -> list[Any]:
     parts: list[Any] = [strip for strip in strips if strip.figures]
     if not wrong:
         parts.insert(0, Paragraph("No image was predicted wrongly."))
-    return [*parts, *_slow(images, rows)]
+    return [*parts, *_slow(images)]
 
 
-def _slow(images: AnswerImages, rows: Sequence[int]) -> list[Any]:
+def _slow(images: AnswerImages) -> list[Any]:
     until, times = images.rows["wrong_until"], images.rows["times_right"]
-    late = sorted((r for r in rows if images.right(r) and until[r] > 0), key=lambda r: (-until[r], times[r]))
+    late = [row for row in images.late if row in images.figures]
     if images.about.validations < 2 or not late:
         return []
     figures = []
@@ -286,8 +292,10 @@ def percent(share: float) -> str:
     """``"97.3 %"``; what is not quite everything or nothing does not look so."""
     text = f"{100 * share:.1f}"
     if text == "100.0" and share < 1:
-        return "> 99.9 %"
-    return "< 0.1 %" if text == "0.0" and share > 0 else f"{text} %"
+        text = "> 99.9"
+    elif text == "0.0" and share > 0:
+        text = "< 0.1"
+    return f"{text} %".replace(" ", "\u00a0")  # which is not broken
 
 
 def _images(count: int) -> str:

@@ -165,31 +165,32 @@ class _RunPage:
         return [*parts, *self._what_is_missing()]
 
     def _what_is_missing(self) -> list[Any]:
+        """Files that could not be read, or that an earlier version did not write, and how to get them."""
         parts: list[Any] = [Paragraph(text, "warning") for text in self.missing]
-        again = (
-            f"`visionzoo train {self.task or 'TASK'} fit --resume {self.folder.path}` looks at the held-out images again and "
-            "trains nothing where the run has reached its end"
-        )
-        if not self.results:
-            parts.append(
-                Paragraph(
-                    f"The folder has no {self.folder.results.name}, with the scores of the exported weights: {again}.",
-                    "note",
-                )
-            )
-        if self.task == "classify" and self.answers is None and not self.config.get("multi_label"):
-            parts.append(
-                Paragraph(
-                    f"The folder has no {self.folder.answers.name}, with the answers for held-out images. So there are no "
-                    f"matrix, no images and no reliability diagram: {again}.",
-                    "note",
-                )
-            )
         if self.task == "classify" and self.config.get("multi_label"):
+            parts.append(Paragraph("Images have several labels each: there is no matrix.", "note"))
+        lacking = [path.name for path in (self.folder.results, *self._wanted()) if not path.is_file()]
+        if lacking:
             parts.append(
-                Paragraph("Images have several labels: there is no matrix, and single answers are not kept.", "note")
+                Paragraph(
+                    f"The folder has no {' and no '.join(lacking)}, so parts of this page are missing. "
+                    f"`visionzoo train {self.task or 'TASK'} fit --resume {self.folder.path}` looks at the held-out "
+                    "data again, and trains nothing where the run has reached its end.",
+                    "note",
+                )
             )
         return parts
+
+    def _wanted(self) -> list[Path]:
+        """What a run of this task leaves for its page."""
+        if self.task == "classify":
+            return [] if self.config.get("multi_label") else [self.folder.answers]
+        pictures = {
+            "mae": self.folder.reconstruction,
+            "clip": self.folder.retrieval,
+            "segment": self.folder.masks_sheet,
+        }
+        return [pictures[self.task].with_suffix(".parquet")] if self.task in pictures else []
 
     def _minutes(self) -> str:
         known = [s["minutes"] for s in self.sessions if isinstance(s.get("minutes"), int | float)]

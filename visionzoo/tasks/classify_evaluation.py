@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from torchmetrics.classification import (
 
 from visionzoo.data.keys import sample_key
 from visionzoo.models.calibration import LEAST, Calibration
-from visionzoo.tasks.pictures import KeptPicture, PictureChoice, join
+from visionzoo.tasks.gathering import from_all_ranks
+from visionzoo.tasks.pictures import KeptPicture, PictureChoice
 
 #: Above this many classes the K x K matrix (8 K^2 bytes) is not kept, only the four counts of each class.
 MATRIX_LIMIT = 2500
@@ -151,7 +152,7 @@ class ClassificationEvaluation(nn.Module):
             values[name] = metric.compute()
         counts, mistakes = _as_matrix(self.counts.compute()).cpu(), _most_confident(from_all_ranks(self._mistakes))
         answers = from_all_ranks([fewer(self._answers)] if self._answers else [])
-        pictures = [] if self.pictures is None else join(from_all_ranks(self.pictures.finish()), self.pictures.wanted)
+        pictures = [] if self.pictures is None else self.pictures.finish()
         results = EvaluationResults(counts, mistakes, fewer(answers) if answers else None, pictures)
         for part in (self.loss, *self.scores.values(), self.counts):
             assert isinstance(part, Metric)
@@ -204,15 +205,6 @@ def fewer(parts: list[Answers]) -> Answers:
         order = list(range(len(positions)))
     kept = sorted(order, key=positions.__getitem__)
     return Answers(logits[kept], labels[kept], position[kept])
-
-
-def from_all_ranks(own: list[Any]) -> list[Any]:
-    """What all ranks have, one after the other; call it on every rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return own
-    gathered: list[list[Any]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(gathered, own)
-    return [item for part in gathered for item in part]
 
 
 def thumbnail(image: Tensor) -> np.ndarray:

@@ -16,8 +16,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from visionzoo.metrics.retrieval import retrieval_recall
-from visionzoo.tasks.classify_evaluation import Answers, EvaluationResults, fewer, from_all_ranks
-from visionzoo.tasks.pictures import PictureChoice, join
+from visionzoo.tasks.classify_evaluation import Answers, EvaluationResults, fewer
+from visionzoo.tasks.gathering import from_all_ranks
+from visionzoo.tasks.pictures import PictureChoice
 from visionzoo.tasks.retrieval_pictures import Retrievals, choose_retrievals
 
 RECALLS = (1, 5, 10)
@@ -187,7 +188,7 @@ class ClipEvaluation(nn.Module):
         if self._pictures is None:
             return None
         answers = from_all_ranks([fewer(self._answers)] if self._answers else [])
-        pictures = join(from_all_ranks(self._pictures.finish()))
+        pictures = self._pictures.finish()
         if not answers:
             return None
         every = fewer(answers)

@@ -6,7 +6,8 @@ Legend: B images of a batch, N images so far.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from visionzoo.tasks.gathering import from_all_ranks
 
 #: Longest edge of a picture, in pixels. Smaller images stay as they are.
 EDGE = 96
@@ -34,11 +37,12 @@ class KeptPicture(NamedTuple):
 
 
 class PictureChoice:
-    """A bounded choice of images that does not depend on their order, nor on batches or ranks.
+    """A bounded choice of images, made while they pass by.
 
-    Of each pair of label and answer some are kept: the surest of mistakes, the least sure of what is right. Where there
-    are too many pairs, all have one picture before any has a second. Beside these come the surest mistakes and the
-    least sure answers of all.
+    Of each pair of label and answer some are kept: the surest of mistakes, the least sure of what is right; more of
+    the pairs that are frequent, where there is no room for all. Beside these come the surest mistakes and the least
+    sure answers of all. Up to ``MOST`` images the order does not matter; of more, a pair that turns out frequent late
+    may have lost some.
 
     Args:
         wanted: positions that are kept in any case.
@@ -48,39 +52,42 @@ class PictureChoice:
         self.wanted = wanted
         self._rows = np.empty((0, 4))  # position, label, predicted, confidence
         self._pixels: list[np.ndarray] = []
+        self._counts: Counter[tuple[float, float]] = Counter()  # images of each label and answer
 
     def add(self, logits: Tensor, labels: Tensor, images: Tensor, index: Tensor) -> None:
         """Take a batch into account: (B, K), (B,), (B, C, H, W) uint8 and (B,) positions."""
         confidence, predicted = logits.float().softmax(1).max(1)
         new = torch.stack([index.double(), labels.double(), predicted.double(), confidence.double()], 1).cpu().numpy()
+        self._counts.update(map(tuple, new[:, 1:3].tolist()))
         rows, before = np.concatenate([self._rows, new]), len(self._rows)
-        kept = choose(rows, self.wanted)
+        kept = choose(rows, self._counts, self.wanted)
         fresh = [int(i) - before for i in kept if i >= before]
         small = dict(zip(fresh, small_pictures(images[fresh]), strict=True)) if fresh else {}
         self._pixels = [self._pixels[i] if i < before else small[int(i) - before] for i in kept]
         self._rows = rows[kept]
 
     def finish(self) -> list[KeptPicture]:
-        """What was kept, the most telling first; then start afresh."""
-        found = [
+        """What was kept on all ranks, the most telling first; call it on every rank, and then not again."""
+        own = [
             KeptPicture(int(p), int(t), int(a), float(c), as_webp(pixels))
             for (p, t, a, c), pixels in zip(self._rows.tolist(), self._pixels, strict=True)
         ]
-        self._rows, self._pixels = np.empty((0, 4)), []
-        return found
+        kept, counts = from_all_ranks(own), Counter[tuple[float, float]]()
+        for part in from_all_ranks([self._counts]):
+            counts.update(part)
+        if not kept:
+            return []
+        rows = np.array([picture[:4] for picture in kept], dtype=np.float64)
+        return [kept[i] for i in choose(rows, counts, self.wanted)]
 
 
-def join(kept: list[KeptPicture], wanted: frozenset[int] = frozenset()) -> list[KeptPicture]:
-    """The choice of all ranks, out of the choice of each."""
-    if not kept:
-        return []
-    return [kept[i] for i in choose(np.array([k[:4] for k in kept], dtype=np.float64), wanted)]
+def choose(rows: np.ndarray, counts: Mapping[tuple[float, float], int], wanted: frozenset[int]) -> np.ndarray:
+    """Which rows are kept: (n,) indices, the most telling first.
 
-
-def choose(rows: np.ndarray, wanted: frozenset[int] = frozenset()) -> np.ndarray:
-    """Which of (N, 4) position, label, predicted and confidence are kept: (n,) indices, the most telling first.
-
-    What is left out would also be left out beside further images, so that a batch at a time gives the same.
+    Args:
+        rows: (N, 4) of position, label, predicted class and confidence.
+        counts: images of each label and predicted class.
+        wanted: positions that are kept in any case.
     """
     position, confidence = rows[:, 0], rows[:, 3]
     wrong = rows[:, 1] != rows[:, 2]
@@ -98,10 +105,12 @@ def choose(rows: np.ndarray, wanted: frozenset[int] = frozenset()) -> np.ndarray
     listed[np.lexsort((position, confidence))[:LISTED]] = True
     if wanted:
         listed |= np.isin(position, np.fromiter(wanted, dtype=np.float64))
-    level = np.where(listed, -1, rank)
-    # among pairs of one rank, mistakes before what is right
-    best = np.lexsort((position, telling, ~wrong, level))
-    return best[(level[best] < PER_PAIR)][: MOST + len(wanted)]
+    # an equal share of each pair, so that many images of a frequent one come before the only image of a rare one;
+    # and mistakes before what is right
+    images = np.array([counts[label, answer] for label, answer in rows[:, 1:3].tolist()])
+    level = np.where(listed, -1, (rank + 1) / images + ~wrong)
+    best = np.lexsort((position, telling, level))
+    return best[listed[best] | (rank[best] < PER_PAIR)][: MOST + len(wanted)]
 
 
 def small_pictures(images: Tensor) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from visionzoo.runs.gallery import GalleryAbout, GalleryPicture
-from visionzoo.tasks.classify_evaluation import from_all_ranks
+from visionzoo.tasks.gathering import from_all_ranks
 from visionzoo.tasks.pictures import side_by_side
 from visionzoo.tasks.prompting import PromptAnswers
 from visionzoo.viz.segmentation import SegmentRow, segmentation_tiles
