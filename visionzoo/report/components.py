@@ -39,7 +39,7 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
-class Facts:
+class FactList:
     """Names and what they are."""
 
     rows: Sequence[tuple[str, str]]

@@ -42,9 +42,9 @@ def _chart(place: int, panel: Panel) -> Chart:
     lines: list[ChartLine] = []
     seen: dict[str, int] = {}
     for one in sorted(panel.series, key=lambda s: (list(TONES).index(s.stage), _natural(s.name)))[:LINES]:
-        place = seen.setdefault(one.stage, 0)
+        before = seen.setdefault(one.stage, 0)
         seen[one.stage] += 1
-        tone, dashed = TONES[one.stage][place % len(TONES[one.stage])]
+        tone, dashed = TONES[one.stage][before % len(TONES[one.stage])]
         smoothed = smooth(one.values) if one.stage == "train" and panel.title != "Learning rate" else one.values
         name = one.name.removesuffix("_epoch")
         if smoothed is not one.values:  # a training value is of one batch

@@ -18,7 +18,7 @@ from visionzoo.report.answers_part import (
 )
 from visionzoo.report.charts import number
 from visionzoo.report.components import (
-    Facts,
+    FactList,
     ImagePool,
     Listing,
     PageSection,
@@ -223,7 +223,9 @@ class _RunPage:
     def _what_was_run(self) -> list[Any]:
         parts: list[Any] = []
         for session in self.sessions[-1:]:
-            parts.append(Facts(_facts(session, self.sessions, self._minutes()), frozenset({"command", "fingerprint"})))
+            parts.append(
+                FactList(_facts(session, self.sessions, self._minutes()), frozenset({"command", "fingerprint"}))
+            )
         if not self.sessions:
             parts.append(Paragraph(f"The folder has no {self.folder.record.name}, which says what was run.", "note"))
         if (text := self._try(lambda: self.folder.config_yaml.read_text(encoding="utf-8"))) is not None:

@@ -25,7 +25,7 @@ CAPTIONS, IMAGES = 3, 5
 PLACES = 50
 
 
-class Asked(NamedTuple):
+class RetrievalQuery(NamedTuple):
     """What was found for one image or one caption."""
 
     name: str  #: the caption
@@ -39,8 +39,8 @@ class Asked(NamedTuple):
 class Retrievals:
     """Chosen ones, and the share of all that is right among the first places."""
 
-    images: dict[str, list[Asked]]  #: by how they were chosen
-    texts: list[Asked]
+    images: dict[str, list[RetrievalQuery]]  #: by how they were chosen
+    texts: list[RetrievalQuery]
     curves: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
 
 
@@ -62,17 +62,17 @@ def choose_retrievals(
     first = {kind: m for m, kind in reversed(list(enumerate(kinds.tolist())))}
     one_of_each = torch.tensor(sorted(first.values()), device=texts.device)
 
-    def of_image(i: int) -> Asked:
+    def of_image(i: int) -> RetrievalQuery:
         own = set(kinds[owner == i].tolist())
         best = one_of_each[(texts[one_of_each] @ images[i]).topk(min(CAPTIONS, len(one_of_each))).indices]
         found = [(words[m], int(kinds[m]) in own) for m in best.tolist()]
-        return Asked("", int(positions[i]), int(image_rank[i]), found, ())
+        return RetrievalQuery("", int(positions[i]), int(image_rank[i]), found, ())
 
-    def of_text(m: int) -> Asked:
+    def of_text(m: int) -> RetrievalQuery:
         right = set(owner[kinds == kinds[m]].tolist())
         best = (images @ texts[m]).topk(min(IMAGES, len(images))).indices.tolist()
         found = [(int(positions[i]), i in right) for i in best]
-        return Asked(words[m], int(positions[owner[m]]), int(text_rank[m]), (), found)
+        return RetrievalQuery(words[m], int(positions[owner[m]]), int(text_rank[m]), (), found)
 
     spaced, worst = _spaced(len(images)), image_rank.argsort(descending=True, stable=True)[:WORST].tolist()
     asked = {
