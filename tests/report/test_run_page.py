@@ -9,6 +9,7 @@ import re
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_run import make_run
@@ -173,6 +174,29 @@ def test_a_damaged_file_is_named_and_the_rest_is_there(tmp_path: Path, name: str
         assert "What was run" in page
         if name not in ("per_class.csv", "metrics.csv"):  # half a table is a table
             assert re.search(rf'class="warning">[^<]*{re.escape(name)}', page)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where there is something in a JSON value."""
+    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    return [path, *(place for key in keys for place in _places(value[key], (*path, key)))]
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.json", "results.json"])
+def test_whatever_stands_in_a_file_there_is_a_page(tmp_path: Path, name: str) -> None:
+    folder = make_run(tmp_path / "run", 20)
+    for path in (folder.answers, folder.metrics_csv, folder.per_class):
+        path.unlink()
+    whole = json.loads((folder.path / name).read_text())
+    for place in _places(whole):
+        for other in (5, "x", [[1]], {"a": {}}, None):
+            changed = json.loads(json.dumps({"top": whole}))
+            owner = changed
+            for key in ("top", *place)[:-1]:
+                owner = owner[key]
+            owner[("top", *place)[-1]] = other
+            (folder.path / name).write_text(json.dumps(changed["top"]))
+            assert "What was run" in write_report(folder).read_text()
 
 
 def test_numbers_that_cannot_be_are_refused(tmp_path: Path) -> None:

@@ -109,9 +109,7 @@ def test_masks_by_iou(tmp_path: Path) -> None:
     assert "Objects with at least this IoU" in page
 
 
-def test_a_page_that_cannot_be_drawn_does_not_fail_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_that_cannot_be_drawn_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(folder: RunFolder) -> None:
         raise KeyError("a fault of ours")
 

@@ -6,6 +6,7 @@ Legend: N images with a row, K classes.
 from __future__ import annotations
 
 import csv
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -303,5 +304,6 @@ def _images(count: int) -> str:
 
 
 def _short(name: str) -> str:
-    """The last parts of a path."""
-    return name if len(name) <= 40 else f"…{name[-38:]}"
+    """The last part of a path; the whole is in the alternative text, which is shown under the pointer."""
+    last = re.split(r"[\\/]", name.rstrip("\\/"))[-1] or name
+    return last if len(last) <= 32 else f"…{last[-30:]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from typing import Any
 
@@ -28,7 +29,7 @@ def curve_parts(folder: RunFolder) -> list[Any]:
         return [Paragraph("There are no curves: the folder has no metrics.csv.", "note")]
     try:
         found = panels(read_metrics(folder.metrics_csv))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, csv.Error) as error:
         return [Paragraph(f"The curves cannot be drawn: {error}", "warning")]
     if not found:
         return [Paragraph("There are no curves yet: metrics.csv holds no values.", "note")]

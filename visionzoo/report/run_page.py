@@ -95,9 +95,8 @@ class _RunPage:
     @property
     def subtitle(self) -> str:
         """Task, backbone and data."""
-        architecture = self.config.get("architecture")
-        backbone = architecture.get("backbone", "") if isinstance(architecture, dict) else ""
-        data = (self.sessions[-1].get("data") or {}).get("path", "") if self.sessions else ""
+        backbone = _as_dict(self.config.get("architecture")).get("backbone", "")
+        data = _as_dict(self.sessions[-1].get("data")).get("path", "") if self.sessions else ""
         return " · ".join(visible_name(x) for x in (self.task, backbone, data) if x)
 
     def sections(self) -> list[PageSection]:
@@ -124,13 +123,12 @@ class _RunPage:
             return read(*args)
         except FileNotFoundError:
             return None
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, csv.Error) as error:
             self.missing.append(str(error))
             return None
 
     def _json(self, path: Path) -> dict[str, Any]:
-        found = self._try(lambda: parse_json(path.read_bytes(), str(path)))
-        return found if isinstance(found, dict) else {}
+        return _as_dict(self._try(lambda: parse_json(path.read_bytes(), str(path))))
 
     def _galleries(self) -> list[PageSection]:
         """What tasks have drawn, by the name of its part of the page."""
@@ -145,8 +143,7 @@ class _RunPage:
     # ---- sections ---------------------------------------------------------------------------------------------------
 
     def _result(self) -> list[Any]:
-        scores = self.results.get("scores")
-        known = scores if isinstance(scores, dict) else {}
+        known = _as_dict(self.results.get("scores"))
         tiles = [_tile(name, known[name]) for name in sorted(known, key=lambda name: name == "loss")]
         if self.answers is not None:
             about = self.answers.about
@@ -240,6 +237,15 @@ class _RunPage:
         return parts
 
 
+def _as_dict(value: Any) -> dict[str, Any]:
+    """``value``; nothing where a file holds something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _tile(name: str, value: Any) -> Tile:
     known, share = SCORES.get(name, (name.replace("_", " "), False))
     if recall := re.fullmatch(r"(image_to_text|text_to_image)_r(\d+)", name):
@@ -255,14 +261,13 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 def _facts(session: dict[str, Any], sessions: list[dict[str, Any]], minutes: str) -> list[tuple[str, str]]:
     """What a session of a run says of itself, in words."""
-    machine, git, data = (session.get(k) or {} for k in ("machine", "git", "data"))
-    versions = session.get("versions") or {}
-    gpus = machine.get("gpus") or []
-    where = [machine.get("system"), machine.get("processor"), f"{machine.get('cpus')} CPUs", *(gpus or ["no GPU"])]
+    machine, git, data, versions = (_as_dict(session.get(k)) for k in ("machine", "git", "data", "versions"))
+    gpus = _as_list(machine.get("gpus")) or ["no GPU"]
+    where = [machine.get("system"), machine.get("processor"), f"{machine.get('cpus')} CPUs", *gpus]
     again = f"; the last of {len(sessions)}, since it was resumed" if len(sessions) > 1 else ""
     rows = [
         ("command", session.get("command", "")),
-        ("started", f"{_time(session.get('started', ''))}{again}"),
+        ("started", f"{_time(str(session.get('started', '')))}{again}"),
         ("minutes", minutes or "not recorded: the run was broken off, or is of an earlier version"),
         ("data", data.get("path", "")),
         ("fingerprint", data.get("fingerprint", "")),
@@ -270,7 +275,7 @@ def _facts(session: dict[str, Any], sessions: list[dict[str, Any]], minutes: str
         ("machine", ", ".join(str(x) for x in where if x)),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("commit", f"{git.get('commit', '')}{' and changes' if git.get('dirty') else ''}"),
-        ("imports", ", ".join(session.get("imports") or [])),
+        ("imports", ", ".join(map(str, _as_list(session.get("imports"))))),
     ]
     return [(name, str(text)) for name, text in rows if text not in ("", None)]
 

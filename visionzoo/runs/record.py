@@ -97,7 +97,10 @@ def read_record(folder: RunFolder) -> list[dict[str, Any]]:
         raise ValueError(f"{error}; move it away to go on") from error
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"{folder.record} is not a run record of schema {SCHEMA_VERSION}; move it away to go on")
-    return record["sessions"]
+    sessions = record.get("sessions")
+    if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
+        raise ValueError(f"{folder.record} has no list of sessions; move it away to go on")
+    return sessions
 
 
 def versions() -> dict[str, str]:

@@ -57,6 +57,8 @@ def choose_retrievals(
         groups: (M,) equal where the captions are.
         words: M captions.
     """
+    order = owner.argsort(stable=True)  # that of the images, whatever batches and ranks
+    texts, owner, groups, words = texts[order], owner[order], groups[order], [words[m] for m in order.tolist()]
     image_rank, text_rank = (rank + 1 for rank in retrieval_ranks(images, texts, owner, groups))
     kinds = torch.unique(groups, return_inverse=True)[1]
     first = {kind: m for m, kind in reversed(list(enumerate(kinds.tolist())))}

@@ -23,7 +23,7 @@
     const figure = make("figure"), image = make("img"), caption = make("figcaption");
     if (one.place !== null) figure.dataset.place = one.place;
     sharpen(image);
-    image.alt = one.alt;
+    image.alt = image.title = one.alt;
     image.src = one.src;
     for (const [text, tone] of one.lines) {
       const line = make("span", undefined, tone || "plain");
