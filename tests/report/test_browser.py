@@ -17,6 +17,7 @@ from PIL import Image
 from visionzoo.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+IMAGES = 100
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -34,7 +35,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_run(tmp_path_factory.mktemp("runs") / "run", classes=("<script>alert(1)</script>", *"bcdefghij"))
+    folder = make_run(
+        tmp_path_factory.mktemp("runs") / "run", IMAGES, classes=("<script>alert(1)</script>", *"bcdefghij")
+    )
     write_report(folder)
     return folder.report
 
@@ -71,7 +74,7 @@ def opened_images(page: Any) -> list[tuple[int, int]]:
 
 
 def test_every_cell_opens_the_images_that_it_counts(page: Any) -> None:
-    logits, labels = answers(200, 10)
+    logits, labels = answers(IMAGES, 10)
     predicted = logits.argmax(1)
     cells = page.locator(".matrix tbody td")
     assert cells.count() == 100

@@ -58,8 +58,8 @@ class Chart:
 
     @cached_property
     def drawn(self) -> list[tuple[ChartLine, list[tuple[float, float]]]]:
-        """Lines with as many points as are drawn."""
-        return [(line, _thinned(line.points)) for line in self.lines]
+        """Lines that have points, with as many as are drawn."""
+        return [(line, _thinned(line.points)) for line in self.lines if line.points]
 
     @cached_property
     def x_axis(self) -> tuple[float, float]:
@@ -79,6 +79,7 @@ class Chart:
     def y(self, value: float) -> float:
         """Where it is drawn."""
         low, high = self.y_axis
+        value = min(max(value, low), high)
         return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
     @property
@@ -104,7 +105,7 @@ class Chart:
     @property
     def summary(self) -> str:
         """What somebody hears who does not see it."""
-        ends = [f"{line.name} ends at {number(points[-1][1])}" for line, points in self.drawn if points]
+        ends = [f"{line.name} ends at {number(points[-1][1])}" for line, points in self.drawn]
         return f"{self.title} over {self.x_name}: {'; '.join(ends)}"
 
     def data(self) -> dict[str, Any]:

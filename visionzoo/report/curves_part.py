@@ -9,7 +9,7 @@ from typing import Any
 from visionzoo.report.charts import Chart, ChartLine, number
 from visionzoo.report.components import Paragraph
 from visionzoo.runs.folder import RunFolder
-from visionzoo.viz.curves import Panel, Series, panels, read_metrics, smooth
+from visionzoo.viz.curves import Panel, Series, panels, read_metrics, smooth, without_spike
 
 #: Colour, and whether dashed, of the lines of each stage, one after the other.
 TONES = {
@@ -19,6 +19,8 @@ TONES = {
 }
 #: Curves of more panels than this are no overview; the rest are in the file.
 PANELS = 8
+#: What is above it cannot be told apart in numbers of 64 bits.
+LARGEST = 1e300
 #: Lines of one panel, at most.
 LINES = 8
 
@@ -53,7 +55,13 @@ def _chart(place: int, panel: Panel) -> Chart:
         tone = "three" if panel.title == "Learning rate" else tone
         lines.append(ChartLine(name, _points(one, smoothed), tone, dashed, dots=len(one.steps) <= 40))
     named = [line for line in lines if line.tone != "faint"]
-    return Chart(f"curve-{place}", panel.title, [*(x for x in lines if x.tone == "faint"), *named], note=_note(panel))
+    bounds = without_spike(panel) if panel.title == "Loss" else None
+    note = _note(panel)
+    if bounds is not None:
+        most = max(float(one.values.max()) for one in panel.series)
+        note = "; ".join(filter(None, [note, f"highest value {number(most)} not shown"]))
+    faint = [line for line in lines if line.tone == "faint"]
+    return Chart(f"curve-{place}", panel.title, [*faint, *named], note=note, bounds=bounds)
 
 
 def _note(panel: Panel) -> str:
@@ -74,4 +82,5 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _points(series: Series, values: Any) -> list[tuple[float, float]]:
-    return list(zip(series.steps.tolist(), values.tolist(), strict=True))
+    points = zip(series.steps.tolist(), values.tolist(), strict=True)
+    return [(x, y) for x, y in points if abs(y) < LARGEST]

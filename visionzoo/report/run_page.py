@@ -135,7 +135,8 @@ class _RunPage:
         by_section: dict[str, list[Any]] = {}
         for path in sorted(self.folder.path.glob("*.parquet")):
             if path != self.folder.answers and (gallery := self._try(read_gallery, path)) is not None:
-                by_section.setdefault(gallery.about.section, []).extend(gallery_parts(gallery, path.stem))
+                parts = self._try(gallery_parts, gallery, path.stem) or []
+                by_section.setdefault(gallery.about.section, []).extend(parts)
         if sheets := self._try(sheet_parts, self.folder.sheets):
             by_section.setdefault(next(iter(by_section), "Sheets"), []).extend(sheets)
         return [PageSection(f"pictures-{i}", name, parts) for i, (name, parts) in enumerate(by_section.items())]
@@ -172,7 +173,7 @@ class _RunPage:
                 Paragraph(
                     f"The folder has no {' and no '.join(lacking)}, so parts of this page are missing. "
                     f"`visionzoo train {self.task or 'TASK'} fit --resume {self.folder.path}` looks at the held-out "
-                    "data again, and trains nothing where the run has reached its end.",
+                    "data again, if there are any, and trains nothing where the run has reached its end.",
                     "note",
                 )
             )

@@ -202,13 +202,19 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, np.ones(width), mode="same") / counts
 
 
-def _cut_spike(panel: Panel, axes: Axes) -> None:
-    """A few huge early losses would press the rest of the curve flat: end the axis above 98 % of values, and say so."""
+def without_spike(panel: Panel) -> tuple[float, float] | None:
+    """Where an axis of losses begins and ends, if a few huge ones would press the rest flat: above 98 % of them."""
     values = np.concatenate([s.values for s in panel.series])
     low, high, most = float(values.min()), float(np.quantile(values, 0.98)), float(values.max())
     if len(values) >= 50 and most - low > 4 * (high - low) > 0:
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
+        return low - 0.05 * (high - low), high + 0.15 * (high - low)
+    return None
+
+
+def _cut_spike(panel: Panel, axes: Axes) -> None:
+    if (bounds := without_spike(panel)) is not None:
+        axes.set_ylim(*bounds)
         axes.text(
-            0.99, 0.99, f"highest value {most:.3g} not shown", transform=axes.transAxes,
-            ha="right", va="bottom", fontsize=8, color=GREY,
+            0.99, 0.99, f"highest value {max(s.values.max() for s in panel.series):.3g} not shown",
+            transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color=GREY,
         )  # fmt: skip

@@ -126,6 +126,7 @@
     const figure = document.getElementById(`chart-${id}`), drawing = figure.querySelector("svg");
     const pointer = figure.querySelector(".pointer"), readout = figure.querySelector(".readout");
     const stops = [...new Set(chart.lines.flatMap((line) => line.at.map(([x]) => x)))].sort((a, b) => a - b);
+    if (!stops.length) continue;
     const note = readout.textContent;
     let stop = -1;
     const nearest = (values, x) => values.reduce((best, value, i) => (Math.abs(value - x) < Math.abs(values[best] - x) ? i : best), 0);
