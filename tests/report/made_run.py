@@ -102,6 +102,6 @@ def make_run(
     per_class_csv(class_scores(results.counts), classes, folder.per_class)
     if bad:
         write_csv(folder.bad_samples, ["sample", "split", "reason"], bad)
-    source = NamedSource(samples)
-    record_answers(folder.answers, results, classes, stage="val", source=source, learning=learning)
+    known = {"source": NamedSource(samples), "calibration": results.calibration, "learning": learning}
+    record_answers(folder.answers, results, classes, stage="val", **known)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from made_run import NamedSource, answers, evaluated, learned
 from PIL import Image
 
+from visionzoo.metrics.calibration import calibration_error
 from visionzoo.runs.answers import TOP, read_answers
 from visionzoo.runs.gallery import GalleryAbout, GalleryPicture, read_gallery, sheet_step, write_gallery
 from visionzoo.tasks import pictures, record_answers
@@ -91,8 +93,9 @@ def test_more_images_than_rows_are_drawn_and_said(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(pictures, "MOST", 20)
     logits, labels = answers(400, 10)
     path = tmp_path / "answers.parquet"
-    options = {"stage": "val", "source": NamedSource(), "learning": learned(logits, labels)}
-    record_answers.record_answers(path, evaluated(logits, labels), "abcdefghij", **options)
+    results = evaluated(logits, labels)
+    options = {"source": NamedSource(), "calibration": results.calibration, "learning": learned(logits, labels)}
+    record_answers.record_answers(path, results, "abcdefghij", stage="val", **options)
     found = read_answers(path)
     assert len(found.rows["label"]) == 50
     assert found.about.images == 400 == sum(count for _, _, count in found.about.matrix)
@@ -109,7 +112,7 @@ def test_more_images_than_rows_are_drawn_and_said(tmp_path: Path, monkeypatch: p
 def test_a_diverged_model_leaves_no_answers_behind(tmp_path: Path) -> None:
     logits, labels = answers(50, 10)
     path = tmp_path / "answers.parquet"
-    options = {"stage": "val", "source": None, "learning": Learning()}
+    options = {"stage": "val", "source": None}
     results = evaluated(logits, labels)
     record_answers.record_answers(path, results, "abcdefghij", **options)
     assert path.is_file()
@@ -129,3 +132,21 @@ def test_a_gallery_is_read_as_it_was_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no column"):
         read_answers(tmp_path / "g.parquet")
     assert [sheet_step(Path(p)) for p in ("step_0000500.png", "step_.png", "masks.png")] == [500, -1, -1]
+
+
+def test_a_temperature_is_judged_by_images_that_it_was_not_fitted_on(tmp_path: Path) -> None:
+    logits, labels = answers(400, 10)
+    results, path = evaluated(logits, labels), tmp_path / "answers.parquet"
+    own = results.calibration
+    assert own is not None
+    for given in (own, replace(own, images=399), replace(own, temperature=3.0)):
+        options = {"stage": "val", "source": None, "calibration": given}
+        record_answers.record_answers(path, results, "abcdefghij", **options)
+        about = read_answers(path).about
+        assert about.cross_fitted == (given is own)
+        expected = own.error[1]
+        if given is not own:
+            expected = calibration_error((logits.double() / given.temperature).softmax(1), labels)
+        assert about.calibration_error == pytest.approx((own.error[0], expected))
+        again = [sum(n / 400 * abs(sure - right) for n, sure, right in bins) for bins in about.reliability]
+        assert again == pytest.approx(about.calibration_error, abs=1e-6)

@@ -259,10 +259,12 @@ def reliability_parts(found: HeldOutAnswers) -> list[Any]:
     )
     text = f"The expected calibration error is {percent(about.calibration_error[0])} as the model says it"
     if about.temperature is not None and len(about.calibration_error) == 2:
+        which = ""
+        if about.cross_fitted:
+            which = " (each half of the images by the temperature of the other half)"
         text += (
-            f", and {percent(about.calibration_error[1])} with the temperature {about.temperature:.3g} (each half of "
-            "the images by the temperature of the other half). Every probability on this page has the temperature, as "
-            "those of `visionzoo predict` have."
+            f", and {percent(about.calibration_error[1])} with the temperature {about.temperature:.3g}{which}. Every "
+            "probability on this page has the temperature, as those of `visionzoo predict` have."
         )
     else:
         text += ". No temperature was fitted: that takes a classifier and enough images."

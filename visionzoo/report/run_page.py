@@ -110,6 +110,7 @@ class _RunPage:
             *self._galleries(),
             PageSection("classes", "Classes", class_parts(self.folder.per_class, images)),
             PageSection("probabilities", "Probabilities", reliability_parts(found) if found else []),
+            PageSection("tried", "What was tried", self._tried()),
             PageSection("bad", "Bad samples", self._bad_samples()),
             PageSection("run", "What was run", self._what_was_run()),
         ]
@@ -194,6 +195,17 @@ class _RunPage:
         known = [s["minutes"] for s in self.sessions if isinstance(s.get("minutes"), int | float)]
         return number(round(sum(known), 1)) if known else ""
 
+    def _tried(self) -> list[Any]:
+        """What `visionzoo fit` has tried."""
+        kinds = {"tried": False, "setting": False, "accuracy": True, "images": True, "minutes": True, "": False}
+        rows = []
+        for trial in map(_as_dict, _as_list(self._json(self.folder.path / "fit.json").get("trials"))):
+            values = [trial.get(k) for k in ("name", "setting", "accuracy", "images", "minutes", "note")]
+            texts = [percent(v) if k == 2 and isinstance(v, float) else _text(v) for k, v in enumerate(values)]
+            rows.append([TableCell(visible_name(text)) for text in texts])
+        caption = "Accuracy on training images that a trial was not fitted on."
+        return [SortedTable("tried", caption, list(kinds.items()), rows)] if rows else []
+
     def _bad_samples(self) -> list[Any]:
         parts: list[Any] = []
         for path, columns, caption in (
@@ -245,6 +257,10 @@ def _as_dict(value: Any) -> dict[str, Any]:
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else number(round(value, 2)) if isinstance(value, float) else str(value)
 
 
 def _tile(name: str, value: Any) -> Tile:

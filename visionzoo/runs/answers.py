@@ -46,9 +46,12 @@ class AnswersAbout:
     cells: int  #: of the matrix that are not empty; more than ``matrix`` has, where that was cut
     validations: int  #: while it trained
     temperature: float | None  #: that the probabilities have; None without a calibration
+    cross_fitted: (
+        bool  #: whether it is of these images, so that errors and diagrams have that of the other half of them
+    )
     #: (images, mean confidence, share that is right) of each of R bins of equal width, without a temperature, and with
     reliability: tuple[tuple[tuple[float, float, float], ...], ...]
-    calibration_error: tuple[float, ...]  #: expected, without a temperature, and with (cross-fitted)
+    calibration_error: tuple[float, ...]  #: expected, without a temperature, and with
 
 
 @dataclass(frozen=True)

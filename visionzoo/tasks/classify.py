@@ -11,7 +11,8 @@ from pytorch_lightning import Callback
 from torch import Tensor, nn
 
 from visionzoo.losses.classification import balanced_class_weights, named_loss
-from visionzoo.models.bundle import ModelConfig
+from visionzoo.models.bundle import ModelConfig, read_config
+from visionzoo.models.calibration import Calibration
 from visionzoo.models.classifier import Classifier, create_classifier, head_dropout
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
@@ -19,7 +20,7 @@ from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.class_names import class_difference, class_places, known_classes
 from visionzoo.tasks.classify_evaluation import ClassificationEvaluation, EvaluationResults
 from visionzoo.tasks.engine.learning import Learning
-from visionzoo.tasks.handover import describe_handover, trunk_options
+from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.lora import add_adapters, merged_copy
 from visionzoo.tasks.mixing import Mixer, soft_targets
@@ -339,8 +340,21 @@ class ClassifyTask(VisionTask):
         stage = "test" if self.trainer.state.fn == "test" else "val"
         source = getattr(getattr(self.trainer, "datamodule", None), f"{stage}_source", None)
         record_answers(
-            folder.answers, self.results, self.classes, stage=stage, source=source, learning=self._learning()
+            folder.answers,
+            self.results,
+            self.classes,
+            stage=stage,
+            source=source,
+            calibration=self._known_calibration(folder),
+            learning=self._learning(),
         )
+
+    def _known_calibration(self, folder: RunFolder) -> Calibration | None:
+        """What probabilities of the model have that was evaluated: that of the run, or of the run it was taken from."""
+        config = read_config(folder.path) if folder.model_config.is_file() else run_config(self.hparams.get("weights"))
+        if config is not None and config.task == self.task_name:
+            return config.calibration
+        return None if self.results is None else self.results.calibration
 
     def summary(self, metrics: Mapping[str, float]) -> str:
         """Accuracies in percent, the number of images, and the expected calibration error."""

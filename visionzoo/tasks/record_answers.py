@@ -5,6 +5,7 @@ Legend: N images, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def record_answers(
     *,
     stage: str,
     source: Any,
+    calibration: Calibration | None = None,
     learning: Learning | None = None,
 ) -> None:
     """Write ``answers.parquet`` of an evaluation; an earlier one goes where there is nothing to write.
@@ -38,30 +40,41 @@ def record_answers(
         classes: K names.
         stage: ``val`` or ``test``.
         source: of the images, for their names; None where it is not known.
-        learning: what the validations before it said; None for answers that have no temperature either, since they
-            are not of a classifier.
+        calibration: of the model that is handed on, whose temperature its probabilities have; None for none.
+        learning: what the validations before it said.
     """
     found = results.answers
     if found is None or not len(found.labels) or not found.logits.isfinite().all():
         path.unlink(missing_ok=True)
         return
-    calibration = None if learning is None else results.calibration
-    images = len(found.labels)
+    learning, images = learning or Learning(), len(found.labels)
     cells = _cells(results, found)
+    shown = [found.logits.double().softmax(1)]  # without a temperature, and with
+    cross = calibration is not None and _is_of(calibration, results)
+    if calibration is not None:
+        scaled = found.logits.double() / calibration.temperature
+        shown.append(cross_fitted(found.logits, found.labels) if cross else scaled.softmax(1))
     about = AnswersAbout(
         stage=stage,
         images=int(results.counts.sum()) if results.matrix is not None else images,
         classes=tuple(map(str, classes)),
         matrix=fullest(cells),
         cells=len(cells),
-        validations=0 if learning is None else learning.validations,
+        validations=learning.validations,
         temperature=None if calibration is None else calibration.temperature,
-        reliability=_diagrams(found, cross=calibration is not None),
-        calibration_error=(calibration_error(found.logits.double().softmax(1), found.labels),)
-        if calibration is None
-        else calibration.error,
+        cross_fitted=cross,
+        reliability=tuple(_diagram(probabilities, found.labels) for probabilities in shown),
+        calibration_error=tuple(calibration_error(probabilities, found.labels) for probabilities in shown),
     )
-    write_answers(path, _rows(found, results, calibration, source, learning or Learning()), about)
+    write_answers(path, _rows(found, results, calibration, source, learning), about)
+
+
+def _is_of(calibration: Calibration, results: EvaluationResults) -> bool:
+    """Whether it was fitted on these very images; on others its temperature is judged as it is."""
+    own = results.calibration
+    if own is None or own.images != calibration.images:
+        return False
+    return math.isclose(own.temperature, calibration.temperature, rel_tol=0.02)  # batches change the last digits
 
 
 def _rows(
@@ -105,9 +118,5 @@ def _cells(results: EvaluationResults, found: Answers) -> list[tuple[int, int, i
     return [(t, p, n) for (t, p), n in zip(pairs.tolist(), counts.tolist(), strict=True)]
 
 
-def _diagrams(found: Answers, *, cross: bool) -> tuple[tuple[tuple[float, float, float], ...], ...]:
-    both: list[Tensor] = [found.logits.double().softmax(1)]
-    if cross:
-        both.append(cross_fitted(found.logits, found.labels))
-    tables = (reliability(probabilities, found.labels).tolist() for probabilities in both)
-    return tuple(tuple((n, c, r) for n, c, r in table) for table in tables)
+def _diagram(probabilities: Tensor, labels: Tensor) -> tuple[tuple[float, float, float], ...]:
+    return tuple((n, sure, right) for n, sure, right in reliability(probabilities, labels).tolist())
