@@ -15,7 +15,7 @@ import pytest
 from made_run import make_run
 
 from visionzoo.cli.main import main
-from visionzoo.files import write_text
+from visionzoo.files import write_json, write_text
 from visionzoo.report import write_report
 from visionzoo.runs import RunFolder
 from visionzoo.runs.answers import read_answers
@@ -251,3 +251,20 @@ def test_a_spike_does_not_press_the_curve_flat(tmp_path: Path) -> None:
     assert "highest value 1e+38 not shown" in page
     folder.metrics_csv.write_text("epoch,step,train/loss\n0,0,1e308\n0,1,-1e308\n")
     assert "Curves" in write_report(folder).read_text()
+
+
+def test_what_fit_has_tried_is_on_the_page_of_its_run(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 50)
+    for path in (folder.metrics_csv, folder.config_yaml):
+        path.unlink()
+    trials = [
+        {"name": "linear", "setting": "penalty 1e-05", "accuracy": 0.857, "images": 1438, "minutes": 0.2, "note": ""},
+        {"name": "scratch", "accuracy": None, "images": 0, "minutes": 0.0, "note": "left out: <b>"},
+    ]
+    write_json(folder.path / "fit.json", {"trials": trials, "minutes": 0.43})
+    page = write_report(folder).read_text()
+    assert "What was tried" in page
+    assert "85.7\u00a0%" in page
+    assert "left out: &lt;b&gt;" in page
+    assert "0.4 min" in page
+    assert "There are no curves" not in page  # nothing was trained step by step

@@ -82,6 +82,7 @@ class _RunPage:
         self.sessions = self._try(read_record, folder) or []
         self.config = self._json(folder.model_config)
         self.results = self._json(folder.results)
+        self.fitted = self._json(folder.path / "fit.json")  #: of `visionzoo fit`
         self.answers = self._try(read_answers, folder.answers)
         self.images = None if self.answers is None else self._try(AnswerImages, self.answers, self.pool)
         self.title = visible_name(folder.path.resolve().name)
@@ -104,7 +105,7 @@ class _RunPage:
         images, found = self.images, self.answers
         zero = "Zero-shot c" if self.task == "clip" else "C"
         parts = [
-            PageSection("curves", "Curves", curve_parts(self.folder)),
+            PageSection("curves", "Curves", curve_parts(self.folder) if self.folder.config_yaml.is_file() else []),
             PageSection("matrix", f"{zero}onfusion matrix", matrix_parts(images) if images else []),
             PageSection("images", "Images", image_parts(images) if images else []),
             *self._galleries(),
@@ -192,14 +193,14 @@ class _RunPage:
         return [pictures[self.task].with_suffix(".parquet")] if self.task in pictures else []
 
     def _minutes(self) -> str:
-        known = [s["minutes"] for s in self.sessions if isinstance(s.get("minutes"), int | float)]
+        known = [s["minutes"] for s in (*self.sessions, self.fitted) if isinstance(s.get("minutes"), int | float)]
         return number(round(sum(known), 1)) if known else ""
 
     def _tried(self) -> list[Any]:
         """What `visionzoo fit` has tried."""
         kinds = {"tried": False, "setting": False, "accuracy": True, "images": True, "minutes": True, "": False}
         rows = []
-        for trial in map(_as_dict, _as_list(self._json(self.folder.path / "fit.json").get("trials"))):
+        for trial in map(_as_dict, _as_list(self.fitted.get("trials"))):
             values = [trial.get(k) for k in ("name", "setting", "accuracy", "images", "minutes", "note")]
             texts = [percent(v) if k == 2 and isinstance(v, float) else _text(v) for k, v in enumerate(values)]
             rows.append([TableCell(visible_name(text)) for text in texts])
