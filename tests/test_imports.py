@@ -27,6 +27,7 @@ ROWS = (
     ("models",),
     ("data",),
     ("runs", "viz"),
+    ("report",),
     ("tasks",),
     ("inference",),
     ("auto",),

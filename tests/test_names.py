@@ -68,6 +68,8 @@ def _mentioned() -> set[str]:
                     found.add(node.attr)
                 elif isinstance(node, ast.Constant) and re.fullmatch(r"[\w.:]+", str(node.value)):
                     found.update(re.split(r"[.:]", str(node.value)))
+    for template in ROOT.glob("visionzoo/**/*.html"):
+        found.update(re.findall(r"\w+", template.read_text()))
     for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")):
         for code in re.findall(r"```.*?```|`[^`]+`", page.read_text(), re.S):
             found.update(re.findall(r"\w+", code))

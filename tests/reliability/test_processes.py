@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 from run_process import COMMON, ROOT, TINY, Launcher, metrics
 
+from visionzoo.runs.answers import read_answers
+
 pytestmark = pytest.mark.slow
 Survived = Callable[..., None]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -36,7 +38,7 @@ def test_scores_of_21_images_on_two_ranks_are_those_on_one(launcher: Launcher) -
     model = ["--model.backbone=vit_nano_patch4_32", "--model.image_size=16", "--trainer.accelerator=cpu"]
     fit = ["classify", "fit", *data, *model, "--trainer.max_epochs=1", "--run_dir=run"]
     assert launcher.run(*fit) == [0], launcher.output()
-    said = []
+    said, answers = [], []
     for ranks, more in ((1, []), (2, TWO)):
         command = ["classify", "validate", *data, "--model.weights=run", "--trainer.accelerator=cpu", *more]
         assert launcher.run(*command, f"--run_dir=seen-{ranks}", world_size=ranks) == [0] * ranks, launcher.output()
@@ -44,8 +46,13 @@ def test_scores_of_21_images_on_two_ranks_are_those_on_one(launcher: Launcher) -
         said.append(next(line for line in log.splitlines() if "held-out images" in line))
         table = (launcher.folder / f"seen-{ranks}" / "per_class.csv").read_text()
         said.append(table)
+        answers.append(read_answers(launcher.folder / f"seen-{ranks}" / "answers.parquet").rows)
+        assert (launcher.folder / f"seen-{ranks}" / "report.html").is_file()
     assert "on 21 held-out images" in said[0]
     assert said[:2] == said[2:]
+    one, two = ({**rows, "probabilities": np.round(rows["probabilities"], 4).tolist()} for rows in answers)
+    assert one == two
+    assert len(one["sample"]) == 21 == sum(picture is not None for picture in one["picture"])
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(launcher: Launcher) -> None:

@@ -128,7 +128,7 @@ def test_resume_is_bit_equal(tmp_path: Path) -> None:
 def test_sheets_are_drawn_while_it_learns(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     fit(task(), run.path, max_epochs=1, callbacks=[Sheets(4, 3)], logger=[Events(run.path)])
-    assert sorted(p.name for p in run.sheets.iterdir()) == ["step_0000004.png", "step_0000008.png"]
+    assert sorted(p.name for p in run.sheets.glob("*.png")) == ["step_0000004.png", "step_0000008.png"]
     with Image.open(run.sheets / "step_0000008.png") as picture:
         assert picture.height > 3 * 100
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

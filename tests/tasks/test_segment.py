@@ -371,7 +371,7 @@ def test_the_command_from_start_to_prediction(tmp_path: Path, capsys: pytest.Cap
     assert "after 1/3/5 clicks" in said
     names = {p.name for p in Path(folder).iterdir()}
     assert {"model.safetensors", "config.json", "masks.png", "sheets", "curves.png", "metrics.csv"} <= names
-    assert [p.name for p in (Path(folder) / "sheets").iterdir()] == ["step_0000002.png"]
+    assert [p.name for p in (Path(folder) / "sheets").glob("*.png")] == ["step_0000002.png"]
 
     predictor = SamPredictor.load(folder)
     predictor.set_image(Image.new("RGB", (40, 30)))
@@ -394,7 +394,7 @@ def test_a_sheet_is_drawn_after_every_epoch(tmp_path: Path) -> None:
     assert isinstance(sheets, Sheets)
     sheets.images = 2
     fit(module, tmp_path, callbacks=[sheets])
-    assert sorted(p.name for p in run.sheets.iterdir()) == ["step_0000002.png", "step_0000004.png"]
+    assert sorted(p.name for p in run.sheets.glob("*.png")) == ["step_0000002.png", "step_0000004.png"]
     assert module.training
 
 

@@ -42,6 +42,28 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     return float(error)
 
 
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
+    """What a reliability diagram shows: the bins of :func:`calibration_error`.
+
+    Args:
+        probabilities: (N, K), each row summing to 1.
+        labels: (N,) int64 in [0, K).
+        bins: of equal width.
+
+    Returns:
+        (bins, 3) float64: images, their mean confidence, and the share of them that is right; 0 where there are none.
+    """
+    _check(probabilities, labels)
+    _check_probabilities(probabilities)
+    confidence, predicted = probabilities.double().clamp(0, 1).max(1)
+    place = (torch.bucketize(confidence, torch.linspace(0, 1, bins + 1).double(), right=True) - 1).clamp(0, bins - 1)
+    table = torch.zeros(bins, 3, dtype=torch.float64)
+    right = (predicted == labels).double()
+    table.index_add_(0, place, torch.stack([torch.ones_like(right), confidence, right], 1))
+    table[:, 1:] /= table[:, :1].clamp(min=1)
+    return table
+
+
 def fit_temperature(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> float:
     """The T for which ``softmax(logits / T)`` has the least cross-entropy (arXiv 1706.04599, section 4.2).
 

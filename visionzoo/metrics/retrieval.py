@@ -44,8 +44,22 @@ def retrieval_recall(
         ValueError: for shapes that do not belong together, features that are not finite, an owner out of range, an
             image without captions, or a k below 1.
     """
+    if min(ks, default=0) < 1:
+        raise ValueError(f"ks={list(ks)} must be whole numbers from 1 on")
+    image_rank, text_rank = retrieval_ranks(image_features, text_features, owner, group)
+    ranks = {"image_to_text": image_rank, "text_to_image": text_rank}
+    return {f"{way}_r{k}": float((rank < k).float().mean()) for way, rank in ranks.items() for k in ks}
+
+
+def retrieval_ranks(
+    image_features: Tensor, text_features: Tensor, owner: Tensor, group: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """How many wrong answers stand before the best right one: (N,) of the images, (M,) of the captions.
+
+    Takes (N, D), (M, D), (M,) and (M,), and raises, as :func:`retrieval_recall` does.
+    """
     n, m = len(image_features), len(text_features)
-    _check(image_features, text_features, owner, ks, group)
+    _check(image_features, text_features, owner, group)
     image, text = image_features.float(), text_features.float()
     owner = owner.to(image.device)
     if group is None:
@@ -59,8 +73,7 @@ def retrieval_recall(
     for rows in torch.arange(m, device=image.device).split(max(1, _CHUNK // n)):
         found, place = group[rows].unique(return_inverse=True)
         text_rank[rows] = _rank(text[rows] @ image.T, _table(found, group, owner, n)[place])
-    ranks = {"image_to_text": image_rank, "text_to_image": text_rank}
-    return {f"{way}_r{k}": float((rank < k).float().mean()) for way, rank in ranks.items() for k in ks}
+    return image_rank, text_rank
 
 
 def _rank(scores: Tensor, right: Tensor) -> Tensor:
@@ -78,7 +91,7 @@ def _table(asked: Tensor, keys: Tensor, values: Tensor, count: int) -> Tensor:
     return table
 
 
-def _check(image: Tensor, text: Tensor, owner: Tensor, ks: Sequence[int], group: Tensor | None) -> None:
+def _check(image: Tensor, text: Tensor, owner: Tensor, group: Tensor | None) -> None:
     if image.ndim != 2 or text.ndim != 2 or image.shape[1:] != text.shape[1:] or owner.shape != text.shape[:1]:
         raise ValueError(
             f"images {tuple(image.shape)}, texts {tuple(text.shape)} and owner {tuple(owner.shape)} must be (N, D), "
@@ -88,8 +101,6 @@ def _check(image: Tensor, text: Tensor, owner: Tensor, ks: Sequence[int], group:
         raise ValueError(f"group {tuple(group.shape)} must have one number for each of the {len(owner)} captions")
     if not (torch.isfinite(image).all() and torch.isfinite(text).all()):
         raise ValueError("features hold NaN or infinity; ranks would mean nothing")
-    if min(ks, default=0) < 1:
-        raise ValueError(f"ks={list(ks)} must be whole numbers from 1 on")
     images = len(image)
     if len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < images:
         raise ValueError(f"owner runs from {int(owner.min())} to {int(owner.max())}; there are images 0..{images - 1}")

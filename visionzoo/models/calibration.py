@@ -160,8 +160,8 @@ class Calibration:
         raise ValueError(f"{name}={asked:g} is more than {self.images:,} calibration images can tell: ask {most}{more}")
 
 
-def cross_fitted_error(logits: Tensor, labels: Tensor) -> float:
-    """Expected calibration error where each half of the images has the temperature of the other half.
+def cross_fitted(logits: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities where each half of the images has the temperature of the other half.
 
     A temperature looks better on the images that it was fitted on than it is; so no image is judged by one that has
     seen it. The halves are every second image.
@@ -169,12 +169,20 @@ def cross_fitted_error(logits: Tensor, labels: Tensor) -> float:
     Args:
         logits: (N, K), N at least 2.
         labels: (N,) int64.
+
+    Returns:
+        (N, K) float64.
     """
     probabilities = torch.empty_like(logits, dtype=torch.float64)
     halves = slice(0, None, 2), slice(1, None, 2)
     for half, other in (halves, halves[::-1]):
         probabilities[half] = (logits[half].double() / _temperature(logits[other], labels[other])).softmax(1)
-    return calibration_error(probabilities, labels)
+    return probabilities
+
+
+def cross_fitted_error(logits: Tensor, labels: Tensor) -> float:
+    """Expected calibration error of :func:`cross_fitted` probabilities, of (N, K) logits and (N,) labels."""
+    return calibration_error(cross_fitted(logits, labels), labels)
 
 
 def _temperature(logits: Tensor, labels: Tensor) -> float:

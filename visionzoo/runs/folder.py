@@ -33,6 +33,9 @@ class RunFolder:
         self.retrieval = self.path / "retrieval.png"
         self.masks_sheet = self.path / "masks.png"
         self.reconstruction = self.path / "reconstruction.png"
+        self.results = self.path / "results.json"  #: the scores of the exported weights
+        self.answers = self.path / "answers.parquet"  #: what was answered for held-out images, see ``runs/answers.py``
+        self.report = self.path / "report.html"  #: everything on one page
 
     @classmethod
     def create(cls, base: str | Path = "runs", name: str = "run") -> RunFolder:

@@ -15,8 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import visionzoo
 from visionzoo.files import write_json
 from visionzoo.plugins import installed_packages, remembered
@@ -74,6 +72,18 @@ def write_record(folder: RunFolder, description: dict[str, Any]) -> None:
     write_json(folder.record, {"schema_version": SCHEMA_VERSION, "sessions": [*sessions, description]})
 
 
+def finish_record(folder: RunFolder, minutes: float) -> None:
+    """Say in ``run.json`` how long the last session has trained; nothing where there is no record.
+
+    Raises:
+        ValueError: if ``run.json`` is not such a record.
+    """
+    sessions = read_record(folder) if folder.record.is_file() else []
+    if sessions:
+        sessions[-1]["minutes"] = round(minutes, 2)
+        write_json(folder.record, {"schema_version": SCHEMA_VERSION, "sessions": sessions})
+
+
 def read_record(folder: RunFolder) -> list[dict[str, Any]]:
     """The descriptions in ``run.json``, oldest first.
 
@@ -87,7 +97,10 @@ def read_record(folder: RunFolder) -> list[dict[str, Any]]:
         raise ValueError(f"{error}; move it away to go on") from error
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"{folder.record} is not a run record of schema {SCHEMA_VERSION}; move it away to go on")
-    return record["sessions"]
+    sessions = record.get("sessions")
+    if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
+        raise ValueError(f"{folder.record} has no list of sessions; move it away to go on")
+    return sessions
 
 
 def versions() -> dict[str, str]:
@@ -118,6 +131,8 @@ def git_state(folder: str | Path | None = None) -> dict[str, Any] | None:
 
 
 def _machine() -> dict[str, Any]:
+    import torch  # takes seconds, and what reads a record does without
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
 

@@ -7,20 +7,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning import Callback
 from torch import Tensor, nn
 
 from visionzoo.losses.classification import balanced_class_weights, named_loss
-from visionzoo.models.bundle import ModelConfig
+from visionzoo.models.bundle import ModelConfig, read_config
+from visionzoo.models.calibration import Calibration
 from visionzoo.models.classifier import Classifier, create_classifier, head_dropout
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.class_names import class_difference, class_places, known_classes
 from visionzoo.tasks.classify_evaluation import ClassificationEvaluation, EvaluationResults
-from visionzoo.tasks.handover import describe_handover, trunk_options
+from visionzoo.tasks.engine.learning import Learning
+from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.lora import add_adapters, merged_copy
 from visionzoo.tasks.mixing import Mixer, soft_targets
+from visionzoo.tasks.pictures import LISTED, PictureChoice
+from visionzoo.tasks.record_answers import record_answers
 from visionzoo.types import ImageBatch
 from visionzoo.weights import load_weights
 
@@ -302,8 +307,22 @@ class ClassifyTask(VisionTask):
         )
         return model, config
 
+    def run_callbacks(self) -> list[Callback]:
+        """What is learned when."""
+        return [Learning()]
+
+    def _learning(self) -> Learning:
+        """That of the trainer; one that has seen nothing where it has none."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next((c for c in callbacks if isinstance(c, Learning)), Learning())
+
+    def begin_results(self) -> None:
+        """Keep pictures of mistakes and of what is right, and of what was learned last."""
+        if not self.multi_label:
+            self.evaluation.pictures = PictureChoice(self._learning().slowest(LISTED))
+
     def draw_results(self, folder: RunFolder) -> None:
-        """Scores per class, confusion matrix and the most confident mistakes."""
+        """Scores per class, confusion matrix and the most confident mistakes; and what was answered, for a page."""
         from visionzoo import viz
         from visionzoo.metrics.classification import class_scores
 
@@ -318,6 +337,24 @@ class ClassifyTask(VisionTask):
             (m.image, self.classes[m.label], self.classes[m.predicted], m.confidence) for m in self.results.mistakes
         ]
         viz.mistakes_sheet(items, folder.mistakes)
+        stage = "test" if self.trainer.state.fn == "test" else "val"
+        source = getattr(getattr(self.trainer, "datamodule", None), f"{stage}_source", None)
+        record_answers(
+            folder.answers,
+            self.results,
+            self.classes,
+            stage=stage,
+            source=source,
+            calibration=self._known_calibration(folder),
+            learning=self._learning(),
+        )
+
+    def _known_calibration(self, folder: RunFolder) -> Calibration | None:
+        """What probabilities of the model have that was evaluated: that of the run, or of the run it was taken from."""
+        config = read_config(folder.path) if folder.model_config.is_file() else run_config(self.hparams.get("weights"))
+        if config is not None and config.task == self.task_name:
+            return config.calibration
+        return None if self.results is None else self.results.calibration
 
     def summary(self, metrics: Mapping[str, float]) -> str:
         """Accuracies in percent, the number of images, and the expected calibration error."""

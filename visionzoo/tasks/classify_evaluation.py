@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from torchmetrics.classification import (
 
 from visionzoo.data.keys import sample_key
 from visionzoo.models.calibration import LEAST, Calibration
+from visionzoo.tasks.gathering import from_all_ranks
+from visionzoo.tasks.pictures import KeptPicture, PictureChoice
 
 #: Above this many classes the K x K matrix (8 K^2 bytes) is not kept, only the four counts of each class.
 MATRIX_LIMIT = 2500
@@ -60,6 +62,7 @@ class EvaluationResults:
     counts: Tensor  #: (K, K) confusion counts, or (K, 2, 2) for multi-label data and for very many classes; on the CPU
     mistakes: list[Mistake] = field(default_factory=list)  #: most confident first
     answers: Answers | None = None  #: by position; None for multi-label data
+    pictures: list[KeptPicture] = field(default_factory=list)  #: the most telling first, where they were asked for
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -92,6 +95,7 @@ class ClassificationEvaluation(nn.Module):
         self.counts = _counts(num_classes, multi_label)
         self._mistakes: list[Mistake] = []
         self._answers: list[Answers] = []
+        self.pictures: PictureChoice | None = None  #: set it, on every rank, to keep pictures of the next evaluation
 
     @torch.no_grad()
     def update(
@@ -123,7 +127,9 @@ class ClassificationEvaluation(nn.Module):
             self._keep_mistakes(logits.softmax(1), labels, images, index)
             self._answers.append(Answers(logits.cpu(), labels.cpu(), index.cpu()))
             if sum(len(part.labels) for part in self._answers) * self.num_classes > 2 * LOGITS_LIMIT:
-                self._answers = [_fewer(self._answers)]
+                self._answers = [fewer(self._answers)]
+            if self.pictures is not None:
+                self.pictures.add(logits, labels, images, index)
 
     def _keep_mistakes(self, probabilities: Tensor, labels: Tensor, images: Tensor, index: Tensor) -> None:
         confidence, predicted = probabilities.max(1)
@@ -144,13 +150,14 @@ class ClassificationEvaluation(nn.Module):
         for name, metric in self.scores.items():
             assert isinstance(metric, Metric)
             values[name] = metric.compute()
-        counts, mistakes = _as_matrix(self.counts.compute()).cpu(), _most_confident(_from_all_ranks(self._mistakes))
-        answers = _from_all_ranks([_fewer(self._answers)] if self._answers else [])
-        results = EvaluationResults(counts, mistakes, _fewer(answers) if answers else None)
+        counts, mistakes = _as_matrix(self.counts.compute()).cpu(), _most_confident(from_all_ranks(self._mistakes))
+        answers = from_all_ranks([fewer(self._answers)] if self._answers else [])
+        pictures = [] if self.pictures is None else self.pictures.finish()
+        results = EvaluationResults(counts, mistakes, fewer(answers) if answers else None, pictures)
         for part in (self.loss, *self.scores.values(), self.counts):
             assert isinstance(part, Metric)
             part.reset()
-        self._mistakes, self._answers = [], []
+        self._mistakes, self._answers, self.pictures = [], [], None
         return values, results
 
 
@@ -187,7 +194,7 @@ def _most_confident(mistakes: list[Mistake]) -> list[Mistake]:
     return heapq.nsmallest(MISTAKES, mistakes, key=lambda m: (-m.confidence, m.position))
 
 
-def _fewer(parts: list[Answers]) -> Answers:
+def fewer(parts: list[Answers]) -> Answers:
     """One for all, by position, of as many images as ``LOGITS_LIMIT`` allows; the same whatever batches and ranks."""
     logits, labels, position = (torch.cat(fields) for fields in zip(*parts, strict=True))
     limit = max(LEAST, LOGITS_LIMIT // logits.shape[1])
@@ -198,15 +205,6 @@ def _fewer(parts: list[Answers]) -> Answers:
         order = list(range(len(positions)))
     kept = sorted(order, key=positions.__getitem__)
     return Answers(logits[kept], labels[kept], position[kept])
-
-
-def _from_all_ranks(own: list[Any]) -> list[Any]:
-    """What all ranks have, one after the other; call it on every rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return own
-    gathered: list[list[Any]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(gathered, own)
-    return [item for part in gathered for item in part]
 
 
 def thumbnail(image: Tensor) -> np.ndarray:

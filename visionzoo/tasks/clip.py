@@ -18,11 +18,14 @@ from visionzoo.models.clip import Clip, create_clip
 from visionzoo.models.clip.interpolate import interpolated
 from visionzoo.models.trunk import trunk_name
 from visionzoo.runs import RunFolder
+from visionzoo.runs.gallery import write_gallery
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import caption_batch
 from visionzoo.tasks.clip_evaluation import ClipEvaluation, Found, Share, text_groups
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
+from visionzoo.tasks.record_answers import record_answers
+from visionzoo.tasks.retrieval_pictures import retrieval_gallery
 from visionzoo.tasks.step import Step
 from visionzoo.types import CaptionBatch, ImageBatch
 from visionzoo.weights import load_weights
@@ -251,7 +254,8 @@ class ClipTask(VisionTask):
             kept = batch.images, batch.texts
             self.evaluation.add_captions(images, texts, batch.index, batch.text_image, *kept)
             return
-        self.evaluation.add_labels(self._class_cosines(images), batch.labels)
+        cosines = self.model.logit_scale.float().exp() * self._class_cosines(images)
+        self.evaluation.add_labels(cosines, batch.labels, batch.images, batch.index)
 
     def _class_cosines(self, images: Tensor) -> Tensor:
         """(B, E) float32 of length one -> (B, K)."""
@@ -297,12 +301,29 @@ class ClipTask(VisionTask):
             self.monitor = "val/accuracy"  # there are labelled images only
         return values
 
+    def begin_results(self) -> None:
+        """Keep what is found for some, and what zero-shot answers are."""
+        self.evaluation.keep_answers()
+
     def draw_results(self, folder: RunFolder) -> None:
-        """A sheet of what captions find."""
+        """A sheet of what captions find; and what was found and answered, for a page."""
         from visionzoo.viz.retrieval import retrieval_sheet
 
         if self.found:
             retrieval_sheet(self.found, folder.retrieval)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.evaluation.zero_shot is not None:
+            record_answers(
+                folder.answers,
+                self.evaluation.zero_shot,
+                self.zero_shot_classes,
+                stage="val",
+                source=getattr(data, "zero_shot_source", None),
+            )
+        if self.evaluation.retrievals is not None and data is not None:
+            write_gallery(
+                folder.retrieval.with_suffix(".parquet"), *retrieval_gallery(self.evaluation.retrievals, data)
+            )
 
     def summary(self, metrics: Mapping[str, float]) -> str:
         """Recalls and zero-shot accuracy in percent."""

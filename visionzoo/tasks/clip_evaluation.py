@@ -16,8 +16,14 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from visionzoo.metrics.retrieval import retrieval_recall
+from visionzoo.tasks.classify_evaluation import Answers, EvaluationResults, fewer
+from visionzoo.tasks.gathering import from_all_ranks
+from visionzoo.tasks.pictures import PictureChoice
+from visionzoo.tasks.retrieval_pictures import Retrievals, choose_retrievals
 
 RECALLS = (1, 5, 10)
+#: Batches of answers that are put together at a time.
+MERGE = 64
 #: Held-out images on the sheet of what was found for them.
 SHOWN = 12
 
@@ -45,6 +51,9 @@ class Retrieval(Metric):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
+        self.keep = False  #: whether :meth:`compute` leaves what it compared
+        #: images (N, E), texts (M, E), image of each text (M,), positions (N,), groups (M,)
+        self.kept: tuple[Tensor, ...] | None = None
         for name in ("images", "owners", "texts", "text_owners", "groups"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -76,6 +85,8 @@ class Retrieval(Metric):
         owners, texts, text_owners, groups = map(dim_zero_cat, (self.owners, self.texts, self.text_owners, self.groups))
         order = owners.argsort()  # positions need not be consecutive: unreadable images are left out
         place = torch.searchsorted(owners[order], text_owners)
+        if self.keep:  # of all ranks, which torchmetrics has put together for this call alone
+            self.kept = images[order], texts, place, owners[order], groups
         recalls = retrieval_recall(images[order], texts, place, RECALLS, groups)
         values = {name: torch.tensor(value, device=images.device) for name, value in recalls.items()}
         return {**values, "recall_mean": torch.stack(list(values.values())).mean()}
@@ -117,11 +128,20 @@ class ClipEvaluation(nn.Module):
         super().__init__()
         self.retrieval = Retrieval(width)
         self.right = Share()
+        self.zero_shot: EvaluationResults | None = None  #: the last evaluation's, where it was to be kept
+        self.retrievals: Retrievals | None = None  #: likewise
         self._forget()
 
     def _forget(self) -> None:
         self._shown: list[np.ndarray] = []
         self._texts: list[str] = []
+        self._answers: list[Answers] = []
+        self._pictures: PictureChoice | None = None
+        self.retrieval.keep, self.retrieval.kept = False, None
+
+    def keep_answers(self) -> None:
+        """Keep of the evaluation that begins what a page shows; call it on every rank."""
+        self._pictures, self.retrieval.keep = PictureChoice(), True
 
     def add_captions(
         self,
@@ -139,9 +159,13 @@ class ClipEvaluation(nn.Module):
         self._shown += [image.permute(1, 2, 0).cpu().numpy() for image in images[: max(room, 0)]]
         self._texts += texts
 
-    def add_labels(self, logits: Tensor, labels: Tensor) -> None:
-        """A labelled batch: (B, K) logits and (B,) class indices."""
+    def add_labels(self, logits: Tensor, labels: Tensor, images: Tensor, index: Tensor) -> None:
+        """A labelled batch: (B, K) logits, (B,) class indices, (B, C, H, W) uint8 and (B,) positions in the data."""
         self.right.update(int((logits.argmax(dim=1) == labels).sum()), len(labels))
+        if self._pictures is not None:
+            self._pictures.add(logits, labels, images, index)
+            self._answers.append(Answers(logits.float().cpu(), labels.cpu(), index.cpu()))
+            self._answers = [fewer(self._answers)] if len(self._answers) > MERGE else self._answers
 
     def found(self, count: int = 3) -> list[Found]:
         """The best different captions of the first images of this rank; ask before :meth:`finish`."""
@@ -159,11 +183,37 @@ class ClipEvaluation(nn.Module):
             rows.append(Found(picture, [(name, name in own) for name in names]))
         return rows
 
+    def _zero_shot(self) -> EvaluationResults | None:
+        """What was answered on all ranks, where it was kept."""
+        if self._pictures is None:
+            return None
+        answers = from_all_ranks([fewer(self._answers)] if self._answers else [])
+        pictures = self._pictures.finish()
+        if not answers:
+            return None
+        every = fewer(answers)
+        classes = every.logits.shape[1]
+        counts = torch.zeros(classes, classes, dtype=torch.long)
+        counts.index_put_((every.labels, every.logits.argmax(1)), torch.ones_like(every.labels), accumulate=True)
+        return EvaluationResults(counts, answers=every, pictures=pictures)
+
+    def _retrievals(self) -> Retrievals | None:
+        """What was found on all ranks, where it was kept; ask after the scores."""
+        if not self.retrieval.keep:
+            return None
+        words = from_all_ranks(self._texts)
+        if self.retrieval.kept is None:
+            return None
+        images, texts, owner, positions, groups = self.retrieval.kept
+        return choose_retrievals(images, texts, owner, positions, groups, words)
+
     def finish(self) -> dict[str, Tensor]:
         """Scores over all ranks by name; then start afresh."""
+        self.zero_shot = self._zero_shot()
         self.retrieval.join()
         self.right.update()  # with nothing: torchmetrics warns of a metric that was never updated
         values = self.retrieval.compute()
+        self.retrievals = self._retrievals()
         right, total = self.right.compute()
         if total:
             values["accuracy"] = right / total

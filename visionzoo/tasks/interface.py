@@ -100,6 +100,9 @@ class TaskInterface(LightningModule):
         """Callbacks of a run of ``train.py`` that this task alone wants."""
         return []
 
+    def begin_results(self) -> None:
+        """Have the evaluation that begins keep what :meth:`draw_results` will want of it; called on every rank."""
+
     def draw_results(self, folder: RunFolder) -> None:
         """Draw the last evaluation into the run folder; called on rank 0 only."""
 

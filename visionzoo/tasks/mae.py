@@ -18,11 +18,13 @@ from visionzoo.models.mae import MAE, MAE_BACKBONES, create_mae
 from visionzoo.models.masking import draw_noise
 from visionzoo.models.simmim import SimMIM, create_simmim
 from visionzoo.runs import RunFolder
+from visionzoo.runs.gallery import GalleryAbout, GalleryPicture, sheet_step, write_gallery
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.handover import run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
+from visionzoo.tasks.pictures import side_by_side
 from visionzoo.types import ImageBatch
 from visionzoo.weights import load_weights
 
@@ -209,12 +211,19 @@ class MaeTask(VisionTask):
     @torch.no_grad()
     def draw_sheet(self, batch: ImageBatch, out: Path, title: str = "") -> Path:
         """Draw original, masked image, reconstruction and reconstruction with the visible patches of each image (B, C,
-        H, W)."""
+        H, W); and keep them one by one, for a page."""
         from visionzoo.viz.reconstruction import reconstruction_sheet
 
         images = self.normalize(batch.images.to(self.device))
         made = self.model.reconstruct(images, self._noise(images, batch.index))
         pictures = [self.normalize.invert(p).permute(0, 2, 3, 1).cpu().numpy() for p in made[:4]]
+        kept = [
+            GalleryPicture("", "original, masked and reconstructed image", (), side_by_side(tiles), place)
+            for *tiles, place in zip(*pictures[:3], batch.index.tolist(), strict=True)
+        ]
+        note = "; ".join(filter(None, ["Each is the original, what is seen of it, and the reconstruction", made.note]))
+        about = GalleryAbout(section="Reconstructions", note=note, wide=True, step=sheet_step(out))
+        write_gallery(out.with_suffix(".parquet"), kept, about)
         return reconstruction_sheet(pictures, out, note=made.note, title=title)
 
     def draw_results(self, folder: RunFolder) -> None:

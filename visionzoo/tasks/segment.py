@@ -21,6 +21,7 @@ from visionzoo.models.sam import Sam
 from visionzoo.models.sam.prompts import Prompts
 from visionzoo.models.sam.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.runs import RunFolder
+from visionzoo.runs.gallery import sheet_step, write_gallery
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import describe
 from visionzoo.tasks.engine.sheets import Sheets
@@ -29,7 +30,9 @@ from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Objects, PromptAnswers, best_masks, evaluate_prompts, training_rounds, upscale
 from visionzoo.tasks.segment_batch import Part, each_image
 from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
+from visionzoo.tasks.segment_pictures import ScoredObjects, choose_objects, masks_about, object_picture, sheet_about
 from visionzoo.types import SegmentBatch
+from visionzoo.viz.segmentation import SegmentRow
 from visionzoo.weights.fingerprint import model_fingerprint
 
 #: Clicks whose mean IoU is logged.
@@ -157,6 +160,8 @@ class SegmentTask(VisionTask):
                 "the frozen encoder runs in every step, since images vary; it would run once with "
                 "--data.crop resize --data.hflip 0 --data.vflip 0 --data.color_jitter 0"
             )
+        self._objects: ScoredObjects | None = None
+        self.scored: Tensor | None = None  #: (N, 5), see :class:`ScoredObjects`, of an evaluation that was to keep it
         self.results = nn.ModuleDict({name: MeanMetric() for name in self._score_names()})
 
     def _say_more(self, text: str) -> None:
@@ -304,6 +309,8 @@ class SegmentTask(VisionTask):
         for _, own in each_image(batch):
             embedding = self.embed(own.images)
             answers = self._ask(own, embedding)
+            if self._objects is not None:
+                self._objects.add(int(own.index), answers)
             for k in SHOWN_CLICKS:
                 self._add(f"iou_{k}", answers.click_ious[:, k - 1])
             self._add("iou_box", answers.box_iou)
@@ -330,6 +337,7 @@ class SegmentTask(VisionTask):
         metric.update(values.float())
 
     def finish_evaluation(self) -> dict[str, Tensor]:
+        self.scored, self._objects = None if self._objects is None else self._objects.finish(), None
         values = {}
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         for name, metric in self.results.items():
@@ -376,40 +384,41 @@ class SegmentTask(VisionTask):
 
     @torch.no_grad()
     def draw_sheet(self, batch: SegmentBatch, out: Path, title: str = "") -> Path:
-        """Draw the largest object of each image: the truth, after one and three clicks, from a box, and by its name."""
-        from visionzoo.viz.segmentation import SegmentRow, segmentation_sheet
+        """Draw the largest object of each image: the truth, after one and three clicks, from a box, and by its name.
 
-        device = self.device
-        batch = batch._replace(
-            images=batch.images.to(device),
-            masks=batch.masks.to(device),
-            image_index=batch.image_index.to(device),
-            valid=batch.valid.to(device),
+        Of a sheet while it learns the pictures are kept one by one as well, for a page.
+        """
+        from visionzoo.viz.segmentation import segmentation_sheet
+
+        found = []
+        for _, own in each_image(batch.to(self.device)):
+            largest = int(own.masks.flatten(1).sum(1).argmax())
+            found.append((int(own.index), self._row(own, largest)))
+        if (step := sheet_step(out)) >= 0:
+            kept = [object_picture("", row, position) for position, row in found]
+            write_gallery(out.with_suffix(".parquet"), kept, sheet_about(step))
+        return segmentation_sheet([row for _, row in found], out, title=title)
+
+    def _row(self, image: SegmentBatch, number: int) -> SegmentRow:
+        """One object of an image, its prompts, and the masks that came of it."""
+        chosen, name = torch.tensor([number], device=image.masks.device), image.names[number]
+        own = image._replace(masks=image.masks[chosen], image_index=image.image_index[chosen], names=(name,))
+        embedding = self.embed(own.images)
+        answers = self._ask(own, embedding, keep_masks=True)
+        assert answers.click_masks is not None
+        return SegmentRow(
+            image=own.images[0].permute(1, 2, 0).cpu().numpy(),
+            truth=own.masks[0].cpu().numpy(),
+            clicks=list(answers.click_masks[0].cpu().numpy()),
+            ious=answers.click_ious[0].tolist(),
+            points=answers.points[0].tolist(),
+            labels=answers.labels[0].tolist(),
+            box=answers.boxes[0].tolist(),
+            by_box=answers.box_masks[0].cpu().numpy(),
+            box_iou=float(answers.box_iou[0]),
+            name=name,
+            by_name=self._named_mask(image, embedding, name),
         )
-        rows = []
-        for _, own in each_image(batch):
-            largest = own.masks.flatten(1).sum(1).argmax()[None]
-            named, name = own, own.names[int(largest)]
-            own = own._replace(masks=own.masks[largest], image_index=own.image_index[largest], names=(name,))
-            embedding = self.embed(own.images)
-            answers = self._ask(own, embedding, keep_masks=True)
-            assert answers.click_masks is not None
-            rows.append(
-                SegmentRow(
-                    image=own.images[0].permute(1, 2, 0).cpu().numpy(),
-                    truth=own.masks[0].cpu().numpy(),
-                    clicks=list(answers.click_masks[0].cpu().numpy()),
-                    ious=answers.click_ious[0].tolist(),
-                    points=answers.points[0].tolist(),
-                    labels=answers.labels[0].tolist(),
-                    box=answers.boxes[0].tolist(),
-                    by_box=answers.box_masks[0].cpu().numpy(),
-                    box_iou=float(answers.box_iou[0]),
-                    name=name,
-                    by_name=self._named_mask(named, embedding, name),
-                )
-            )
-        return segmentation_sheet(rows, out, title=title)
 
     def _named_mask(self, batch: SegmentBatch, embedding: Tensor, name: str) -> tuple[np.ndarray, float] | None:
         """(H, W) bool of what one image's objects of this name are taken for, and the IoU with them."""
@@ -424,10 +433,25 @@ class SegmentTask(VisionTask):
         mask = self._by_text(embedding, prompts, batch.valid)
         return mask[0].cpu().numpy(), float(mask_iou(mask, truth)[0])
 
+    def begin_results(self) -> None:
+        """Keep how well each object is found."""
+        self._objects = ScoredObjects()
+
     def draw_results(self, folder: RunFolder) -> None:
-        """A sheet of held-out images with clicks and masks."""
+        """A sheet of held-out images with clicks and masks; and the best, middle and worst objects, for a page."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.draw_sheet(data.sample_batch(self.sheet_images), folder.masks_sheet, title="Held-out images")
+        source = data.test_source if self.trainer.state.fn == "test" else data.val_source
+        if self.scored is None or source is None:
+            return
+        dataset, collate = data.evaluation_set(source)
+        kept = []
+        with torch.no_grad():
+            for group, places in choose_objects(self.scored).items():
+                for position, number in places:
+                    _, image = next(each_image(collate([dataset[(0, position)]]).to(self.device)))
+                    kept.append(object_picture(group, self._row(image, number), position))
+        write_gallery(folder.masks_sheet.with_suffix(".parquet"), kept, masks_about(self.scored))
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
         """The SAM, adapters merged, and which CLIP its text prompts are from."""

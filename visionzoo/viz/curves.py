@@ -84,17 +84,17 @@ def learning_curves(metrics_csv: str | Path, out: str | Path, title: str = "") -
     Raises:
         FileNotFoundError: if there is no metrics file.
     """
-    panels = _panels(read_metrics(metrics_csv))
-    if not panels:
+    found = panels(read_metrics(metrics_csv))
+    if not found:
         return None
-    columns = min(len(panels), 3)
-    rows = math.ceil(len(panels) / columns)
-    legend = 0.2 * max(len(p.series) for p in panels if p.title != "Learning rate" or len(panels) == 1)
+    columns = min(len(found), 3)
+    rows = math.ceil(len(found) / columns)
+    legend = 0.2 * max(len(p.series) for p in found if p.title != "Learning rate" or len(found) == 1)
     figure = new_figure(5.0 * columns, (3.4 + legend) * rows + (0.4 if title else 0))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, ax in zip(panels, axes, strict=False):
+    for panel, ax in zip(found, axes, strict=False):
         _draw(panel, ax)
-    for ax in axes[len(panels) :]:
+    for ax in axes[len(found) :]:
         ax.set_axis_off()
     if title:
         figure.suptitle(plain(title), fontsize=13)
@@ -111,7 +111,7 @@ def _number(cell: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _panels(series: list[Series]) -> list[Panel]:
+def panels(series: list[Series]) -> list[Panel]:
     """Loss first, then scores, learning rate last; a direction of retrieval and any other value have their own."""
     loss, score, rate = Panel("Loss"), Panel("Score"), Panel("Learning rate")
     others: dict[str, Panel] = {}
@@ -174,8 +174,8 @@ def _draw_values(panel: Panel, axes: Axes) -> None:
         colour = _COLOURS[one.stage]
         label = plain(one.name.removesuffix("_epoch"))
         marker = "o" if len(one.steps) <= 40 else ""
-        smooth = _smooth(one.values) if one.stage == "train" else one.values
-        if smooth is not one.values:
+        shown = smooth(one.values) if one.stage == "train" else one.values
+        if shown is not one.values:
             axes.plot(one.steps, one.values, color=colour, alpha=0.25, linewidth=0.8)
             marker = ""
         if one.stage == "val":
@@ -186,15 +186,15 @@ def _draw_values(panel: Panel, axes: Axes) -> None:
             shape, label = "osD^"[(seen[one.stage] - 1) % 4], f"{plain(one.name)} {one.values[0]:.4g}"
             axes.plot(one.steps, one.values, color=colour, label=label, marker=shape, markersize=8, linestyle="")
             continue
-        axes.plot(one.steps, smooth, style, color=colour, label=label, marker=marker, markersize=3, linewidth=1.6)
+        axes.plot(one.steps, shown, style, color=colour, label=label, marker=marker, markersize=3, linewidth=1.6)
     # below the axes: a place inside that no curve crosses is not always there
     axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     if panel.title == "Loss":
         _cut_spike(panel, axes)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred running mean over a fifteenth of the curve, three values at least; a few points as they are."""
+def smooth(values: np.ndarray) -> np.ndarray:
+    """(n,) values -> a centred running mean over a fifteenth of them, three at least; a few points as they are."""
     if len(values) < _NOISY_FROM:
         return values
     width = max(3, len(values) // 15) | 1
@@ -202,13 +202,19 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, np.ones(width), mode="same") / counts
 
 
-def _cut_spike(panel: Panel, axes: Axes) -> None:
-    """A few huge early losses would press the rest of the curve flat: end the axis above 98 % of values, and say so."""
+def without_spike(panel: Panel) -> tuple[float, float] | None:
+    """Where an axis of losses begins and ends, if a few huge ones would press the rest flat: above 98 % of them."""
     values = np.concatenate([s.values for s in panel.series])
     low, high, most = float(values.min()), float(np.quantile(values, 0.98)), float(values.max())
     if len(values) >= 50 and most - low > 4 * (high - low) > 0:
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
+        return low - 0.05 * (high - low), high + 0.15 * (high - low)
+    return None
+
+
+def _cut_spike(panel: Panel, axes: Axes) -> None:
+    if (bounds := without_spike(panel)) is not None:
+        axes.set_ylim(*bounds)
         axes.text(
-            0.99, 0.99, f"highest value {most:.3g} not shown", transform=axes.transAxes,
-            ha="right", va="bottom", fontsize=8, color=GREY,
+            0.99, 0.99, f"highest value {max(s.values.max() for s in panel.series):.3g} not shown",
+            transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color=GREY,
         )  # fmt: skip

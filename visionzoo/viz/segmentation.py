@@ -47,25 +47,31 @@ def segmentation_sheet(rows: Sequence[SegmentRow], out: str | Path, *, title: st
         raise ValueError(f"a sheet of masks needs at least three clicks, not {len(rows[0].clicks)}")
     by_name = any(row.by_name is not None for row in rows)
     tiles, captions = [], []
-    for row in map(_enlarged, rows):
-        tiles.append(paint_masks(row.image, [row.truth]))
-        captions.append((row.name or "truth",))
-        for k in (1, 3):
-            made = [(p, label) for p, label in zip(row.points[:k], row.labels[:k], strict=True) if label >= 0]
-            picture = paint_masks(row.image, [row.clicks[k - 1]])
-            tiles.append(draw_prompts(picture, [p for p, _ in made], [label for _, label in made]))
-            captions.append((f"{k} click{'s' if k > 1 else ''}: IoU {row.ious[k - 1]:.2f}",))
-        tiles.append(draw_prompts(paint_masks(row.image, [row.by_box]), boxes=[row.box]))
-        captions.append((f"box: IoU {row.box_iou:.2f}",))
-        if row.by_name is not None:
-            mask, iou = row.by_name
-            tiles.append(paint_masks(row.image, [mask]))
-            captions.append((f"by name: IoU {iou:.2f}",))
-        elif by_name:
-            tiles.append(row.image)
+    for row in rows:
+        for tile, caption in segmentation_tiles(row):
+            tiles.append(tile)
+            captions.append((caption,))
+        if by_name and row.by_name is None:
+            tiles.append(_enlarged(row).image)
             captions.append(("no name",))
     note = "green: click on the object, red: click on what is not part of it"
     return contact_sheet(tiles, captions, out, title=title, note=note, columns=5 if by_name else 4, tile=TILE)
+
+
+def segmentation_tiles(row: SegmentRow) -> list[tuple[np.ndarray, str]]:
+    """(H, W, 3) uint8 and what it is, of each: the truth, after one and three clicks, from a box, and by name."""
+    row = _enlarged(row)
+    tiles = [(paint_masks(row.image, [row.truth]), row.name or "truth")]
+    for k in (1, 3):
+        made = [(p, label) for p, label in zip(row.points[:k], row.labels[:k], strict=True) if label >= 0]
+        picture = paint_masks(row.image, [row.clicks[k - 1]])
+        picture = draw_prompts(picture, [p for p, _ in made], [label for _, label in made])
+        tiles.append((picture, f"{k} click{'s' if k > 1 else ''}: IoU {row.ious[k - 1]:.2f}"))
+    tiles.append((draw_prompts(paint_masks(row.image, [row.by_box]), boxes=[row.box]), f"box: IoU {row.box_iou:.2f}"))
+    if row.by_name is not None:
+        mask, iou = row.by_name
+        tiles.append((paint_masks(row.image, [mask]), f"by name: IoU {iou:.2f}"))
+    return tiles
 
 
 def _enlarged(row: SegmentRow) -> SegmentRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from visionzoo.files import remove_leftovers, write_text
-from visionzoo.runs import RunFolder, describe_run, write_record
+from visionzoo.runs import RunFolder, describe_run, finish_record, write_record
 from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.disk import disk_may_fail
 from visionzoo.tasks.engine.loggers import Events, MetricsFile
 
 
@@ -32,6 +34,7 @@ class RunFiles(Callback):
     ) -> None:
         self.folder, self.config, self.seed = folder, config, seed
         self._written = False
+        self._since = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell every rank the run folder."""
@@ -45,12 +48,20 @@ class RunFiles(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write configuration and record, and drop metrics of steps that are done again."""
         self._write(trainer)
+        self._since = time.monotonic()
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 with self._or_say_where():
                     logger.forget_after(trainer.global_step)
             elif isinstance(logger, Events):
                 logger.open()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down how long it took."""
+        if trainer.is_global_zero:
+            assert self.folder is not None
+            with disk_may_fail(self.folder.record, "the earlier one stays, which does not say how long the run took"):
+                finish_record(self.folder, (time.monotonic() - self._since) / 60)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the record, for ``validate``."""
