@@ -55,6 +55,8 @@ def test_a_run_that_everything_reads(fitted: tuple[Path, RunFolder]) -> None:
     assert found.minutes < 0.25 * 2  # busy machines: the bar of 15 % is measured on a quiet one
     for file in (run.per_class, run.confusion_matrix, run.record):
         assert file.is_file()
+    page = run.report.read_text()
+    assert all(f"{word}" in page for word in ("What was tried", "k-NN", "scratch", "Confusion matrix"))
     record = json.loads(run.record.read_text())["sessions"]
     assert record[-1]["versions"]["torch"] == torch.__version__.split("+")[0] or record[-1]["versions"]["torch"]
     assert RunFolder.open(run.path).is_run()

@@ -23,6 +23,7 @@ from visionzoo.inference.device import resolve_device
 from visionzoo.runs import RunFolder, describe_run, write_record
 from visionzoo.runs.lock import FolderLock
 from visionzoo.tasks.engine.interrupt import RunInterruptedError
+from visionzoo.tasks.engine.results import draw_report
 from visionzoo.terminal import say, shell_quoted
 
 
@@ -123,6 +124,7 @@ def _run(request: Request, folder: RunFolder | None, device: torch.device, befor
             write_record(folder, describe_run(seed=request.seed, data={"path": request.path}))
         record = replace(record, minutes=session.elapsed + (0.0 if before is None else before.minutes))
         record.write(folder.path)
+        draw_report(folder)  # once more, with the table of what was tried
     except KeyboardInterrupt:
         say(f"\nstopped. What was computed is kept; go on with:\n  {resume_command}", flush=True)
         raise
