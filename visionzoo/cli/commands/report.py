@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from visionzoo.cli.commands.arguments import add_model, the_model
 from visionzoo.terminal import say
 
 
@@ -15,11 +16,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "images, mistakes, what the probabilities mean, reconstructions, retrievals, masks, and bad samples. One file "
         "that needs no network. A training run writes it by itself. Neither the model nor the data are read.",
     )
-    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="run folder")
+    add_model(parser, "RUN, said in another place", required=False)
 
 
 def run(args: argparse.Namespace) -> int:
+    folder = the_model(args.run, args.model)
     from visionzoo.report import write_report
 
-    say(write_report(args.run))
+    say(write_report(folder))
     return 0
