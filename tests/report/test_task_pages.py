@@ -118,3 +118,10 @@ def test_a_page_that_cannot_be_drawn_does_not_fail_the_run(tmp_path: Path, monke
         folder = fit("classify", tmp_path, *DIGITS, *NANO, "--trainer.max_epochs", "1")
     assert folder.model.is_file()
     assert not folder.report.exists()
+
+
+def test_a_run_without_held_out_images_has_a_page_too(tmp_path: Path) -> None:
+    folder = fit("classify", tmp_path, *DIGITS, *NANO, "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0")
+    page = folder.report.read_text()
+    assert "classify · vit_nano_patch4_32 · digits" in page
+    assert "has no results.json and no answers.parquet" in page

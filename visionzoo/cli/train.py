@@ -40,7 +40,7 @@ from visionzoo.tasks.engine.predictions import Predictions
 from visionzoo.tasks.engine.progress import ProgressBar
 from visionzoo.tasks.engine.quiet import quiet_lightning
 from visionzoo.tasks.engine.ranks import RankDiedError
-from visionzoo.tasks.engine.results import Results
+from visionzoo.tasks.engine.results import Results, draw_report
 from visionzoo.tasks.engine.stopping import Stopping
 from visionzoo.tasks.lightning_private import leave_signals_alone
 from visionzoo.tasks.options import plain
@@ -300,6 +300,8 @@ class TrainCLI(LightningCLI):
             self.model.use_exported(folder)
             self.trainer.loggers = []  # the score of the best weights is no point of the learning curve
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        elif self.trainer.is_global_zero:
+            draw_report(folder)  # the one at the end of training was drawn before the export
         self._report(self._checkpoints().which())
 
     def before_validate(self) -> None:
