@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from PIL import Image
 
-from visionzoo.auto.frozen import USUAL, fit_head, folds_of, joined, score_linear, score_neighbours, twin_groups
+from visionzoo.auto.frozen import (
+    USUAL,
+    fit_head,
+    folds_of,
+    joined,
+    same_pixels,
+    score_linear,
+    score_neighbours,
+    twin_groups,
+)
 from visionzoo.auto.linear import PRIOR_ALONE, Linear
+from visionzoo.data.sources.base import FilesSource
 
 
 def clouds(
@@ -48,6 +61,23 @@ def test_copies_are_found_and_others_are_not() -> None:
     assert len(np.unique(groups)) == 600
     other_class = twin_groups(np.concatenate([x, copies]), np.concatenate([y, y[:20] + 1]))
     assert len(np.unique(other_class)) == 620
+
+
+def test_pixels_have_the_last_word(tmp_path: Path) -> None:
+    """Features call all of them equal; a picture, its JPEG, a smaller one and another one are two kinds."""
+    rng = np.random.default_rng(0)
+    kinds = [Image.fromarray(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8)).resize((64, 64)) for _ in range(2)]
+    for name, image, options in (
+        ("a.png", kinds[0], {}),
+        ("b.jpg", kinds[0], {"quality": 60}),
+        ("c.png", kinds[0].resize((48, 48)), {}),
+        ("d.png", kinds[1], {}),
+    ):
+        image.save(tmp_path / name, **options)
+    source = FilesSource(str(tmp_path), [b"a.png", b"b.jpg", b"c.png", b"d.png"])
+    groups = same_pixels(source, np.arange(4), np.zeros(4, np.int64))
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+    assert np.array_equal(same_pixels(source, np.arange(4), np.arange(4)), np.arange(4))
 
 
 def test_groups_are_joined_through_each_other() -> None:

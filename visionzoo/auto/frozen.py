@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from visionzoo.auto.linear import PRIOR_ALONE, Linear, fit_path, tensors
+from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.split import stratified_split
 from visionzoo.inference.probe import knn_probabilities
 
@@ -30,6 +32,8 @@ _MUCH = 100_000_000
 #: Whitened features that are more alike than this (cosine) come from the same picture. Of 2,000 photographs of ten
 #: classes no two reach 0.58, and copies at JPEG quality 50 or 70 % of the size stay above 0.77 (features of a ViT-S).
 TWINS = 0.75
+#: Thumbnails of the same picture correlate by more than this.
+_SAME = 0.99
 #: Share of the mean variance that is added to each direction's, or noise would weigh as much as what is seen.
 _RIDGE = 0.01
 
@@ -100,6 +104,38 @@ def twin_groups(features: np.ndarray, labels: np.ndarray, *, block: int = 2048) 
     row, column = np.concatenate(rows), np.concatenate(columns)
     graph = coo_matrix((np.ones(len(row), bool), (row, column)), shape=(len(labels), len(labels)))
     return connected_components(graph, directed=False)[1]
+
+
+def same_pixels(source: Source, places: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(N,) the groups of :func:`twin_groups`, without images whose pixels say otherwise.
+
+    To a network that knows little of such images many look alike. Of each group those stay together whose thumbnails,
+    in grey, correlate by more than 0.99; the others are alone.
+
+    Args:
+        source: of the images.
+        places: (N,) of each image in it.
+        groups: (N,) as :func:`twin_groups` gives them.
+    """
+    found, free = groups.copy(), int(groups.max(initial=0)) + 1
+    sizes = np.bincount(groups)
+    for group in np.flatnonzero(sizes > 1):
+        members = np.flatnonzero(groups == group)
+        thumbnails = np.stack([_thumbnail(source, int(places[i])) for i in members])
+        near = thumbnails @ thumbnails.T > _SAME
+        for row, i in enumerate(members):
+            first = int(np.flatnonzero(near[row])[0]) if near[row].any() else row
+            found[i] = free + first
+        free += len(members)
+    return found
+
+
+def _thumbnail(source: Source, place: int) -> np.ndarray:
+    """(256,) grey values of an image at 16 x 16 pixels, of mean 0 and length 1; zeros for an even one."""
+    pixels = np.asarray(source.read(place).convert("L").resize((16, 16), Image.Resampling.BOX), np.float64).ravel()
+    pixels -= pixels.mean()
+    length = float(np.linalg.norm(pixels))
+    return pixels / length if length > 1e-6 else np.zeros_like(pixels)
 
 
 def joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -12,7 +12,16 @@ import numpy as np
 import torch
 
 from visionzoo.auto.features import train_features
-from visionzoo.auto.frozen import Candidate, fit_head, folds_of, joined, score_linear, score_neighbours, twin_groups
+from visionzoo.auto.frozen import (
+    Candidate,
+    fit_head,
+    folds_of,
+    joined,
+    same_pixels,
+    score_linear,
+    score_neighbours,
+    twin_groups,
+)
 from visionzoo.auto.linear import Linear, tensors
 from visionzoo.auto.network import Network, fill_head, text_prior
 from visionzoo.auto.result import Trial
@@ -62,8 +71,8 @@ def frozen_stage(session: Session, folder: Path) -> Heads:
         )
     took, begun = session.elapsed - begun, session.elapsed
     groups = session.photos.copies(session.train, found.places)
-    if session.network.pretrained:  # to random features many things look alike
-        groups = joined(groups, twin_groups(found.values, found.labels))
+    alike = twin_groups(found.values, found.labels)
+    groups = joined(groups, same_pixels(session.train, found.places, alike))
     _say_twins(groups)
     folds = folds_of(found.labels, groups, width, classes, session.request.seed)
     candidates = [score_linear(found.values, found.labels, classes, folds)]
