@@ -16,6 +16,7 @@ from visionzoo.cli.commands.arguments import (
     add_csv,
     add_device,
     add_json,
+    add_labels,
     add_model,
     add_out,
     add_promises,
@@ -45,11 +46,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image files, or folders of them (at any depth)")
     add_model(parser, CLIP)
     add_weights(parser)
-    parser.add_argument(
-        "--labels", metavar="A,B,...",
-        help="labels with commas between them, or a text file with one on each line (default: those saved with the "
-        "run; on labelled data the names of the classes)",
-    )  # fmt: skip
+    add_labels(
+        parser,
+        "labels with commas between them, or a text file with one on each line (default: those saved with the run; on "
+        "labelled data the names of the classes)",
+    )
     parser.add_argument(
         "--templates", action="append", metavar="T",
         help="a sentence with {} for the label, none, or a name: imagenet (the 80 of published numbers), "
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         check_picture("--out", args.out, [], (".png",))
     if bool(args.images) == bool(args.path):
         raise ValueError("give images to name, or labelled data to score by --data.path")
-    given = None if args.labels is None else _labels(args.labels)
+    given = None if args.labels is None else typed_labels(args.labels)
     if (args.sets, args.unknown_rate) != (None, None) and not args.calibrate:
         raise ValueError("--sets and --unknown-rate need labelled images of the same kind: --calibrate PATH")
     if args.path:
@@ -173,7 +174,7 @@ def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroS
     classifier = ZeroShotClassifier.load(
         args.model,
         labels,
-        _templates(args.templates),
+        named_templates(args.templates),
         multi_label=args.multi_label,
         unknown=args.unknown,
         cache_dir=cache_folder("texts"),
@@ -190,14 +191,15 @@ def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroS
     return classifier
 
 
-def _labels(given: str) -> list[str]:
+def typed_labels(given: str) -> list[str]:
     """Labels as they were typed, or from a file; what is empty between two commas is for the classifier to refuse."""
     if os.path.isfile(given):
         return [nfc(line.strip()) for line in split_lines(read_text(given)) if line.strip()]
     return [nfc(label) for label in check_text(given, "--labels").split(",")]
 
 
-def _templates(given: list[str] | None) -> str | list[str] | None:
+def named_templates(given: list[str] | None) -> str | list[str] | None:
+    """What a classifier takes for what was given as ``--templates``."""
     if given is None:
         return TEMPLATE
     if len(given) > 1:

@@ -1,0 +1,109 @@
+"""Export a model into a folder, and prove that the files give its answers before the folder is there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import visionzoo
+from visionzoo.export.failure import need_export_extra
+from visionzoo.export.feeds import proof_images
+from visionzoo.export.folder import FORMAT, VERSION, new_folder, write_spec
+from visionzoo.export.parts import KINDS, GraphPart, Plan
+from visionzoo.export.plans import licence_of
+from visionzoo.export.proof import Proof, Run, prove
+from visionzoo.export.readme import folder_readme
+from visionzoo.export.to_onnx import OPSET, OnnxRunner, export_onnx
+from visionzoo.inference.progress import track
+
+FORMATS = ("onnx",)
+#: kind -> the script that runs it without us
+SCRIPTS = {"classifier": "images.py", "zero-shot": "images.py", "features": "images.py", "pyramid": "images.py",
+           "clip": "images.py"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What came of an export."""
+
+    folder: Path
+    proofs: tuple[Proof, ...]  #: one for each part
+    images: str  #: what was compared on, in words
+    sizes: dict[str, int]  #: bytes of each graph
+    notes: tuple[str, ...] = ()  #: what a person should know
+
+
+def export_plan(plan: Plan, out: str | Path, *, to: str = "onnx", images: str | None = None) -> Exported:
+    """Write the folder of a plan, and prove it.
+
+    Args:
+        plan: of :func:`visionzoo.export.plans.make_plan`.
+        out: the folder, which must not exist.
+        to: ``onnx``.
+        images: a picture or a folder of them to compare on; None for built-in ones.
+
+    Raises:
+        NotTheSame: where a file does not give the model's answers; nothing is left at ``out``.
+        FileExistsError: for a folder that exists.
+        FileNotFoundError: if there are no images.
+        ValueError: for an operator that cannot be exported, unreadable images, or a missing extra.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"to={to!r} must be one of {', '.join(FORMATS)}")
+    need_export_extra()
+    with new_folder(out) as folder:
+        pictures, said = proof_images(images)
+        proofs = []
+        for part in track(iter(plan.parts), len(plan.parts), "exporting", enough=0):
+            run = _write_part(plan, part, next(part.feeds(pictures)), folder)
+            proof = prove(part, run, pictures)
+            proof.require("fp32")
+            proofs.append(proof)
+        spec = _spec(plan, proofs, said)
+        write_spec(folder, spec, folder_readme(spec), SCRIPTS.get(plan.kind, ""))
+        sizes = {part.name: sum(p.stat().st_size for p in folder.glob(f"{part.name}.onnx*")) for part in plan.parts}
+    return Exported(folder=Path(out), proofs=tuple(proofs), images=said, sizes=sizes)
+
+
+def _write_part(plan: Plan, part: GraphPart, example: Any, folder: Path) -> Run:
+    path = folder / f"{part.name}.onnx"
+    metadata = {
+        "description": f"{plan.name}: {KINDS[plan.kind]}",
+        "kind": plan.kind,
+        "backbone": plan.backbone,
+        "preprocess": json.dumps(plan.preprocess.to_dict()),
+        "outputs": json.dumps({port.name: port.meaning for port in part.outputs}),
+        **licence_of(plan.backbone),
+        **{k: v if isinstance(v, str) else json.dumps(v) for k, v in plan.facts.items() if k != "calibration"},
+    }
+    export_onnx(part, example, path, metadata)
+    return OnnxRunner(path)
+
+
+def _spec(plan: Plan, proofs: list[Proof], images: str) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "kind": plan.kind,
+        "name": plan.name,
+        "backbone": plan.backbone,
+        **licence_of(plan.backbone),
+        "written_by": {"visionzoo": visionzoo.__version__, "torch": torch.__version__},
+        "precision": "fp32",
+        "opset": OPSET,
+        "files": {part.name: f"{part.name}.onnx" for part in plan.parts},
+        "graphs": {
+            part.name: {
+                "inputs": [port.described() for port in part.inputs],
+                "outputs": [port.described() for port in part.outputs],
+            }
+            for part in plan.parts
+        },
+        "preprocess": plan.preprocess.to_dict(),
+        **plan.facts,
+        "proof": {"images": images, "rows": [row for proof in proofs for row in proof.to_list()]},
+    }
