@@ -263,9 +263,9 @@ def _towers(clip: Clip, name: str) -> Plan:
         outputs=(Port("embeddings", "float32", ("batch", e), "of length one"),),
         feeds=_text_feeds(clip),
     )
-    facts: dict[str, Any] = {"logit_scale": float(clip.logit_scale.exp()), "context_length": length}
+    facts: dict[str, Any] = {"logit_scale": float(clip.logit_scale.detach().exp()), "context_length": length}
     if clip.logit_bias is not None:
-        facts["logit_bias"] = float(clip.logit_bias)
+        facts["logit_bias"] = float(clip.logit_bias.detach())
     facts["tokenizer"] = clip.tokenizer_source
     return Plan(
         kind="clip", name=name, backbone=clip.visual.trunk.name, parts=(image, text), preprocess=clip.preprocess,

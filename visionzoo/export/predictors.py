@@ -18,6 +18,7 @@ from visionzoo.data.images import UnreadableImage, open_image
 from visionzoo.data.transforms import EvalTransform
 from visionzoo.export.failure import need_export_extra
 from visionzoo.export.folder import read_spec
+from visionzoo.export.sam_predictor import ExportedSam, ExportedSamPredictor
 from visionzoo.export.to_onnx import OnnxRunner
 from visionzoo.inference.answers import Scorer
 from visionzoo.inference.classifier import ImageLabeller, Images, expand, name_of
@@ -144,6 +145,19 @@ class ExportedFeatures:
         return dict(zip(self._runner.outputs, self._runner(pixels), strict=True))
 
 
+class ExportedTowers(ExportedFeatures):
+    """An exported CLIP: pictures and token ids to embeddings of length one. Made by :func:`load_exported`."""
+
+    def __init__(self, spec: dict[str, Any], image: OnnxRunner, text: OnnxRunner) -> None:
+        super().__init__(spec, image)
+        self.logit_scale, self.logit_bias = float(spec["logit_scale"]), float(spec.get("logit_bias", 0.0))
+        self._text = text
+
+    def encode_text(self, tokens: np.ndarray) -> np.ndarray:
+        """(B, L) int64, as the model's tokenizer gives them -> (B, D) float32."""
+        return self._text(np.asarray(tokens, dtype=np.int64))[0]
+
+
 def load_exported(folder: str | Path, *, threads: int = 0) -> Any:
     """What runs an exported folder, with the methods of the predictor that it was made of.
 
@@ -152,7 +166,8 @@ def load_exported(folder: str | Path, *, threads: int = 0) -> Any:
         threads: of the CPU; 0 for the runtime's own choice.
 
     Returns:
-        an :class:`ExportedClassifier`, :class:`ExportedZeroShot` or :class:`ExportedFeatures`.
+        an :class:`ExportedClassifier`, :class:`ExportedZeroShot`, :class:`ExportedSamPredictor`,
+        :class:`ExportedTowers` or :class:`ExportedFeatures`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -160,7 +175,10 @@ def load_exported(folder: str | Path, *, threads: int = 0) -> Any:
     """
     spec = read_spec(folder)
     need_export_extra(("onnxruntime",))
-    files = spec["files"]
+    graphs = {name: OnnxRunner(os.path.join(folder, file), threads) for name, file in spec["files"].items()}
+    if spec["kind"] == "sam":
+        return ExportedSamPredictor(ExportedSam(spec, graphs["encoder"], graphs["decoder"]))
+    if spec["kind"] == "clip":
+        return ExportedTowers(spec, graphs["image"], graphs["text"])
     kinds = {"classifier": ExportedClassifier, "zero-shot": ExportedZeroShot}
-    make = kinds.get(spec["kind"], ExportedFeatures)
-    return make(spec, OnnxRunner(os.path.join(folder, files.get("model", files.get("image", ""))), threads))
+    return kinds.get(spec["kind"], ExportedFeatures)(spec, graphs["model"])

@@ -23,7 +23,7 @@ from visionzoo.inference.progress import track
 FORMATS = ("onnx",)
 #: kind -> the script that runs it without us
 SCRIPTS = {"classifier": "images.py", "zero-shot": "images.py", "features": "images.py", "pyramid": "images.py",
-           "clip": "images.py"}  # fmt: skip
+           "clip": "images.py", "sam": "prompts.py"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -253,11 +253,11 @@ class ZeroShotClassifier(ImageLabeller):
 
     def linear(self) -> tuple[Tensor, float, float]:
         """What its logits are, in one formula: ``scale * (features @ weights.T) + bias`` with weights (K, E)."""
-        held, scale = self._held, float(self.model.logit_scale.float().exp())
+        held, scale = self._held, float(self.model.logit_scale.detach().exp())
         if not self.multi_label:
             return held.weights, scale, 0.0
         if self.model.logit_bias is not None:
-            return held.weights, scale, float(self.model.logit_bias)
+            return held.weights, scale, float(self.model.logit_bias.detach())
         assert held.neutral is not None
         return held.weights - held.neutral, scale, 0.0
 

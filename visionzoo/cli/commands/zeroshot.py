@@ -24,10 +24,12 @@ from visionzoo.cli.commands.arguments import (
     add_weights,
 )
 from visionzoo.cli.commands.output import check_picture, check_target, emit_json
+from visionzoo.export.folder import is_exported
 from visionzoo.terminal import say, visible_name
 from visionzoo.text import check_text, nfc, read_text, split_lines
 
 if TYPE_CHECKING:
+    from visionzoo.inference.classifier import ImageLabeller
     from visionzoo.inference.score import LabelledScore
     from visionzoo.inference.zero_shot import ZeroShotClassifier
 
@@ -93,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         if args.csv or args.multi_label:
             raise ValueError("with --data.path use --json; --csv and --multi-label are for images without labels")
         return _score(args, args.path, given)
+    if is_exported(args.model):
+        return _exported(args, given)
     labels = given or _saved_labels(args.model) or None
     folders = _class_folders(args.images, labels)
     promised = {"sets": args.sets, "unknown_rate": args.unknown_rate}
@@ -115,6 +119,28 @@ def run(args: argparse.Namespace) -> int:
         say(found.to_text(), file=sys.stderr if rows_to_terminal else sys.stdout)
         _draw(args, found, classifier.name, args.images[0])
     return status
+
+
+def _exported(args: argparse.Namespace, given: Sequence[str] | None) -> int:
+    """Answers of an exported folder, whose labels and sentences are in its graph."""
+    from visionzoo.export.predictors import ExportedZeroShot, load_exported
+
+    fixed = {"--labels": given, "--templates": args.templates, "--weights": args.weights, "--out": args.out}
+    if said := [option for option, value in fixed.items() if value]:
+        raise ValueError(f"{args.model} was exported with its labels and sentences; leave {', '.join(said)} out")
+    classifier = load_exported(args.model)
+    if not isinstance(classifier, ExportedZeroShot):
+        raise ValueError(
+            f"{args.model} is no exported zero-shot classifier; visionzoo export MODEL --labels a,b is one"
+        )
+    if args.multi_label != classifier.multi_label and args.multi_label:
+        raise ValueError(f"{args.model} was exported with one label for each image; leave --multi-label out")
+    if args.unknown is not None:
+        classifier.unknown = args.unknown
+    _calibrate(args, classifier)
+    promised = {"sets": args.sets, "unknown_rate": args.unknown_rate}
+    report = classifier.report(args.images, top_k=args.top, batch_size=args.batch_size, **promised)
+    return emit_report(report, csv=args.csv, json=args.json, more={"templates": classifier.templates_name})
 
 
 def _class_folders(images: list[str], labels: Sequence[str] | None) -> dict[str, str]:
@@ -147,6 +173,10 @@ def _score(args: argparse.Namespace, path: str, given: Sequence[str] | None) -> 
     from visionzoo.inference.score import class_labels, open_labelled, score
 
     source = open_labelled(path)
+    if is_exported(args.model):
+        raise ValueError(
+            f"{args.model} is exported; score the run that it was made of, or name images without --data.path"
+        )
     classifier = _classifier(args, class_labels(source) if given is None else given)
     found = score(classifier, source, batch_size=args.batch_size, unknown=args.unknown)
     if args.json != "-":
@@ -181,14 +211,20 @@ def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroS
         device=args.device,
         weights=args.weights,
     )
-    if args.calibrate:
-        from visionzoo.inference.calibrate import calibrate_on
-
-        found = calibrate_on(classifier, args.calibrate, batch_size=args.batch_size)
-        say(found.to_text(), file=sys.stderr)
-        for image in found.unreadable:
-            say(visible_name(f"left out {image.name}: {image.reason}"), file=sys.stderr)
+    _calibrate(args, classifier)
     return classifier
+
+
+def _calibrate(args: argparse.Namespace, classifier: ImageLabeller) -> None:
+    """Fit the probabilities where that was asked for."""
+    if not args.calibrate:
+        return
+    from visionzoo.inference.calibrate import calibrate_on
+
+    found = calibrate_on(classifier, args.calibrate, batch_size=args.batch_size)
+    say(found.to_text(), file=sys.stderr)
+    for image in found.unreadable:
+        say(visible_name(f"left out {image.name}: {image.reason}"), file=sys.stderr)
 
 
 def typed_labels(given: str) -> list[str]:
