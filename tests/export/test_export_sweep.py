@@ -65,7 +65,11 @@ def shallow(name: str, size: int) -> Backbone:
     if isinstance(model, SwinTransformer):
         for stage in model.layers:
             stage.blocks = stage.blocks[:2]
-    elif isinstance(getattr(model, "blocks", None), nn.Sequential) and not name.startswith("timm/"):
+    elif (
+        isinstance(getattr(model, "blocks", None), nn.Sequential)
+        and not name.startswith("timm/")
+        and "mixed" not in name
+    ):
         model.blocks = model.blocks[:: max(1, len(model.blocks) - 1)]  # the first and the last
         if hasattr(model, "pyramid_blocks"):
             model.pyramid_blocks = [0, 1]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from visionzoo.data.images import UnreadableImage, open_image
+from visionzoo.data.images import UnreadableImage, image_extensions, open_image
+from visionzoo.data.sources.open import open_data
 from visionzoo.data.transforms import EvalTransform
 from visionzoo.export.parts import Feed, Feeds
-from visionzoo.inference.classifier import expand
 from visionzoo.types import Preprocess
 
 #: Pictures that a proof looks at, at most.
@@ -27,26 +29,44 @@ def proof_images(path: str | None) -> tuple[list[Image.Image], str]:
     """Pictures to compare on, and what they are in words.
 
     Args:
-        path: the user's: an image, or a folder of them at any depth; None for parts of the two photographs that come
-            with scikit-learn.
+        path: the user's: an image, a folder of them, or any other data set; None for parts of the two photographs that
+            come with scikit-learn.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
-        ValueError: for a folder without readable images.
+        ValueError: for data without readable images.
     """
     if path is None:
         return _built_in(), "parts of scikit-learn's two photographs"
-    items = expand(path)
-    step = max(1, len(items) // MOST_IMAGES)
+    images = data_images(path, MOST_IMAGES)
+    return images, f"{len(images)} images of {path}"
+
+
+def data_images(path: str, most: int, *, training: bool = False) -> list[Image.Image]:
+    """Up to ``most`` pictures of the user's data, evenly spread.
+
+    Args:
+        path: an image, a folder of them, or any other data set.
+        most: number of pictures.
+        training: those of the training split, where there is one, rather than those to evaluate on.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist.
+        ValueError: for data without readable images.
+    """
+    if os.path.isfile(path) and os.path.splitext(path)[1].lower() in image_extensions():
+        return [open_image(path)]
+    splits = open_data(path, "images")
+    source = splits.first if training else splits.to_evaluate
     images = []
-    for item in items[::step][:MOST_IMAGES]:
+    for i in np.unique(np.linspace(0, len(source) - 1, most).round().astype(int)) if len(source) else ():
         try:
-            images.append(open_image(item))
+            images.append(source.read(int(i)))
         except UnreadableImage:
             continue
     if not images:
         raise ValueError(f"none of the images in {path} can be read; a proof needs at least one")
-    return images, f"{len(images)} images of {path}"
+    return images
 
 
 def _built_in() -> list[Image.Image]:

@@ -1,5 +1,7 @@
 """Networks from pixels to answers: what of a model's work can be in a graph is in it.
 
+Pixels are normalised, and answers given, in float32; a network in between may be in another precision.
+
 Legend: B batch, C channels, (H, W) pixels, K classes, D width, P prefix tokens, E embedding, L context length.
 """
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.backbones.base import Backbone
+from visionzoo.inference.device import as_input
 from visionzoo.models.classifier import Classifier
 from visionzoo.models.clip import Clip
 from visionzoo.models.preprocess import Normalize
@@ -34,10 +37,10 @@ class ClassifierGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As the class says."""
-        x = self.model.forward_features(self.normalize(images))
-        logits = self.model.forward_head(x)
+        x = self.model.forward_features(as_input(self.normalize(images), self.model))
+        logits = self.model.forward_head(x).float()
         probabilities = logits.sigmoid() if self.multi_label else (logits / self.temperature).softmax(1)
-        return probabilities, logits, self.model.forward_head(x, pre_logits=True)
+        return probabilities, logits, self.model.forward_head(x, pre_logits=True).float()
 
 
 class FeaturesGraph(nn.Module):
@@ -49,10 +52,11 @@ class FeaturesGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """As the class says."""
-        x, backbone = self.normalize(images), self.backbone
+        backbone = self.backbone
+        x = as_input(self.normalize(images), backbone)
         # a classifier is its backbone with another answer
         features = super(Classifier, backbone).forward(x) if isinstance(backbone, Classifier) else backbone(x)
-        found = features.pooled, features.grid, features.prefix
+        found = features.pooled.float(), features.grid.float(), features.prefix.float()
         return found if backbone.num_prefix_tokens else found[:2]
 
 
@@ -65,7 +69,7 @@ class PyramidGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """As the class says."""
-        return tuple(self.backbone.pyramid(self.normalize(images)))
+        return tuple(x.float() for x in self.backbone.pyramid(as_input(self.normalize(images), self.backbone)))
 
 
 class ImageEmbeddingGraph(nn.Module):
@@ -77,7 +81,7 @@ class ImageEmbeddingGraph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """As the class says."""
-        return F.normalize(self.visual(self.normalize(images)), dim=-1)
+        return F.normalize(self.visual(as_input(self.normalize(images), self.visual)).float(), dim=-1)
 
 
 class TextEmbeddingGraph(nn.Module):
@@ -89,7 +93,7 @@ class TextEmbeddingGraph(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """As the class says."""
-        return F.normalize(self.text(tokens), dim=-1)
+        return F.normalize(self.text(tokens).float(), dim=-1)
 
 
 class ZeroShotGraph(nn.Module):

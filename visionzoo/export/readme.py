@@ -34,6 +34,7 @@ def folder_readme(spec: dict[str, Any]) -> str:
         shown = ", ".join(visible_name(label) for label in spec["labels"][:20])
         more = f" and {len(spec['labels']) - 20} more" if len(spec["labels"]) > 20 else ""
         lines += [f"Labels, in order: {shown}{more}. Temperature of the softmax: {spec['temperature']:g}.", ""]
+    lines += [*spec["notes"], ""] if spec["notes"] else []
     lines += [
         "## Run it",
         "",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from visionzoo.export.feeds import BATCHES
 from visionzoo.export.parts import Feed, GraphPart, Plan, Port
+from visionzoo.inference.device import as_input
 from visionzoo.inference.sam_transform import fitted_size, resize_picture
 from visionzoo.models.sam import Sam
 from visionzoo.models.sam.prompts import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, IGNORED, NOT_A_POINT, TOP_LEFT, Prompts
@@ -46,7 +47,7 @@ class SamEncoderGraph(nn.Module):
         rows, cols = torch.arange(images.shape[2]), torch.arange(images.shape[3])
         inside = (rows < sizes[:, :1]).unsqueeze(2) & (cols < sizes[:, 1:]).unsqueeze(1)
         pixels = (images.float() - self.mean) / self.std
-        return self.sam.encode(torch.where(inside.unsqueeze(1), pixels, 0.0))
+        return self.sam.encode(as_input(torch.where(inside.unsqueeze(1), pixels, 0.0), self.sam)).float()
 
 
 class SamDecoderGraph(nn.Module):
@@ -72,7 +73,7 @@ class SamDecoderGraph(nn.Module):
         tokens = encoder.encode(Prompts(points, labels, masks, has_mask))
         cells = decoder.cells(embeddings[image_index], encoder.get_dense_pe(), tokens.dense)
         decoded = decoder.decode(cells, self.sam.embedding_size, tokens.sparse, tokens.valid)
-        return decoder.masks(decoded, None), decoder.scores(decoded, None)
+        return decoder.masks(decoded, None).float(), decoder.scores(decoded, None).float()
 
 
 def sam_plan(sam: Sam, name: str) -> Plan:

@@ -36,7 +36,7 @@ def export_onnx(part: GraphPart, example: Feed, path: Path, metadata: Mapping[st
     """
     shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in part.open_sizes)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet_exporters():
             program = torch.onnx.export(
                 part.module,
                 example.inputs,
@@ -63,9 +63,9 @@ def _takes_any(module: torch.nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporters() -> Iterator[None]:
     """Without what the exporter says of itself; its errors are raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

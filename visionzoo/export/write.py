@@ -13,14 +13,16 @@ import visionzoo
 from visionzoo.export.failure import need_export_extra
 from visionzoo.export.feeds import proof_images
 from visionzoo.export.folder import FORMAT, VERSION, new_folder, write_spec
+from visionzoo.export.lower import calibration_pictures, lower_precision
 from visionzoo.export.parts import KINDS, GraphPart, Plan
 from visionzoo.export.plans import licence_of
-from visionzoo.export.proof import Proof, Run, prove
+from visionzoo.export.proof import Proof, prove
 from visionzoo.export.readme import folder_readme
 from visionzoo.export.to_onnx import OPSET, OnnxRunner, export_onnx
 from visionzoo.inference.progress import track
 
 FORMATS = ("onnx",)
+PRECISIONS = ("fp32", "fp16", "int8")
 #: kind -> the script that runs it without us
 SCRIPTS = {"classifier": "images.py", "zero-shot": "images.py", "features": "images.py", "pyramid": "images.py",
            "clip": "images.py", "sam": "prompts.py"}  # fmt: skip
@@ -37,41 +39,51 @@ class Exported:
     notes: tuple[str, ...] = ()  #: what a person should know
 
 
-def export_plan(plan: Plan, out: str | Path, *, to: str = "onnx", images: str | None = None) -> Exported:
+def export_plan(
+    plan: Plan, out: str | Path, *, to: str = "onnx", precision: str = "fp32", images: str | None = None
+) -> Exported:
     """Write the folder of a plan, and prove it.
 
     Args:
         plan: of :func:`visionzoo.export.plans.make_plan`.
         out: the folder, which must not exist.
         to: ``onnx``.
-        images: a picture or a folder of them to compare on; None for built-in ones.
+        precision: ``fp32``; ``fp16``, of which nodes that it is too coarse for stay in fp32; or ``int8``, calibrated on
+            ``images`` and, where they are labelled, held to the accuracy of fp32.
+        images: a picture, a folder of them or another data set to compare on; None for built-in ones.
 
     Raises:
         NotTheSame: where a file does not give the model's answers; nothing is left at ``out``.
         FileExistsError: for a folder that exists.
         FileNotFoundError: if there are no images.
-        ValueError: for an operator that cannot be exported, unreadable images, or a missing extra.
+        ValueError: for an operator that cannot be exported, unreadable images, too few for int8, or a missing extra.
     """
-    if to not in FORMATS:
-        raise ValueError(f"to={to!r} must be one of {', '.join(FORMATS)}")
+    if to not in FORMATS or precision not in PRECISIONS:
+        raise ValueError(f"to={to!r} must be one of {', '.join(FORMATS)}, precision={precision!r} of {PRECISIONS}")
     need_export_extra()
     with new_folder(out) as folder:
+        if precision == "int8":
+            calibration_pictures(plan, images)  # a mistake is said before minutes of work
         pictures, said = proof_images(images)
-        proofs = []
+        proofs, notes = [], []
         for part in track(iter(plan.parts), len(plan.parts), "exporting", enough=0):
-            run = _write_part(plan, part, next(part.feeds(pictures)), folder)
-            proof = prove(part, run, pictures)
-            proof.require("fp32")
+            path = folder / f"{part.name}.onnx"
+            export_onnx(part, next(part.feeds(pictures)), path, _metadata(plan, part))
+            if precision == "fp32":
+                proof = prove(part, OnnxRunner(path), pictures)
+            else:
+                proof, more = lower_precision(plan, part, path, precision, pictures, images)
+                notes += more
+            proof.require(precision)
             proofs.append(proof)
-        spec = _spec(plan, proofs, said)
+        spec = {**_spec(plan, proofs, said), "precision": precision, "notes": notes}
         write_spec(folder, spec, folder_readme(spec), SCRIPTS.get(plan.kind, ""))
         sizes = {part.name: sum(p.stat().st_size for p in folder.glob(f"{part.name}.onnx*")) for part in plan.parts}
-    return Exported(folder=Path(out), proofs=tuple(proofs), images=said, sizes=sizes)
+    return Exported(folder=Path(out), proofs=tuple(proofs), images=said, sizes=sizes, notes=tuple(notes))
 
 
-def _write_part(plan: Plan, part: GraphPart, example: Any, folder: Path) -> Run:
-    path = folder / f"{part.name}.onnx"
-    metadata = {
+def _metadata(plan: Plan, part: GraphPart) -> dict[str, str]:
+    return {
         "description": f"{plan.name}: {KINDS[plan.kind]}",
         "kind": plan.kind,
         "backbone": plan.backbone,
@@ -80,8 +92,6 @@ def _write_part(plan: Plan, part: GraphPart, example: Any, folder: Path) -> Run:
         **licence_of(plan.backbone),
         **{k: v if isinstance(v, str) else json.dumps(v) for k, v in plan.facts.items() if k != "calibration"},
     }
-    export_onnx(part, example, path, metadata)
-    return OnnxRunner(path)
 
 
 def _spec(plan: Plan, proofs: list[Proof], images: str) -> dict[str, Any]:
@@ -93,7 +103,6 @@ def _spec(plan: Plan, proofs: list[Proof], images: str) -> dict[str, Any]:
         "backbone": plan.backbone,
         **licence_of(plan.backbone),
         "written_by": {"visionzoo": visionzoo.__version__, "torch": torch.__version__},
-        "precision": "fp32",
         "opset": OPSET,
         "files": {part.name: f"{part.name}.onnx" for part in plan.parts},
         "graphs": {

@@ -38,6 +38,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--fixed-size", action="store_true", help="one image size, also for a backbone that takes any")
     parser.add_argument("--to", choices=("onnx",), default="onnx", help="default: onnx")
     parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32",
+        help="fp16 keeps in fp32 what it is too coarse for; int8 is calibrated on --data.path (default: fp32)",
+    )  # fmt: skip
+    parser.add_argument(
         "--data.path", dest="path", metavar="IMAGES", help="pictures to compare on (default: built-in photographs)"
     )
     parser.add_argument("--json", action="store_true", help="print what was measured as JSON")
@@ -57,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(source, weights=args.weights, image_size=args.image_size)
     plan = make_plan(model, wish, source.rstrip("/").rpartition("/")[2])
     try:
-        done = export_plan(plan, args.out, to=args.to, images=args.path)
+        done = export_plan(plan, args.out, to=args.to, precision=args.precision, images=args.path)
     except NotTheSame as error:
         say(f"not exported: {error}", file=sys.stderr)
         return 1

@@ -24,11 +24,12 @@ from visionzoo.cli.commands.arguments import (
     add_weights,
 )
 from visionzoo.cli.commands.output import check_picture, check_target, emit_json
-from visionzoo.export.folder import is_exported
+from visionzoo.export.folder import is_exported, read_spec
 from visionzoo.terminal import say, visible_name
 from visionzoo.text import check_text, nfc, read_text, split_lines
 
 if TYPE_CHECKING:
+    from visionzoo.export.predictors import ExportedZeroShot
     from visionzoo.inference.classifier import ImageLabeller
     from visionzoo.inference.score import LabelledScore
     from visionzoo.inference.zero_shot import ZeroShotClassifier
@@ -95,8 +96,6 @@ def run(args: argparse.Namespace) -> int:
         if args.csv or args.multi_label:
             raise ValueError("with --data.path use --json; --csv and --multi-label are for images without labels")
         return _score(args, args.path, given)
-    if is_exported(args.model):
-        return _exported(args, given)
     labels = given or _saved_labels(args.model) or None
     folders = _class_folders(args.images, labels)
     promised = {"sets": args.sets, "unknown_rate": args.unknown_rate}
@@ -121,11 +120,11 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _exported(args: argparse.Namespace, given: Sequence[str] | None) -> int:
-    """Answers of an exported folder, whose labels and sentences are in its graph."""
+def _exported(args: argparse.Namespace) -> ExportedZeroShot:
+    """An exported folder, whose labels and sentences are in its graph."""
     from visionzoo.export.predictors import ExportedZeroShot, load_exported
 
-    fixed = {"--labels": given, "--templates": args.templates, "--weights": args.weights, "--out": args.out}
+    fixed = {"--labels": args.labels, "--templates": args.templates, "--weights": args.weights}
     if said := [option for option, value in fixed.items() if value]:
         raise ValueError(f"{args.model} was exported with its labels and sentences; leave {', '.join(said)} out")
     classifier = load_exported(args.model)
@@ -137,10 +136,7 @@ def _exported(args: argparse.Namespace, given: Sequence[str] | None) -> int:
         raise ValueError(f"{args.model} was exported with one label for each image; leave --multi-label out")
     if args.unknown is not None:
         classifier.unknown = args.unknown
-    _calibrate(args, classifier)
-    promised = {"sets": args.sets, "unknown_rate": args.unknown_rate}
-    report = classifier.report(args.images, top_k=args.top, batch_size=args.batch_size, **promised)
-    return emit_report(report, csv=args.csv, json=args.json, more={"templates": classifier.templates_name})
+    return classifier
 
 
 def _class_folders(images: list[str], labels: Sequence[str] | None) -> dict[str, str]:
@@ -159,10 +155,12 @@ def _class_folders(images: list[str], labels: Sequence[str] | None) -> dict[str,
 
 
 def _saved_labels(model: str) -> list[str] | None:
-    """Those of a run, before the model is loaded, which takes a while."""
+    """Those of a run or an exported folder, before the model is loaded, which takes a while."""
     from visionzoo.models.bundle import CONFIG_FILE, read_config
     from visionzoo.weights.preprocessing import read_json
 
+    if is_exported(model):
+        return list(read_spec(model).get("labels", ()))
     if "schema_version" not in read_json(Path(model) / CONFIG_FILE):
         return None
     config = read_config(model)
@@ -197,10 +195,14 @@ def _draw(args: argparse.Namespace, found: LabelledScore, name: str, path: str) 
         say(f"written to {args.out}", file=sys.stderr)
 
 
-def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroShotClassifier:
+def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroShotClassifier | ExportedZeroShot:
     from visionzoo.cache import cache_folder
     from visionzoo.inference.zero_shot import ZeroShotClassifier
 
+    if is_exported(args.model):
+        exported = _exported(args)
+        _calibrate(args, exported)
+        return exported
     classifier = ZeroShotClassifier.load(
         args.model,
         labels,

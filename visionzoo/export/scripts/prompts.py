@@ -46,7 +46,7 @@ encoder, decoder = (onnxruntime.InferenceSession(str(HERE / SPEC["files"][n])) f
 (embeddings,) = encoder.run(None, {"images": pixels, "sizes": np.array([size])})
 feed = {
     "embeddings": embeddings, "image_index": np.zeros(1, np.int64), "has_mask_input": np.zeros(1, bool),
-    "point_coords": np.array([points], np.float32) * np.float32(ratio), "point_labels": np.array([labels]),
+    "point_coords": (np.array([points]) * ratio).astype(np.float32), "point_labels": np.array([labels]),
     "mask_input": np.zeros((1, 1, *SPEC["mask_size"]), np.float32),
 }  # fmt: skip
 masks, scores = (x[0] for x in decoder.run(None, feed))
