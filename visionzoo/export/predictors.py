@@ -174,6 +174,11 @@ def load_exported(folder: str | Path, *, threads: int = 0) -> Any:
         ValueError: for a folder that was changed afterwards, one of another version, or a missing extra.
     """
     spec = read_spec(folder)
+    if spec.get("to") != "onnx":
+        raise ValueError(
+            f"{folder} holds files for torch itself, which may unpickle them or run machine code in them: where you "
+            f"trust them, torch.export.load or torch._inductor.aoti_load_package opens {', '.join(spec['files'].values())}"
+        )
     need_export_extra(("onnxruntime",))
     graphs = {name: OnnxRunner(os.path.join(folder, file), threads) for name, file in spec["files"].items()}
     if spec["kind"] == "sam":

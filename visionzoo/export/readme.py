@@ -35,17 +35,8 @@ def folder_readme(spec: dict[str, Any]) -> str:
         more = f" and {len(spec['labels']) - 20} more" if len(spec["labels"]) > 20 else ""
         lines += [f"Labels, in order: {shown}{more}. Temperature of the softmax: {spec['temperature']:g}.", ""]
     lines += [*spec["notes"], ""] if spec["notes"] else []
+    lines += [*_how_to_run(spec), "", "`sha256sum -c SHA256SUMS` says whether all is as it was.", ""]
     lines += [
-        "## Run it",
-        "",
-        "```",
-        "pip install numpy pillow onnxruntime",
-        "python predict.py photo.jpg",
-        "```",
-        "",
-        'With visionzoo: `visionzoo.load_exported("this folder")`. `sha256sum -c SHA256SUMS` says whether all is as it '
-        "was.",
-        "",
         "## Proof",
         "",
         f"Compared with PyTorch on {visible_name(spec['proof']['images'])}. A difference is the largest of an output, "
@@ -60,3 +51,18 @@ def folder_readme(spec: dict[str, Any]) -> str:
         for r in spec["proof"]["rows"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _how_to_run(spec: dict[str, Any]) -> list[str]:
+    if spec["to"] == "onnx":
+        arguments = "photo.jpg 120,80" if spec["kind"] == "sam" else "photo.jpg"
+        install, call = "pip install numpy pillow onnxruntime", f"python predict.py {arguments}"
+        with_us = ["", 'With visionzoo: `visionzoo.load_exported("this folder")`.']
+    else:
+        file = next(iter(spec["files"].values()))
+        install = "pip install torch"
+        call = f'torch.export.load("{file}").module()(images)'
+        if spec["to"] == "aoti":
+            call = f'torch._inductor.aoti_load_package("{file}")(images)  # on a machine like the one that wrote it'
+        with_us = []
+    return ["## Run it", "", "```", install, call, "```", *with_us]

@@ -36,10 +36,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_labels(parser, "of a zero-shot classifier: with commas between them, or a text file with one on each line")
     parser.add_argument("--templates", action="append", metavar="T", help="of its labels, as for visionzoo zeroshot")
     parser.add_argument("--fixed-size", action="store_true", help="one image size, also for a backbone that takes any")
-    parser.add_argument("--to", choices=("onnx",), default="onnx", help="default: onnx")
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16", "int8"), default="fp32",
-        help="fp16 keeps in fp32 what it is too coarse for; int8 is calibrated on --data.path (default: fp32)",
+        "--to", choices=("onnx", "pt2", "aoti"), default="onnx",
+        help="onnx, torch.export's pt2, or machine code by AOTInductor (default: onnx)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16", "int8"), default="fp32",
+        help="int8 is calibrated on --data.path; bf16 is for pt2 and aoti (default: fp32)",
     )  # fmt: skip
     parser.add_argument(
         "--data.path", dest="path", metavar="IMAGES", help="pictures to compare on (default: built-in photographs)"
