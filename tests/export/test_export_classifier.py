@@ -214,3 +214,13 @@ def test_the_built_in_pictures_are_real_and_differ() -> None:
     assert len(images) >= 8
     assert "photographs" in said
     assert all(np.asarray(image).std() > 10 for image in images)
+
+
+def test_bench_times_an_exported_folder(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(exported), "--batch-size", "2", "--rounds", "2", "--threads", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["image_size"] == [32, 32]
+    assert found["images_per_second"] > 0
+    assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p95"]
+    assert main(["bench", str(exported), "--compile"]) == 2
+    assert "exported as it is" in capsys.readouterr().err

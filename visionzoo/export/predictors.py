@@ -174,11 +174,7 @@ def load_exported(folder: str | Path, *, threads: int = 0) -> Any:
         ValueError: for a folder that was changed afterwards, one of another version, or a missing extra.
     """
     spec = read_spec(folder)
-    if spec.get("to") != "onnx":
-        raise ValueError(
-            f"{folder} holds files for torch itself, which may unpickle them or run machine code in them: where you "
-            f"trust them, torch.export.load or torch._inductor.aoti_load_package opens {', '.join(spec['files'].values())}"
-        )
+    first_graph(folder, spec)
     need_export_extra(("onnxruntime",))
     graphs = {name: OnnxRunner(os.path.join(folder, file), threads) for name, file in spec["files"].items()}
     if spec["kind"] == "sam":
@@ -187,3 +183,19 @@ def load_exported(folder: str | Path, *, threads: int = 0) -> Any:
         return ExportedTowers(spec, graphs["image"], graphs["text"])
     kinds = {"classifier": ExportedClassifier, "zero-shot": ExportedZeroShot}
     return kinds.get(spec["kind"], ExportedFeatures)(spec, graphs["model"])
+
+
+def first_graph(folder: str | Path, spec: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The file of the graph that reads pictures, and its first input as ``preprocess.json`` describes it.
+
+    Raises:
+        ValueError: for files that ONNX Runtime does not run.
+    """
+    if spec.get("to") != "onnx":
+        raise ValueError(
+            f"{folder} holds files for torch itself, which may unpickle them or run machine code in them: where you "
+            "trust them, torch.export.load or torch._inductor.aoti_load_package opens "
+            f"{', '.join(spec['files'].values())}"
+        )
+    name = next(name for name in ("model", "image", "encoder") if name in spec["files"])
+    return os.path.join(folder, spec["files"][name]), spec["graphs"][name]["inputs"][0]

@@ -62,33 +62,36 @@ def to_int8(
         NotTheSame: where accuracy is lost however many layers are kept.
     """
     before, labelled = (None, 0) if accuracy is None else accuracy(OnnxRunner(path))
-    low = path.with_name(f"{path.stem}.int8.onnx")
+    files = {method: path.with_name(f"{path.stem}.{method}.onnx") for method in METHODS}
     kept: tuple[str, ...] = ()
 
     def judged(method: str) -> tuple[float, Proof]:
-        _quantise(path, low, part.inputs[0].name, calibration, method, kept)
-        proof = prove(part, OnnxRunner(low), images)
+        """How much better than it must be the file is, by labels or else by cosine; and its proof."""
+        _quantise(path, files[method], part.inputs[0].name, calibration, method, kept)
+        runner = OnnxRunner(files[method])
+        proof = prove(part, runner, images)
         if accuracy is None or before is None:
             return min(row.cosine for row in proof.rows) - ENOUGH, proof
-        return accuracy(OnnxRunner(low))[0] - before + MOST_LOST, proof
+        return accuracy(runner)[0] - before + MOST_LOST, proof
 
     try:
         found = {method: judged(method) for method in METHODS}
         method = max(found, key=lambda name: found[name][0])
-        margin, proof = judged(method)
+        margin, proof = found[method]
         for _ in range(ROUNDS):
             if margin >= 0:
                 break
-            kept += _worst(path, low, next(iter(part.feeds(images))), kept)
+            kept += _worst(path, files[method], next(iter(part.feeds(images))), kept)
             margin, proof = judged(method)
         if margin < 0 and before is not None:
             raise NotTheSame(
                 f"int8 loses {100 * (MOST_LOST - margin):.2f} points of top-1 on {labelled} labelled pictures, with "
                 f"{len(kept)} layers in fp32; {100 * MOST_LOST:g} are allowed: use --precision fp16"
             )
-        low.replace(path)
+        files[method].replace(path)
     finally:
-        low.unlink(missing_ok=True)
+        for file in files.values():
+            file.unlink(missing_ok=True)
     pair = None if before is None else (before, before + margin - MOST_LOST)
     return Quantised(proof, method, kept, pair, labelled)
 
