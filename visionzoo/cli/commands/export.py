@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from visionzoo.cli.commands.arguments import add_image_size, add_labels, add_model, add_weights, the_model
 from visionzoo.cli.commands.output import emit_json
@@ -37,8 +38,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--templates", action="append", metavar="T", help="of its labels, as for visionzoo zeroshot")
     parser.add_argument("--fixed-size", action="store_true", help="one image size, also for a backbone that takes any")
     parser.add_argument(
-        "--to", choices=("onnx", "pt2", "aoti"), default="onnx",
-        help="onnx, torch.export's pt2, or machine code by AOTInductor (default: onnx)",
+        "--to", choices=("onnx", "pt2", "aoti", "transformers"), default="onnx",
+        help="onnx, torch.export's pt2, machine code by AOTInductor, or a folder of transformers (default: onnx)",
     )  # fmt: skip
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "bf16", "int8"), default="fp32",
@@ -53,7 +54,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from visionzoo.export.failure import NotTheSame, need_export_extra
 
-    need_export_extra()
+    if args.to == "onnx":
+        need_export_extra()
     source = the_model(args.run, args.model)
     from visionzoo.cli.commands.zeroshot import named_templates, typed_labels
     from visionzoo.export.plans import Wish, load_model, make_plan
@@ -62,9 +64,12 @@ def run(args: argparse.Namespace) -> int:
     labels = None if args.labels is None else typed_labels(args.labels)
     wish = Wish(part=args.part, labels=labels, templates=named_templates(args.templates), fixed_size=args.fixed_size)
     model = load_model(source, weights=args.weights, image_size=args.image_size)
-    plan = make_plan(model, wish, source.rstrip("/").rpartition("/")[2])
     try:
-        done = export_plan(plan, args.out, to=args.to, precision=args.precision, images=args.path)
+        if args.to == "transformers":
+            done = _for_transformers(model, args)
+        else:
+            plan = make_plan(model, wish, source.rstrip("/").rpartition("/")[2])
+            done = export_plan(plan, args.out, to=args.to, precision=args.precision, images=args.path)
     except NotTheSame as error:
         say(f"not exported: {error}", file=sys.stderr)
         return 1
@@ -73,6 +78,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(done)
     return 0
+
+
+def _for_transformers(model: Any, args: argparse.Namespace) -> Exported:
+    from visionzoo.export.to_transformers import export_transformers
+    from visionzoo.export.write import Exported
+
+    fixed = {"--part": args.part, "--labels": args.labels, "--precision": args.precision != "fp32"}
+    if said := [option for option, value in fixed.items() if value]:
+        raise ValueError(f"a folder of transformers has the whole model in fp32; leave {', '.join(said)} out")
+    proof, images = export_transformers(model, args.out, images=args.path)
+    size = (Path(args.out) / "model.safetensors").stat().st_size
+    return Exported(folder=Path(args.out), proofs=(proof,), images=images, sizes={"model": size})
 
 
 def _record(done: Exported) -> dict[str, object]:
