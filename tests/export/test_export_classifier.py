@@ -168,7 +168,11 @@ def test_another_version_is_refused(exported: Path, tmp_path: Path, version: int
 
 
 def test_mistakes_are_one_line(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run_folder: Path,
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     there = tmp_path / "there"
     there.mkdir()
@@ -181,6 +185,7 @@ def test_mistakes_are_one_line(
         (["export", str(run_folder), "--out", str(tmp_path / "a"), "--data.path", str(there)], "no images"),
         (["export", str(tmp_path / "no" / "run"), "--out", str(tmp_path / "a")], "there is no run folder"),
         (["predict", str(there), str(there)], "not a run folder"),
+        (["export", str(exported), "--out", str(tmp_path / "a")], "exported already"),
     ]
     for args, words in cases:
         assert main(args) == 2, args

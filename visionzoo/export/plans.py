@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from visionzoo.backbones import backbone_info, create_backbone, require_capability
 from visionzoo.backbones.base import Backbone
 from visionzoo.export.feeds import image_feeds, open_image_sizes
+from visionzoo.export.folder import is_exported
 from visionzoo.export.graphs import (
     ClassifierGraph,
     FeaturesGraph,
@@ -76,6 +77,8 @@ def load_model(source: str, *, weights: str | None = None, image_size: int | tup
         ValueError: for an unknown name, a name without weights, a size that the model cannot take, or a folder of
             another kind.
     """
+    if is_exported(source):
+        raise ValueError(f"{source} is exported already; give the run or the model that it was made of")
     named = not os.path.isdir(source) and not source.startswith(("timm:", "hf-hub:"))
     if not named and (weights is not None or image_size is not None):
         raise ValueError(f"{source} has weights and an image size of its own; leave the options out")
