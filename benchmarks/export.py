@@ -2,7 +2,8 @@
 
     python benchmarks/export.py --threads 1
 
-timm's network gets our weights and is exported by the same call of torch's exporter; the runtime is the same. Inputs are normalised pixels on all sides. Logits are compared before anything is timed.
+timm's network gets our weights and is exported by the same call of torch's exporter; the runtime is the same. Inputs
+are normalised pixels on all sides. Logits are compared before anything is timed.
 """
 
 from __future__ import annotations
