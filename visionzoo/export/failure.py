@@ -20,7 +20,7 @@ def need_export_extra(modules: tuple[str, ...] = NEEDED) -> None:
         raise ValueError(f"exporting needs {', '.join(missing)}: pip install 'visionzoo[export]'")
 
 
-def cannot_export(what: str, error: Exception) -> ValueError:
+def cannot_export(what: str, error: Exception, *, open_size: bool = False) -> ValueError:
     """The error for a network that the exporter gave up on: the operator, where one is named, and the reason."""
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__) is not None:
@@ -30,4 +30,5 @@ def cannot_export(what: str, error: Exception) -> ValueError:
     operator = _OPERATOR.search(named[0] if named else text)
     last = next((line.strip() for line in str(causes[-1]).splitlines() if line.strip()), type(error).__name__)
     name = "" if operator is None else f" at the operator {operator[1] or operator[2]}"
-    return ValueError(f"{what} cannot be exported: torch's exporter stops{name}: {last[:300]}")
+    hint = "; --fixed-size asks less of it" if open_size else ""
+    return ValueError(f"{what} cannot be exported: torch's exporter stops{name}: {last[:300]}{hint}")

@@ -57,6 +57,11 @@ class GraphPart:
         """For each input its open axes and their names."""
         return tuple({i: n for i, n in enumerate(port.shape) if isinstance(n, str)} for port in self.inputs)
 
+    @property
+    def has_open_size(self) -> bool:
+        """Whether height and width of its pictures are open."""
+        return any("height" in axes.values() for axes in self.open_sizes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

@@ -213,7 +213,7 @@ def _classifier(classifier: ImageClassifier, name: str) -> Plan:
 
 def _backbone(backbone: Backbone, part: str, name: str, *, fixed_size: bool) -> Plan:
     backbone, preprocess = backbone.float().eval(), backbone.preprocess
-    opened = "any_size" in backbone.capabilities and not fixed_size
+    opened = "any_size" in backbone.capabilities and backbone.open_in_graphs and not fixed_size
     size = preprocess.image_size
     sizes = open_image_sizes(size, backbone.stride) if opened else [size]
     cells = ("rows", "columns") if opened else tuple(-(-n // backbone.stride) for n in size)

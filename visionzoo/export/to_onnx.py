@@ -48,7 +48,7 @@ def export_onnx(part: GraphPart, example: Feed, path: Path, metadata: Mapping[st
                 verbose=False,
             )
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
-        raise cannot_export(part.name, error) from error
+        raise cannot_export(part.name, error, open_size=part.has_open_size) from error
     assert program is not None
     _name_sizes(program.model, part)
     program.model.metadata_props.update(metadata)

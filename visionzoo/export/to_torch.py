@@ -57,7 +57,7 @@ def export_torch(
             else:
                 torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata))})
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
-        raise cannot_export(part.name, error) from error
+        raise cannot_export(part.name, error, open_size=part.has_open_size) from error
     loaded = inductor.aoti_load_package(str(path)) if compiled else torch.export.load(path).module()
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
