@@ -130,4 +130,7 @@ class OnnxRunner:
             return self.session.run(outputs, feed)
         except Exception as error:  # as above
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"the exported graph cannot run on {[a.shape for a in arrays]}: {reason}") from error
+            shapes = [array.shape for array in arrays]
+            raise ValueError(
+                f"the exported graph cannot run on {shapes}: {reason}; where its sizes are open, --fixed-size asks less"
+            ) from error
