@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from export_models import LABELS, perturbed
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
@@ -21,17 +22,6 @@ from visionzoo.models.classifier import create_classifier
 
 # pytest's handlers take every record, and torch's exporter writes thousands that nobody reads
 logging.getLogger("torch.__trace").propagate = False
-
-LABELS = ("cat", "dog", "zebra", "zoo")
-
-
-def perturbed(model: nn.Module, scale: float = 0.1) -> nn.Module:
-    """A model whose answers differ from image to image: fresh heads and tables are nearly constant."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import perturbed
+from export_models import perturbed
 from PIL import Image
 from test_export_classifier import run_script
 

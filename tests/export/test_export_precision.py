@@ -128,7 +128,7 @@ def test_int8_keeps_the_accuracy_and_says_what_it_costs(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Labels are the model's own answers, so that any change of an answer costs accuracy."""
-    from conftest import LABELS
+    from export_models import LABELS
     from sklearn.datasets import load_digits
 
     import visionzoo as vz

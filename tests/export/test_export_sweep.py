@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import perturbed
+from export_models import perturbed
 from torch import nn
 
 import visionzoo as vz

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import perturbed
+from export_models import perturbed
 
 import visionzoo as vz
 from visionzoo.cli.main import main
