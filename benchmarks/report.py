@@ -16,6 +16,7 @@ from visionzoo.files import write_text
 
 #: A title for each kind of record, and what its rows should reach: (words in the row's name, case, target).
 SCRIPTS: dict[str, tuple[str, tuple[tuple[tuple[str, ...], str, float], ...]]] = {
+    "export": ("Exported classifiers against PyTorch and timm's own ONNX", ()),
     "throughput": (
         "Backbones against timm, torchvision and transformers",
         (

@@ -30,12 +30,13 @@ ROWS = (
     ("report",),
     ("tasks",),
     ("inference",),
+    ("export",),
     ("auto",),
     ("cli",),
 )
 ROW = {package: i for i, row in enumerate(ROWS) for package in row}
 #: What the rows allow and the design forbids.
-FORBIDDEN = {("data", "models"), ("inference", "tasks")}
+FORBIDDEN = {("data", "models"), ("inference", "tasks"), ("export", "tasks")}
 HEAVY = ("pytorch_lightning", "timm", "matplotlib", "albumentations", "sklearn", "transformers", "torchvision")
 
 

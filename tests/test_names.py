@@ -28,6 +28,7 @@ FOR_OTHERS = {
     "LightningCLI, by the name of the command": {
         "after_fit", "after_validate", "after_test", "after_predict", "before_validate", "before_test",
     },
+    "ONNX Runtime's CalibrationDataReader": {"get_next"},
     "SamPredictor with several images": {"use_image"},
     "a pooled backbone": {"copy_for_training"},
     "ImageSearch": {"find"},

@@ -43,6 +43,7 @@ _HOME = {
     "ImageClassifier": "visionzoo.inference.classifier",
     "ZeroShotClassifier": "visionzoo.inference.zero_shot",
     "ImageSearch": "visionzoo.inference.search",
+    "load_exported": "visionzoo.export.predictors",
     "SamPredictor": "visionzoo.inference.sam_predictor",
     "MaskGenerator": "visionzoo.inference.mask_generator",
     "Preprocess": "visionzoo.types",

@@ -108,6 +108,15 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     assert np.array_equal(np.asarray(open_image(data)), np.asarray(expected))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_upright_image_is_not_turned_again(kind: str) -> None:
+    """A predictor opens what a reader has opened."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    once = open_image(saved(Image.fromarray(RAMP), kind, exif=exif))
+    np.testing.assert_array_equal(np.asarray(open_image(once)), np.asarray(once))
+
+
 def test_broken_exif_does_not_cost_the_picture() -> None:
     data = saved(Image.fromarray(RAMP), "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xffgarbage")
     assert open_image(data).size == (16, 4)

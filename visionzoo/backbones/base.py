@@ -49,6 +49,8 @@ class Backbone(nn.Module):
 
     #: Which foreign layouts ``weights`` tries on this model: ``vit``, ``swin`` or ``timm``.
     weights_family: ClassVar[str] = "timm"
+    #: Whether a graph of a backbone with ``any_size`` can leave height and width open.
+    open_in_graphs: ClassVar[bool] = True
 
     name: str
     capabilities: frozenset[str]

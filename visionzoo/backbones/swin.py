@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from visionzoo.backbones.base import Backbone
 from visionzoo.backbones.timm_api import Indices, TimmMixin, feature_take_indices
 from visionzoo.layers.drop_path import DropPath, drop_path_schedule
+from visionzoo.layers.fast_path import is_open
 from visionzoo.layers.mlp import Mlp
 from visionzoo.layers.patch_embed import PatchEmbed
 from visionzoo.layers.window import WindowLayout, from_windows, to_windows, window_layout
@@ -100,7 +101,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, ceil(h / 2), ceil(w / 2), 2 D); an odd edge is padded with zeros."""
         b, h, w, dim = x.shape
-        if h % 2 or w % 2:
+        if is_open(h, w) or h % 2 or w % 2:
             x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
         x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, dim).permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.reduction(self.norm(x)) if self.norm_first else self.norm(self.reduction(x))

@@ -60,6 +60,11 @@ class TimmBackbone(Backbone):
     weights_family = "timm"
     _facts: _Facts
 
+    @property
+    def open_in_graphs(self) -> bool:  # type: ignore[override]
+        """Convolutions alone: timm's Transformers decide by the size that a graph is made with."""
+        return self._facts.layout == "NCHW"
+
     # The contract's base class stands before timm's class in the method order, so timm's methods are called past it.
 
     def forward_features(self, images: Tensor) -> Any:

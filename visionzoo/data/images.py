@@ -65,6 +65,8 @@ _DECODER_ERRORS = (
 )
 
 _EXIF_ORIENTATION = 0x0112
+#: Where PIL looks for it.
+_SAYS_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 #: From this orientation on, width and height are exchanged.
 SIDEWAYS = 5
 _UPRIGHT = {
@@ -361,7 +363,12 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     method = _UPRIGHT.get(_orientation(image))
-    return image if method is None else image.transpose(method)
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    for key in _SAYS_ORIENTATION:  # whoever opens the result again must not turn it again
+        turned.info.pop(key, None)
+    return turned
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

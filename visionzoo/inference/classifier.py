@@ -53,6 +53,7 @@ class ImageLabeller:
     unknown: float | None = None
     unknown_label: str = "unknown"
     how_to_calibrate: str  #: for messages
+    takes_pixels = False  #: whether the model normalises for itself, and is given uint8
 
     def __repr__(self) -> str:
         shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
@@ -197,7 +198,7 @@ class ImageLabeller:
     ) -> Iterable[Output]:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
-        stream = Stream(forward, self.preprocess, self.device)
+        stream = Stream(forward, self.preprocess, self.device, raw=self.takes_pixels)
         outputs = stream.run(len(items), lambda i: open_image(items[i]), lambda i: name_of(items[i], i), batch_size)
         for output in outputs:
             if output.unreadable and on_error == "raise":

@@ -61,7 +61,7 @@ def load_sam(
 
 
 def segment_prompt(
-    model: Sam,
+    model: Sam | SamPredictor,
     image: ImageInput,
     points: Sequence[Sequence[float]] = (),
     labels: Sequence[int] = (),
@@ -70,7 +70,7 @@ def segment_prompt(
     """The mask of one object, best of three for a lone click.
 
     Args:
-        model: in eval mode.
+        model: in eval mode, or what asks it.
         image: what ``open_image`` takes.
         points: (x, y) in pixels.
         labels: 1 or 0 for each.
@@ -88,7 +88,7 @@ def segment_prompt(
         check_points(points, labels, size)
     if box is not None:
         check_box(box, size)
-    predictor = SamPredictor(model)
+    predictor = model if isinstance(model, SamPredictor) else SamPredictor(model)
     predictor.set_image(pixels)
     masks, scores, _ = predictor.predict(
         np.array(points) if len(points) else None,

@@ -51,7 +51,7 @@ class _HeldImages(NamedTuple):
 def prompts_at_once(model: Sam) -> int:
     """How many prompts are decoded together; answers do not depend on it."""
     h, w = model.embedding_size
-    return max(1, CHUNK_BYTES // (_COPIES * 4 * h * w * model.mask_decoder.transformer_dim))
+    return max(1, CHUNK_BYTES // (_COPIES * 4 * h * w * model.decoder_dim))
 
 
 class SamPredictor:

@@ -144,7 +144,7 @@ def labelled_outputs(
     Gives for each batch what came of it, and the class of each image that was read, as the source numbers them.
     """
     labelled = np.flatnonzero(source.targets >= 0)
-    stream = Stream(forward, classifier.preprocess, classifier.device)
+    stream = Stream(forward, classifier.preprocess, classifier.device, raw=classifier.takes_pixels)
     read, name = (lambda i: source.read(int(labelled[i]))), (lambda i: source.sample_id(int(labelled[i])))
     for output in stream.run(len(labelled), read, name, batch_size):
         yield output, source.targets[labelled[output.positions]]

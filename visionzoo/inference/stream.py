@@ -46,13 +46,21 @@ class Stream:
         forward: (B, C, H, W) normalised images -> (B, ...).
         preprocess: how pixels become the input of ``forward``.
         device: where ``forward`` runs.
+        raw: whether ``forward`` takes the uint8 pixels themselves.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], preprocess: Preprocess, device: torch.device) -> None:
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        preprocess: Preprocess,
+        device: torch.device,
+        *,
+        raw: bool = False,
+    ) -> None:
         self.forward = forward
         self.device = device
         self.transform = EvalTransform(preprocess)
-        self.normalize: nn.Module = Normalize(preprocess).to(device)
+        self.normalize: nn.Module = nn.Identity() if raw else Normalize(preprocess).to(device)
 
     def run(
         self,

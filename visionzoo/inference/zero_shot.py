@@ -251,6 +251,16 @@ class ZeroShotClassifier(ImageLabeller):
         assert held.neutral is not None
         return scale * (cosines - features @ held.neutral.T)
 
+    def linear(self) -> tuple[Tensor, float, float]:
+        """What its logits are, in one formula: ``scale * (features @ weights.T) + bias`` with weights (K, E)."""
+        held, scale = self._held, float(self.model.logit_scale.detach().exp())
+        if not self.multi_label:
+            return held.weights, scale, 0.0
+        if self.model.logit_bias is not None:
+            return held.weights, scale, float(self.model.logit_bias.detach())
+        assert held.neutral is not None
+        return held.weights - held.neutral, scale, 0.0
+
     def _shown(self) -> str:
         shown = ", ".join(self.labels[:10])
         return shown if len(self.labels) <= 10 else f"{shown} and {len(self.labels) - 10} more"

@@ -44,3 +44,8 @@ def is_recorded() -> bool:
         or _transforms() is not None
         or getattr(forward_ad, "_current_level", 0) >= 0
     )
+
+
+def is_open(*sizes: int) -> bool:
+    """Whether a graph is being written that leaves one of these sizes open, so that nothing may be decided by it."""
+    return any(isinstance(size, torch.SymInt) for size in sizes)

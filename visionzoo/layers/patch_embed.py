@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visionzoo.layers.fast_path import is_plain
+from visionzoo.layers.fast_path import is_open, is_plain
 from visionzoo.layers.linear import linear
 
 
@@ -42,7 +42,7 @@ class PatchEmbed(nn.Module):
         """(H, W) pixels -> (h, w) tokens."""
         p = self.patch_size
         if self.partial == "pad":
-            return -(-image_size[0] // p), -(-image_size[1] // p)
+            return (image_size[0] + p - 1) // p, (image_size[1] + p - 1) // p  # ONNX rounds towards 0
         return image_size[0] // p, image_size[1] // p
 
     def fit(self, images: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class PatchEmbed(nn.Module):
         height, width = images.shape[2:]
         p = self.patch_size
         h, w = self.grid_size((height, width))
-        if (h * p, w * p) == (height, width):
+        if not is_open(height, width) and (h * p, w * p) == (height, width):
             return images
         return F.pad(images, (0, w * p - width, 0, h * p - height))  # a negative pad crops
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from visionzoo.layers.fast_path import is_open
+
 
 def sincos_2d(grid_size: tuple[int, int], dim: int, *, prefix_tokens: int = 0, temperature: float = 10000.0) -> Tensor:
     """The fixed table of MAE and MoCo v3: (1, P + h * w, D) float32, zeros for the prefix tokens.
@@ -42,7 +44,7 @@ def resample_positions(
 
     Bicubic with antialiasing in float32, as timm's ``resample_abs_pos_embed``; the prefix entries are kept.
     """
-    if new_grid == old_grid:
+    if not is_open(*new_grid) and new_grid == old_grid:
         return table
     prefix, grid = table[:, :prefix_tokens], table[:, prefix_tokens:]
     dim = table.shape[-1]

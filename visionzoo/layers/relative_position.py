@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.layers.attention import QVBiasAttention
+from visionzoo.layers.fast_path import is_open
 from visionzoo.layers.linear import apply_linear
 from visionzoo.layers.window import cacheable
 
@@ -91,7 +92,7 @@ def resample_relative_table(
     Entries keep their distance near the centre and are spaced geometrically towards the ends, with linear interpolation
     between, as BEiT's fine-tuning does and timm after it. The extra rows at the end are kept.
     """
-    if new_grid == old_grid:
+    if not is_open(*new_grid) and new_grid == old_grid:
         return table
     rows, extra = table[: table.shape[0] - extra_rows], table[table.shape[0] - extra_rows :]
     wide = rows.double() if rows.dtype == torch.float64 else rows.float()

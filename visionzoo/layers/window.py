@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visionzoo.layers.fast_path import is_recorded
+from visionzoo.layers.fast_path import is_open, is_recorded
 
 #: Added to the logit of a pair from two sides of the image's border, as in every published Swin; not quite a ban in v2.
 BORDER = -100.0
@@ -58,6 +58,8 @@ def window_layout(grid: tuple[int, int], window: int, shift: int, like: Tensor) 
         shift: how far windows are shifted, 0 for not at all; an axis that fits into one window is never shifted.
         like: any tensor of the forward pass.
     """
+    if is_open(*grid):
+        return _build_open(grid, window, shift, like.device)
     return (_cached if cacheable(like) else _build)(grid, window, shift, like.device)
 
 
@@ -99,6 +101,36 @@ def _build(grid: tuple[int, int], window: int, shift: int, device: torch.device)
     return WindowLayout(grid, (hp, wp), window, (sh, sw), order, inverse, mask)
 
 
+def _build_open(grid: tuple[int, int], window: int, shift: int, device: torch.device) -> WindowLayout:
+    """What :func:`_build` gives, for a graph that leaves (h, w) open: arithmetic alone, with the same values."""
+    down, across = ((n + window - 1) // window for n in grid)
+    hp, wp = down * window, across * window
+    several = 1 - 1 // down, 1 - 1 // across  # 1 where an axis has several windows, 0 where it fits into one
+    sh, sw = shift * several[0], shift * several[1]
+    rows, cols = torch.arange(hp, device=device), torch.arange(wp, device=device)
+
+    def windowed(by_row: Tensor, by_col: Tensor) -> Tensor:
+        values = by_row[:, None] + by_col[None, :]
+        return values.view(down, window, across, window).permute(0, 2, 1, 3).reshape(-1)
+
+    def rolled(values: Tensor, by: int, n: int) -> Tensor:
+        """``(values + by) % n``; ONNX's exporter knows no remainder of an open size."""
+        values = values + by
+        return torch.where(values < n, values, values - n)
+
+    order = windowed(rolled(rows, sh, hp) * wp, rolled(cols, sw, wp))
+    r, c = rolled(rows, hp - sh, hp), rolled(cols, wp - sw, wp)
+    place_of_row = (r // window) * (across * window**2) + r % window * window
+    place_of_col = (c // window) * window**2 + c % window
+    inverse = (place_of_row[:, None] + place_of_col[None, :]).reshape(-1)
+    side = windowed(2 * (rows >= hp - sh).long(), (cols >= wp - sw).long()).view(-1, 1, window * window)
+    mask = torch.where(side == side.transpose(1, 2), 0.0, BORDER)
+    # padding is masked on an axis of one window
+    beyond = windowed((rows >= grid[0] + several[0] * hp).long(), (cols >= grid[1] + several[1] * wp).long())
+    mask = mask.masked_fill(beyond.view(-1, 1, window * window) > 0, -torch.inf)
+    return WindowLayout(grid, (hp, wp), window, (sh, sw), order, inverse, mask)
+
+
 class _Reorder(torch.autograd.Function):
     """``x.index_select(1, order)`` for a permutation: its gradient is a gather too, where autograd would scatter."""
 
@@ -132,7 +164,7 @@ def to_windows(x: Tensor, layout: WindowLayout) -> Tensor:
     """(B, h, w, C) -> (B * n, N, C), the windows of an image in raster order; padding is zero."""
     (h, w), (hp, wp) = layout.grid, layout.padded
     b, c = x.shape[0], x.shape[-1]
-    if (h, w) != (hp, wp):
+    if is_open(h, w) or (h, w) != (hp, wp):
         x = F.pad(x, (0, 0, 0, wp - w, 0, hp - h))
     x = x.reshape(b, hp * wp, c)
     if layout.order is not None:

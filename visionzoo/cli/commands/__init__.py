@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "masks": "visionzoo.cli.commands.masks",
     "reconstruct": "visionzoo.cli.commands.reconstruct",
     "probe": "visionzoo.cli.commands.probe",
+    "export": "visionzoo.cli.commands.export",
     "report": "visionzoo.cli.commands.report",
     "bench": "visionzoo.cli.commands.bench",
     "cache": "visionzoo.cli.commands.cache",

@@ -84,6 +84,11 @@ def add_out(parser: argparse.ArgumentParser, what: str, default: str | None = No
     parser.add_argument("--out", default=default, required=required, metavar="FILE", help=shown)
 
 
+def add_labels(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--labels A,B,...``, or a file."""
+    parser.add_argument("--labels", metavar="A,B,...", help=what)
+
+
 def add_top(parser: argparse.ArgumentParser, what: str, default: int) -> None:
     """``--top K``, at least 1."""
     parser.add_argument("--top", type=whole(1), default=default, metavar="K", help=f"{what} (default: {default})")

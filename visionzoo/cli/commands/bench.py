@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionzoo.cli.commands.arguments import add_device, add_image_size, add_json, add_model, the_model, whole
 from visionzoo.cli.commands.output import check_target, emit_json
+from visionzoo.export.folder import is_exported
 from visionzoo.terminal import say
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "for a training step. Every measurement runs in a process of its own.",
     )
     parser.add_argument(
-        "run", metavar="RUN", nargs="?", help="run folder of train.py classify, or the name of a backbone"
+        "run",
+        metavar="RUN",
+        nargs="?",
+        help="run folder of train.py classify, exported folder, or a backbone's name",
     )
     add_model(parser, "RUN, said in another place", required=False)
     parser.add_argument(
@@ -48,6 +52,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     check_target("--json", args.json, ".json")
     args.model = the_model(args.run, args.model)
+    if is_exported(args.model):
+        return _exported(args)
     from visionzoo.inference.device import resolve_device
     from visionzoo.inference.speed import HEADROOM, Case, OutOfMemory, measure
 
@@ -98,6 +104,38 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         emit_json(value, args.json)
     return 1 if failed else 0
+
+
+def _exported(args: argparse.Namespace) -> int:
+    """The graph of an exported folder, in this process, which nothing else can be said of."""
+    from visionzoo.export.bench import measure_exported
+
+    fixed = {"--image-size": args.image_size, "--compile": args.compile, "--precision": args.precision != "fp32"}
+    if said := [option for option, value in fixed.items() if value]:
+        raise ValueError(f"{args.model} is exported as it is; leave {', '.join(said)} out")
+    batch = args.batch_size or 8
+    speed = measure_exported(args.model, batch=batch, rounds=args.rounds, threads=args.threads)
+    low, high = speed.spread
+    value = {
+        "model": args.model,
+        "device": "cpu",
+        "precision": speed.precision,
+        "runtime": "onnxruntime",
+        "image_size": list(speed.image_size),
+        "batch": batch,
+        "images_per_second": batch / speed.seconds,
+        "images_per_second_quartiles": [batch / high, batch / low],
+        "latency_ms": {"p50": 1e3 * speed.latency[0], "p95": 1e3 * speed.latency[1]},
+    }
+    if args.json != "-":
+        say(
+            f"{args.model}: {batch / speed.seconds:.1f} images/s ({batch / high:.1f}-{batch / low:.1f}) in batches of "
+            f"{batch}, one image {1e3 * speed.latency[0]:.1f} ms (p95 {1e3 * speed.latency[1]:.1f}), "
+            f"{speed.precision}, ONNX Runtime on the CPU"
+        )
+    if args.json is not None:
+        emit_json(value, args.json)
+    return 0
 
 
 def largest_batch(case: Case, most: int) -> int:

@@ -19,6 +19,7 @@ from visionzoo.cli.commands.arguments import (
     whole,
 )
 from visionzoo.cli.commands.output import check_target, emit_json
+from visionzoo.export.folder import is_exported
 from visionzoo.files import refuse_address
 from visionzoo.terminal import say
 
@@ -101,8 +102,6 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out {args.out} is the image itself; name another file")
     check_target("--json", args.json, ".json")
     from visionzoo.inference.masks import (
-        coco_record,
-        draw_segmented,
         load_sam,
         load_text_prompts,
         segment_all,
@@ -114,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
         _check_pycocotools()
     points = [p[:2] for p in args.point]
     labels = [p[2] if len(p) == 3 else 1 for p in args.point]
+    if is_exported(args.model):
+        return _exported(args, points, labels)
     prompts = load_text_prompts(args.model, args.text_model) if args.text else None
     model = load_sam(args.model, weights=args.weights, image_size=args.image_size, device=args.device)
     if args.all:
@@ -131,14 +132,40 @@ def run(args: argparse.Namespace) -> int:
         result = segment_text(model, args.image, args.text, prompts)
     else:
         result = segment_prompt(model, args.image, points, labels, args.box)
-    if args.json:
-        emit_json(coco_record(result, os.path.basename(args.image)), args.json)
-    out = draw_segmented(args.image, result, args.out, points=points, labels=labels, box=args.box)
-    count = f"{len(result.masks)} mask{'s' if len(result.masks) != 1 else ''}"
-    say(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
+    _draw(args, result, points, labels)
     if args.all and not result.masks:
         say(_why_none(result, args.min_iou, args.min_stability), file=sys.stderr)
     return 0
+
+
+def _exported(args: argparse.Namespace, points: list[list[float]], labels: list[float]) -> int:
+    """The answer of an exported folder."""
+    from visionzoo.export.predictors import load_exported
+    from visionzoo.inference.masks import segment_prompt
+    from visionzoo.inference.sam_predictor import SamPredictor
+
+    if args.all or args.text:
+        raise ValueError(f"{args.model} is exported, and answers points and boxes; --all and --text need the run")
+    if args.weights is not None or args.image_size is not None:
+        raise ValueError(f"{args.model} has weights and an image size of its own; leave the options out")
+    predictor = load_exported(args.model)
+    if not isinstance(predictor, SamPredictor):
+        raise ValueError(f"{args.model} is an exported {type(predictor).__name__}, which gives no masks")
+    result = segment_prompt(predictor, args.image, points, [int(label) for label in labels], args.box)
+    _draw(args, result, points, labels)
+    return 0
+
+
+def _draw(args: argparse.Namespace, result: Segmented, points: list[list[float]], labels: list[float]) -> None:
+    """The picture, and the JSON where it was asked for."""
+    from visionzoo.inference.masks import coco_record, draw_segmented
+
+    if args.json:
+        emit_json(coco_record(result, os.path.basename(args.image)), args.json)
+    shown = [int(label) for label in labels]
+    out = draw_segmented(args.image, result, args.out, points=points, labels=shown, box=args.box)
+    count = f"{len(result.masks)} mask{'s' if len(result.masks) != 1 else ''}"
+    say(f"{out}: {count}", file=sys.stderr if args.json == "-" else sys.stdout)
 
 
 def _why_none(result: Segmented, min_iou: float, min_stability: float) -> str:

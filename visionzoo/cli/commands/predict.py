@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from visionzoo.cli.commands.answers import emit_report
 from visionzoo.cli.commands.arguments import (
@@ -16,6 +17,10 @@ from visionzoo.cli.commands.arguments import (
 )
 from visionzoo.cli.commands.output import check_target
 from visionzoo.cli.suggest import UsageError
+from visionzoo.export.folder import is_exported
+
+if TYPE_CHECKING:
+    from visionzoo.inference.classifier import ImageLabeller
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "run", metavar="RUN", nargs="?",
-        help="run folder, folder with model.safetensors + config.json, or timm:NAME",
+        help="run folder, folder with model.safetensors + config.json, exported folder, or timm:NAME",
     )  # fmt: skip
     parser.add_argument(
         "images", metavar="IMAGE", nargs="*", help="image files, or folders of them (searched at any depth)"
@@ -52,15 +57,27 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give a run and images: visionzoo predict RUN IMAGE...")
     if not _is_model(model) and any(map(_is_model, images)):
         raise UsageError(f"the arguments are the other way round: visionzoo predict {images[-1]} {model}")
-    from visionzoo.inference.classifier import ImageClassifier
-
-    classifier = ImageClassifier.load(model, device=args.device)
+    classifier = _load(model, args.device)
     promised = {"sets": args.sets, "unknown_rate": args.unknown_rate}
     report = classifier.report(images, top_k=args.top, batch_size=args.batch_size, **promised)
     return emit_report(report, csv=args.csv, json=args.json)
 
 
+def _load(model: str, device: str | None) -> ImageLabeller:
+    """A run, or an exported classifier, which runs on the CPU."""
+    if not is_exported(model):
+        from visionzoo.inference.classifier import ImageClassifier
+
+        return ImageClassifier.load(model, device=device)
+    from visionzoo.export.predictors import ExportedClassifier, load_exported
+
+    loaded = load_exported(model)
+    if not isinstance(loaded, ExportedClassifier):
+        raise ValueError(f"{model} is an exported {type(loaded).__name__}, which names nothing")
+    return loaded
+
+
 def _is_model(name: str) -> bool:
     from visionzoo.runs.folder import RunFolder
 
-    return name.startswith("timm:") or RunFolder(name).is_run()
+    return name.startswith("timm:") or RunFolder(name).is_run() or is_exported(name)

@@ -16,6 +16,7 @@ from visionzoo.cli.commands.arguments import (
     add_csv,
     add_device,
     add_json,
+    add_labels,
     add_model,
     add_out,
     add_promises,
@@ -23,10 +24,13 @@ from visionzoo.cli.commands.arguments import (
     add_weights,
 )
 from visionzoo.cli.commands.output import check_picture, check_target, emit_json
+from visionzoo.export.folder import is_exported, read_spec
 from visionzoo.terminal import say, visible_name
 from visionzoo.text import check_text, nfc, read_text, split_lines
 
 if TYPE_CHECKING:
+    from visionzoo.export.predictors import ExportedZeroShot
+    from visionzoo.inference.classifier import ImageLabeller
     from visionzoo.inference.score import LabelledScore
     from visionzoo.inference.zero_shot import ZeroShotClassifier
 
@@ -45,11 +49,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image files, or folders of them (at any depth)")
     add_model(parser, CLIP)
     add_weights(parser)
-    parser.add_argument(
-        "--labels", metavar="A,B,...",
-        help="labels with commas between them, or a text file with one on each line (default: those saved with the "
-        "run; on labelled data the names of the classes)",
-    )  # fmt: skip
+    add_labels(
+        parser,
+        "labels with commas between them, or a text file with one on each line (default: those saved with the run; on "
+        "labelled data the names of the classes)",
+    )
     parser.add_argument(
         "--templates", action="append", metavar="T",
         help="a sentence with {} for the label, none, or a name: imagenet (the 80 of published numbers), "
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         check_picture("--out", args.out, [], (".png",))
     if bool(args.images) == bool(args.path):
         raise ValueError("give images to name, or labelled data to score by --data.path")
-    given = None if args.labels is None else _labels(args.labels)
+    given = None if args.labels is None else typed_labels(args.labels)
     if (args.sets, args.unknown_rate) != (None, None) and not args.calibrate:
         raise ValueError("--sets and --unknown-rate need labelled images of the same kind: --calibrate PATH")
     if args.path:
@@ -116,6 +120,25 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
+def _exported(args: argparse.Namespace) -> ExportedZeroShot:
+    """An exported folder, whose labels and sentences are in its graph."""
+    from visionzoo.export.predictors import ExportedZeroShot, load_exported
+
+    fixed = {"--labels": args.labels, "--templates": args.templates, "--weights": args.weights}
+    if said := [option for option, value in fixed.items() if value]:
+        raise ValueError(f"{args.model} was exported with its labels and sentences; leave {', '.join(said)} out")
+    classifier = load_exported(args.model)
+    if not isinstance(classifier, ExportedZeroShot):
+        raise ValueError(
+            f"{args.model} is no exported zero-shot classifier; visionzoo export MODEL --labels a,b is one"
+        )
+    if args.multi_label != classifier.multi_label and args.multi_label:
+        raise ValueError(f"{args.model} was exported with one label for each image; leave --multi-label out")
+    if args.unknown is not None:
+        classifier.unknown = args.unknown
+    return classifier
+
+
 def _class_folders(images: list[str], labels: Sequence[str] | None) -> dict[str, str]:
     """Label -> folder of a folder of class folders; empty for anything else, or where they are not among the labels."""
     if len(images) != 1 or not os.path.isdir(images[0]):
@@ -132,10 +155,12 @@ def _class_folders(images: list[str], labels: Sequence[str] | None) -> dict[str,
 
 
 def _saved_labels(model: str) -> list[str] | None:
-    """Those of a run, before the model is loaded, which takes a while."""
+    """Those of a run or an exported folder, before the model is loaded, which takes a while."""
     from visionzoo.models.bundle import CONFIG_FILE, read_config
     from visionzoo.weights.preprocessing import read_json
 
+    if is_exported(model):
+        return list(read_spec(model).get("labels", ()))
     if "schema_version" not in read_json(Path(model) / CONFIG_FILE):
         return None
     config = read_config(model)
@@ -146,6 +171,10 @@ def _score(args: argparse.Namespace, path: str, given: Sequence[str] | None) -> 
     from visionzoo.inference.score import class_labels, open_labelled, score
 
     source = open_labelled(path)
+    if is_exported(args.model):
+        raise ValueError(
+            f"{args.model} is exported; score the run that it was made of, or name images without --data.path"
+        )
     classifier = _classifier(args, class_labels(source) if given is None else given)
     found = score(classifier, source, batch_size=args.batch_size, unknown=args.unknown)
     if args.json != "-":
@@ -166,38 +195,49 @@ def _draw(args: argparse.Namespace, found: LabelledScore, name: str, path: str) 
         say(f"written to {args.out}", file=sys.stderr)
 
 
-def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroShotClassifier:
+def _classifier(args: argparse.Namespace, labels: Sequence[str] | None) -> ZeroShotClassifier | ExportedZeroShot:
     from visionzoo.cache import cache_folder
     from visionzoo.inference.zero_shot import ZeroShotClassifier
 
+    if is_exported(args.model):
+        exported = _exported(args)
+        _calibrate(args, exported)
+        return exported
     classifier = ZeroShotClassifier.load(
         args.model,
         labels,
-        _templates(args.templates),
+        named_templates(args.templates),
         multi_label=args.multi_label,
         unknown=args.unknown,
         cache_dir=cache_folder("texts"),
         device=args.device,
         weights=args.weights,
     )
-    if args.calibrate:
-        from visionzoo.inference.calibrate import calibrate_on
-
-        found = calibrate_on(classifier, args.calibrate, batch_size=args.batch_size)
-        say(found.to_text(), file=sys.stderr)
-        for image in found.unreadable:
-            say(visible_name(f"left out {image.name}: {image.reason}"), file=sys.stderr)
+    _calibrate(args, classifier)
     return classifier
 
 
-def _labels(given: str) -> list[str]:
+def _calibrate(args: argparse.Namespace, classifier: ImageLabeller) -> None:
+    """Fit the probabilities where that was asked for."""
+    if not args.calibrate:
+        return
+    from visionzoo.inference.calibrate import calibrate_on
+
+    found = calibrate_on(classifier, args.calibrate, batch_size=args.batch_size)
+    say(found.to_text(), file=sys.stderr)
+    for image in found.unreadable:
+        say(visible_name(f"left out {image.name}: {image.reason}"), file=sys.stderr)
+
+
+def typed_labels(given: str) -> list[str]:
     """Labels as they were typed, or from a file; what is empty between two commas is for the classifier to refuse."""
     if os.path.isfile(given):
         return [nfc(line.strip()) for line in split_lines(read_text(given)) if line.strip()]
     return [nfc(label) for label in check_text(given, "--labels").split(",")]
 
 
-def _templates(given: list[str] | None) -> str | list[str] | None:
+def named_templates(given: list[str] | None) -> str | list[str] | None:
+    """What a classifier takes for what was given as ``--templates``."""
     if given is None:
         return TEMPLATE
     if len(given) > 1:

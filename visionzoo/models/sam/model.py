@@ -160,6 +160,11 @@ class Sam(nn.Module):
         return self.prompt_encoder.image_embedding_size
 
     @property
+    def decoder_dim(self) -> int:
+        """C."""
+        return self.mask_decoder.transformer_dim
+
+    @property
     def mask_size(self) -> tuple[int, int]:
         """(4 h, 4 w), of masks as they come and as prompts."""
         return self.prompt_encoder.mask_input_size
@@ -265,11 +270,7 @@ class Sam(nn.Module):
             input_size: (H', W') of the resized image, before it was padded.
             original_size: (height, width).
         """
-        masks = F.interpolate(masks.float(), self.image_size, mode="bilinear", align_corners=False)
-        masks = masks[..., : input_size[0], : input_size[1]]
-        if tuple(input_size) == tuple(original_size):  # resizing would change nothing
-            return masks
-        return F.interpolate(masks, tuple(original_size), mode="bilinear", align_corners=False)
+        return full_size_masks(masks, self.image_size, input_size, original_size)
 
     # What training and weights need to know.
 
@@ -300,3 +301,14 @@ class Sam(nn.Module):
         )
         rest = {k: v for k, v in state_dict.items() if not k.startswith(prefix)}
         return rest | {prefix + k: v for k, v in own.items()}, notes
+
+
+def full_size_masks(
+    masks: Tensor, image_size: tuple[int, int], input_size: tuple[int, ...], original_size: tuple[int, ...]
+) -> Tensor:
+    """Masks (N, M, 4 h, 4 w) of a model whose input is ``image_size``; see :meth:`Sam.postprocess_masks`."""
+    masks = F.interpolate(masks.float(), image_size, mode="bilinear", align_corners=False)
+    masks = masks[..., : input_size[0], : input_size[1]]
+    if tuple(input_size) == tuple(original_size):  # resizing would change nothing
+        return masks
+    return F.interpolate(masks, tuple(original_size), mode="bilinear", align_corners=False)

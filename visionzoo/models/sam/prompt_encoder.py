@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from visionzoo.backbones.vitdet import LayerNorm2d
 from visionzoo.models.sam.prompts import BOTTOM_RIGHT, IGNORED, Prompts
+from visionzoo.models.sam.transformer import is_exported
 
 #: Channels of the mask path before the last layer.
 MASK_CHANNELS = 16
@@ -193,7 +194,8 @@ class PromptEncoder(nn.Module):
 
 
 def _may_be_ignored(labels: Tensor) -> bool:
-    """Whether some points are none. In training nobody waits for a device to say so: a mask of nothing is right too."""
-    if labels.device.type != "cpu" and torch.is_grad_enabled():
+    """Whether some points are none. In training nobody waits for a device to say so, and a graph is for any labels: a
+    mask of nothing is right too."""
+    if is_exported() or (labels.device.type != "cpu" and torch.is_grad_enabled()):
         return True
     return any((labels == IGNORED).flatten().tolist())

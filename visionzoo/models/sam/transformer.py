@@ -83,6 +83,8 @@ class SamAttention(nn.Module):
             valid: (N, T) bool; keys that are False are not seen.
         """
         mask = None if valid is None else valid[:, None, None, :]
+        if mask is not None and is_exported():  # ONNX Runtime's attention wants every row of the mask
+            mask = mask.expand(-1, -1, q.shape[1], -1)
         parts = (self.split(self.q_proj(q)), self.split(self.k_proj(q)), self.split(self.v_proj(v)))
         out = F.scaled_dot_product_attention(*parts, attn_mask=mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))

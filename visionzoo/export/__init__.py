@@ -1,0 +1,1 @@
+"""Graphs out of models, their proof, and the predictors that run them without torch."""
