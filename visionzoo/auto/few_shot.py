@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from visionzoo.auto.features import feature_batch, feature_stream, features_at
-from visionzoo.auto.frozen import Candidate, fit_head, folds_of, score_linear, twin_groups
+from visionzoo.auto.frozen import Candidate, fit_head, folds_of, score_linear
 from visionzoo.auto.network import Network, fill_head, network_of, open_network, text_prior
 from visionzoo.backbones.base import Backbone
 from visionzoo.data.images import open_image
@@ -73,7 +73,7 @@ def few_shot(
     if unreadable:
         raise ValueError(f"{describe_unreadable(unreadable, len(items))}; leave them out")
     features = values.numpy()
-    folds = folds_of(targets, twin_groups(features, targets), features.shape[1], len(classes), seed)
+    folds = folds_of(targets, np.arange(len(targets)), features.shape[1], len(classes), seed)
     prior = None if network.clip is None else text_prior(network.clip, classes, values)
     choices: list[Candidate] = [score_linear(features, targets, len(classes), folds)]
     if prior is not None:
