@@ -94,7 +94,7 @@ class _Functions(TorchFunctionMode):
         host = all(waits.is_host(t) for t in given)
         named = kwargs.get("device") is not None
         moves = name in ("to", "cuda") and (named or any(_is_place(a, waits) for a in args[1:]))
-        if not host and name in METHODS and (name != "item" or given):
+        if not host and name in METHODS:
             waits.wait(f"Tensor.{name}")
         if name in FROM_VALUES and (named or (name == "new_tensor" and not host)):
             waits.wait(name)
@@ -103,7 +103,7 @@ class _Functions(TorchFunctionMode):
         result = func(*args, **kwargs)
         if (
             moves and host and isinstance(result, Tensor)
-        ):  # a GPU's would be another; what it came from stays the host's
+        ):  # on a GPU it would be another one
             result = result.detach()
         if not given:
             waits.mark(result, host=not named)
