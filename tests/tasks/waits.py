@@ -101,9 +101,7 @@ class _Functions(TorchFunctionMode):
         if moves and host:
             waits.wait("copy to the device")
         result = func(*args, **kwargs)
-        if (
-            moves and host and isinstance(result, Tensor)
-        ):  # on a GPU it would be another one
+        if moves and host and isinstance(result, Tensor):  # on a GPU it would be another one
             result = result.detach()
         if not given:
             waits.mark(result, host=not named)
