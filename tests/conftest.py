@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,21 @@ def _refuse(*args, **kwargs):
 socket.socket.connect = socket.socket.connect_ex = _refuse
 socket.getaddrinfo = socket.gethostbyname = socket.create_connection = _refuse
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_models() -> Iterator[None]:
+    """Free the models that tests of a module have shared: those of the whole suite are several gigabytes."""
+    yield
+    folder = str(Path(__file__).parent)
+    for module in list(sys.modules.values()):
+        if str(getattr(module, "__file__", None)).startswith(folder):
+            for value in list(vars(module).values()):
+                if getattr(value, "__module__", None) == module.__name__ and hasattr(value, "cache_clear"):
+                    value.cache_clear()
+    if "torch._dynamo" in sys.modules:  # compiled graphs hold their models
+        sys.modules["torch._dynamo"].reset()
+    gc.collect()
 
 
 @pytest.fixture

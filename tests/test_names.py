@@ -40,7 +40,8 @@ def _trees(pattern: str) -> dict[Path, ast.Module]:
     return {path: ast.parse(path.read_text()) for path in sorted(ROOT.glob(pattern))}
 
 
-def _definitions() -> Iterator[tuple[str, Definition, Path]]:
+@cache
+def _definitions() -> list[tuple[str, Definition, Path]]:
     """Dotted name in its module, and where it is."""
 
     def within(node: ast.AST, prefix: str) -> Iterator[tuple[str, Definition]]:
@@ -52,9 +53,8 @@ def _definitions() -> Iterator[tuple[str, Definition, Path]]:
                 name += "."
             yield from within(child, name)
 
-    for path, tree in _trees("visionzoo/**/*.py").items():
-        for name, node in within(tree, ""):
-            yield name, node, path
+    trees = _trees("visionzoo/**/*.py")
+    return [(name, node, path) for path, tree in trees.items() for name, node in within(tree, "")]
 
 
 def _mentioned() -> set[str]:
@@ -95,7 +95,7 @@ def test_no_two_classes_have_one_name() -> None:
         if isinstance(node, ast.ClassDef):
             places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
     for path, tree in _trees("visionzoo/**/*.py").items():
-        for node in tree.body:
+        for node in (n for n in tree.body if isinstance(n, ast.Assign)):
             found = re.match(r"(\w+) = TypeVar\(", ast.unparse(node))
             if found and found[1] in places:
                 places[found[1]].append(f"{path.relative_to(ROOT)}:{node.lineno}")

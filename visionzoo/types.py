@@ -83,6 +83,16 @@ class Tokens(NamedTuple):
     keep: Tensor | None = None  #: (B, N) int64 raster indices of the tokens in ``x``; None means all h * w
 
 
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """What was made on the CPU, any shape, on a device; by way of page-locked memory, so that nobody waits for a GPU.
+
+    Random numbers are drawn on the CPU where a run is to be the same on every device.
+    """
+    if str(device).startswith("cuda") and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def _moved(parts: Iterable[Any], device: torch.device | str) -> list[Any]:
     return [x.to(device, non_blocking=True) if hasattr(x, "to") else x for x in parts]
 

@@ -72,7 +72,7 @@ def test_a_batch_that_does_not_fit_is_said_and_the_rest_goes_on(
     ]
 
 
-def test_a_real_process_measures_and_is_ended_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_process_measures() -> None:
     case = Case(model=TINY, job="training", batch=2, rounds=1, precision="bf16", latency=True)
     found = measure(case)
     assert found.params == sum(p.numel() for p in vz.create_classifier(TINY, 1000).parameters())
@@ -80,6 +80,10 @@ def test_a_real_process_measures_and_is_ended_where_memory_is_short(monkeypatch:
     assert 0 < found.spread[0] <= found.seconds <= found.spread[1]
     assert 0 < found.cpu[0] <= found.cpu[1] <= found.cpu[2]
     assert 2**26 < found.before <= found.peak < found.budget
+
+
+@pytest.mark.slow
+def test_a_real_process_is_ended_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISIONZOO_MEMORY_LIMIT", "1M")
     with pytest.raises(OutOfMemory):
         measure(Case(model=TINY, job="training", batch=512, rounds=1))

@@ -161,7 +161,7 @@ def test_a_clip_needs_weights_and_takes_them_by_name(
 ) -> None:
     for command in (("zeroshot", photos / "cat" / "a.png", "--labels", "a,b"), ("search", photos, "a cat")):
         check_error(cli(*command, "--model", "ViT-B-32"), "--model ViT-B-32 --weights FILE", "hf-hub:")
-        check_error(cli(*command, "--model", "ViT-B-32", "--weights", "gone.bin"), "gone.bin")
+    check_error(cli(*command, "--model", "ViT-B-32", "--weights", "gone.bin"), "gone.bin")
     check_error(cli("search", "a cat", photos, "--model", run_folder), "the other way round", f'{photos} "a cat"')
 
 

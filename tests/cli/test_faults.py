@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,26 @@ CONFIG = {
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(CONFIG))
+    write_configuration()
     return tmp_path
+
+
+def write_configuration() -> None:
+    Path("small.yaml").write_text(yaml.safe_dump(CONFIG))
 
 
 def fit(*options: str) -> int:
     return cli.run(["classify", "fit", "--config", "small.yaml", *options])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, to be copied."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        write_configuration()
+        assert fit("--run_dir", "run") == 0
+        return Path("run").absolute()
 
 
 class Evil:
@@ -38,10 +53,9 @@ class Evil:
         return (Path("ran").touch, ())
 
 
-def test_resuming(folder: Path, capsys: Any, recwarn: Any) -> None:
+def test_resuming(trained: Path, capsys: Any, recwarn: Any) -> None:
     """One run, three states of its checkpoint: finished, lost but for the best one, and damaged."""
-    assert fit("--run_dir", "run") == 0
-    capsys.readouterr()
+    shutil.copytree(trained, "run")
     resume = ["classify", "fit", "--resume", "run"]
 
     assert cli.run(resume) == 0
@@ -81,13 +95,12 @@ def test_a_full_disk_at_the_pictures_does_not_take_the_result(
     assert "pictures (No space left on device)" in said.out + said.err
 
 
-def test_predict_lists_what_it_could_not_read(recwarn: Any) -> None:
-    assert fit("--run_dir", "run") == 0
+def test_predict_lists_what_it_could_not_read(trained: Path, recwarn: Any) -> None:
     Path("new").mkdir()
     Image.new("RGB", (16, 16)).save("new/good.png")
     Path("new/empty.png").touch()
     data = ["--data.path", "digits", "--data.predict_path", "new", "--data.num_workers", "0"]
-    more = ["--model.weights", "run", "--run_dir", "said", "--trainer.accelerator", "cpu"]
+    more = ["--model.weights", str(trained), "--run_dir", "said", "--trainer.accelerator", "cpu"]
     assert cli.run(["classify", "predict", *data, *more]) == 0
     with Path("said/bad_samples.csv").open() as file:
         assert [(Path(r["sample"]).name, r["split"]) for r in csv.DictReader(file)] == [("empty.png", "predict")]

@@ -198,7 +198,7 @@ def test_text_prompts_change_the_answer():
 BACKBONES = {
     NANO: ({"image_size": 64}, (16, 16)),
     "vit_tiny_patch16_224": ({"image_size": (64, 96)}, (4, 6)),
-    "vit_base_patch32_224": ({"image_size": 64}, (4, 4)),
+    "vit_small_patch32_224": ({"image_size": 64}, (4, 4)),
     "swin_nano_patch2_window4_32": ({"image_size": (32, 64)}, (4, 8)),
     "swin_tiny_patch4_window7_224": ({"image_size": (64, 96), "embedding_stride": 8}, (8, 12)),
     "timm/resnet18": ({"image_size": (96, 64)}, (6, 4)),

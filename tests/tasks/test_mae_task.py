@@ -47,6 +47,13 @@ def fit(module: MaeTask, folder: Path, resume: Path | None = None, **trainer: An
     return fit_quietly(module, data(), folder, resume, **trainer)
 
 
+class OneEpoch(pl.Callback):
+    """The first of a longer run."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = True
+
+
 @pytest.fixture(scope="module")
 def mae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "mae"
@@ -68,7 +75,8 @@ def test_the_method_follows_the_capabilities() -> None:
 
 def test_the_recipe_is_the_papers(tmp_path: Path) -> None:
     module = task(base_lr=1.5e-4, weight_decay=0.05)
-    loop = fit(module, tmp_path, max_epochs=20, limit_train_batches=5, limit_val_batches=0, accumulate_grad_batches=5)
+    some = {"limit_train_batches": 5, "limit_val_batches": 0, "accumulate_grad_batches": 5}
+    loop = fit(module, tmp_path, max_epochs=20, callbacks=[OneEpoch()], **some)
     (optimizer,) = loop.optimizers
     assert optimizer.defaults["betas"] == (0.9, 0.95)
     assert module.peak_lr(loop) == pytest.approx(1.5e-4 * 32 * 5 / 256)

@@ -116,8 +116,19 @@ def assert_same(one: list[Tensor], two: list[Tensor]) -> None:
         assert float((a - b).abs().max()) <= 1e-5 * max(1.0, float(a.abs().max()))
 
 
-@pytest.mark.parametrize("where", ["forward", "backward"])
-@pytest.mark.parametrize("name", ["classify", "mixed", "mae", "simmim", "segment"])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("classify", "forward"),
+        ("classify", "backward"),
+        ("mixed", "forward"),
+        ("mae", "forward"),
+        ("simmim", "backward"),
+        ("segment", "forward"),
+        *(pytest.param(name, "backward", marks=pytest.mark.slow) for name in ("mixed", "mae", "segment")),
+        pytest.param("simmim", "forward", marks=pytest.mark.slow),
+    ],
+)
 def test_halves_have_the_gradient_of_the_whole(
     name: str, where: str, train: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch, survived: Any
 ) -> None:

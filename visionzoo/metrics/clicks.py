@@ -98,7 +98,7 @@ def noisy_boxes(
     noise = draw * sides * BOX_NOISE
     moved = boxes + noise.clamp(-BOX_NOISE_PIXELS, BOX_NOISE_PIXELS)
     low, high = torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])
-    limit = torch.tensor((size[1] - 1, size[0] - 1), dtype=boxes.dtype, device=boxes.device)
+    limit = torch.stack([boxes.new_full((), side - 1) for side in (size[1], size[0])])
     return torch.cat((low, high), dim=1).clamp(min=0).minimum(limit.repeat(2))
 
 

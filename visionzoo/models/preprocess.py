@@ -60,7 +60,7 @@ class Normalize(nn.Module):
         if images.device.type != "cpu" or torch.compiler.is_compiling():
             return images.to(self.scale.dtype) * self.scale + self.shift
         # The same numbers image by image: a batch is larger than a core's cache, and three passes over it are slow.
-        out = torch.empty(images.shape, dtype=self.scale.dtype)
+        out = torch.empty(images.shape, dtype=self.scale.dtype, device=images.device)
         for image, pixels in zip(out, images, strict=True):
             image.copy_(pixels).mul_(self.scale[0]).add_(self.shift[0])
         return out

@@ -216,7 +216,7 @@ class ClassifyTask(VisionTask):
     def _weight(self, targets: Tensor) -> Tensor:
         """What the mean that is the loss divides by."""
         if self.multi_label or self.class_weights is None:
-            return torch.tensor(float(len(targets)), device=targets.device)
+            return torch.full((), float(len(targets)), device=targets.device)
         if targets.ndim == 1:
             return self.class_weights[targets].sum()
         return (targets * self.class_weights).sum()

@@ -27,7 +27,7 @@ from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.record_answers import record_answers
 from visionzoo.tasks.retrieval_pictures import retrieval_gallery
 from visionzoo.tasks.step import Step
-from visionzoo.types import CaptionBatch, ImageBatch
+from visionzoo.types import CaptionBatch, ImageBatch, to_device
 from visionzoo.weights import load_weights
 
 #: Sentences about classes that are encoded at a time.
@@ -175,7 +175,7 @@ class ClipTask(VisionTask):
         """(B,) for :meth:`contrast`; None where no two captions are equal."""
         if self.trainer.world_size == 1 and len(set(texts)) == len(texts):
             return None
-        return text_groups(texts).to(self.device)
+        return to_device(text_groups(texts), self.device)
 
     def _ids(self, texts: Sequence[str], cut: Share) -> Tensor:
         """(T, L) token ids; those that had to be cut are counted."""

@@ -110,7 +110,8 @@ class Share(Metric):
 
     def update(self, hits: int = 0, total: int = 0) -> None:
         """Count ``hits`` of ``total``."""
-        self.counts += torch.tensor([hits, total], device=self.counts.device)
+        self.counts[0] += hits  # numbers, not a tensor of them: that would be a copy, for which training waits
+        self.counts[1] += total
 
     def compute(self) -> Tensor:
         """(2,) hits and total, over all ranks."""

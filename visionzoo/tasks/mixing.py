@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from visionzoo.types import to_device
+
 
 def soft_targets(labels: Tensor, num_classes: int) -> Tensor:
     """(B,) class indices or (B, K) multi-label targets -> (B, K) float32."""
@@ -81,7 +83,7 @@ class Mixer:
         cut = self.cutmix_alpha > 0 and (self.mixup_alpha == 0 or use_cutmix < 0.5)
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
         lam = float(torch.distributions.Beta(alpha, alpha, validate_args=False).sample().numpy())
-        order = torch.randperm(len(images)).to(images.device)
+        order = to_device(torch.randperm(len(images)), images.device)
         if cut:
             size = (images.shape[-2], images.shape[-1])
             return cutmix(images, targets, cutmix_box(size, lam, (u, v)), order)

@@ -16,8 +16,8 @@ from visionzoo.losses.segmentation import mask_iou
 from visionzoo.metrics.clicks import Clicks, central_clicks, noisy_boxes, random_clicks
 from visionzoo.metrics.segmentation import mask_boxes
 from visionzoo.models.sam.model import Sam, SamOutput
-from visionzoo.models.sam.prompts import BOTTOM_RIGHT, IGNORED, NOT_A_POINT, TOP_LEFT, Prompts
-from visionzoo.types import SegmentBatch
+from visionzoo.models.sam.prompts import IGNORED, NOT_A_POINT, Prompts, corner_labels
+from visionzoo.types import SegmentBatch, to_device
 
 #: Objects that are asked about at a time in an evaluation, so that an image with many of them fits into memory.
 OBJECTS_AT_ONCE = 32
@@ -49,8 +49,7 @@ def point_prompts(clicks: Clicks, image_index: Tensor) -> Prompts:
 
 def box_prompts(boxes: Tensor, image_index: Tensor) -> Prompts:
     """A box around each object, (N, 4): two tokens, its corners."""
-    labels = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=boxes.device).expand(len(boxes), 2)
-    return Prompts(boxes.reshape(-1, 2, 2).float(), labels, image_index=image_index)
+    return Prompts(boxes.reshape(-1, 2, 2).float(), corner_labels(boxes), image_index=image_index)
 
 
 def add_clicks(prompts: Prompts, clicks: Clicks, masks: Tensor) -> Prompts:
@@ -156,7 +155,7 @@ def training_rounds(
     by_click = point_prompts(first, objects.image_index)
     boxes = noisy_boxes(mask_boxes(objects.masks), (size[0], size[1]), draw=draws.box_noise)
     by_box = box_prompts(boxes, objects.image_index)
-    boxed, early = draws.boxed.to(objects.masks.device), draws.early
+    boxed, early = to_device(draws.boxed, objects.masks.device), draws.early
     prompts = Prompts(
         torch.where(boxed[:, None, None], by_box.points, by_click.points),
         torch.where(boxed[:, None], by_box.labels, by_click.labels),
@@ -170,7 +169,8 @@ def training_rounds(
     every = torch.arange(n, device=objects.masks.device)
     both = model.decode(embeddings, prompts, None)
     output = SamOutput(both.masks[:, 1:], both.scores[:, 1:])
-    one, rows = SamOutput(both.masks[:, :1], both.scores[:, :1]), draws.clear.nonzero()[:, 0].to(objects.masks.device)
+    one = SamOutput(both.masks[:, :1], both.scores[:, :1])
+    rows = to_device(draws.clear.nonzero()[:, 0], objects.masks.device)
     of_clear = Answer(SamOutput(one.masks[rows], one.scores[rows]), prompts.select(rows), rows)
     yield [Answer(output, prompts, every), of_clear]
     if not model.ambiguous:

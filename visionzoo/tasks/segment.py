@@ -230,6 +230,7 @@ class SegmentTask(VisionTask):
             mask_rounds=self.mask_rounds,
             box_share=self.box_share,
             ambiguous=self.model.ambiguous,
+            named=self.text_prompts is not None,
         )
 
     def loss_parts(self, batch: SegmentBatch, size: int | None) -> Iterator[LossPart]:

@@ -21,13 +21,16 @@ class Part(NamedTuple):
     texts: int  #: how many names are asked for in the whole batch
 
     @classmethod
-    def of(cls, batch: SegmentBatch, *, clicks: int, mask_rounds: int, box_share: float, ambiguous: bool) -> Part:
-        """A whole batch, with the random numbers of its conversations."""
+    def of(
+        cls, batch: SegmentBatch, *, clicks: int, mask_rounds: int, box_share: float, ambiguous: bool, named: bool
+    ) -> Part:
+        """A whole batch, with the random numbers of its conversations; ``named``: it is asked for by names as well."""
         draws = Draws.of(
             Objects.of(batch), clicks=clicks, mask_rounds=mask_rounds, box_share=box_share, ambiguous=ambiguous
         )
         answers = draws.clear.sum() + len(batch.masks) * (1 + clicks + mask_rounds)
-        texts = len({(b, name) for b, name in zip(batch.image_index.tolist(), batch.names, strict=True) if name})
+        index = batch.image_index.tolist() if named else ()  # on a GPU that is a wait
+        texts = len({(b, name) for b, name in zip(index, batch.names, strict=named) if name})
         return cls(batch, draws, answers.clamp(min=1), texts)
 
     def split(self, size: int) -> list[Part]:

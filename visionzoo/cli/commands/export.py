@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionzoo.cli.commands.arguments import add_image_size, add_labels, add_model, add_weights, the_model
-from visionzoo.cli.commands.output import emit_json
+from visionzoo.cli.commands.arguments import add_image_size, add_json, add_labels, add_model, add_weights, the_model
+from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.terminal import say
 
 if TYPE_CHECKING:
@@ -48,10 +48,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--data.path", dest="path", metavar="IMAGES", help="pictures to compare on (default: built-in photographs)"
     )
-    parser.add_argument("--json", action="store_true", help="print what was measured as JSON")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    check_target("--json", args.json, ".json")
     from visionzoo.export.failure import NotTheSame, need_export_extra
 
     if args.to == "onnx":
@@ -73,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
     except NotTheSame as error:
         say(f"not exported: {error}", file=sys.stderr)
         return 1
-    if args.json:
-        emit_json(_record(done), "-")
-    else:
+    if args.json != "-":
         _print(done)
+    if args.json is not None:
+        emit_json(_record(done), args.json)
     return 0
 
 

@@ -16,6 +16,7 @@ from visionzoo.layers.fast_path import is_plain, is_recorded
 from visionzoo.layers.linear import apply_linear, linear
 from visionzoo.layers.mlp import ACTIVATIONS, linear_act
 from visionzoo.models.clip.config import TextConfig
+from visionzoo.types import to_device
 
 
 class TextAttention(nn.Module):
@@ -193,7 +194,7 @@ class TextTower(nn.Module):
             # A graph keeps one length: asking the data would break a compiled one in two, and fix a traced one.
             ids = ids[:, : max(at.tolist()) + 1]
         device = self.positional_embedding.device
-        ids, at = ids.to(device), at.to(device)
+        ids, at = to_device(ids, device), to_device(at, device)
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         *blocks, last = self.blocks
         for block in blocks:

@@ -18,7 +18,7 @@ from visionzoo.backbones.layer_groups import inside
 from visionzoo.models.sam.encoder import ImageEncoderViT, NeckedEncoder
 from visionzoo.models.sam.mask_decoder import Decoded, MaskDecoder
 from visionzoo.models.sam.prompt_encoder import PromptEncoder, PromptTokens
-from visionzoo.models.sam.prompts import Prompts, join
+from visionzoo.models.sam.prompts import Prompts, join, may_look
 from visionzoo.models.sam.transformer import Cells
 from visionzoo.types import Preprocess
 
@@ -192,8 +192,7 @@ class Sam(nn.Module):
         if grid != self.embedding_size:
             raise ValueError(f"embeddings of {grid[0]}x{grid[1]} cells are not of this model ({self.embedding_size})")
         index = prompts.image_index
-        # in training, whose data are ours, nobody waits for the device to look at it
-        if index is not None and not (torch.is_grad_enabled() and index.is_cuda):
+        if index is not None and may_look(index):
             most = max(index.tolist(), default=0)
             if not 0 <= most < embeddings.shape[0]:
                 raise ValueError(f"prompts about image {most} of {embeddings.shape[0]}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.backbones.vitdet import LayerNorm2d
-from visionzoo.models.sam.prompts import BOTTOM_RIGHT, IGNORED, Prompts
+from visionzoo.models.sam.prompts import BOTTOM_RIGHT, IGNORED, Prompts, may_look
 from visionzoo.models.sam.transformer import is_exported
 
 #: Channels of the mask path before the last layer.
@@ -163,7 +163,7 @@ class PromptEncoder(nn.Module):
 
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         h, w = self.input_image_size
-        places = (points + 0.5) / torch.tensor((w, h), dtype=points.dtype, device=points.device)
+        places = (points + 0.5) / torch.stack([points.new_full((), side) for side in (w, h)])
         nothing = torch.zeros_like(self.not_a_point_embed.weight)
         kinds: Any = self.point_embeddings
         table = torch.cat((nothing, self.not_a_point_embed.weight, *(kind.weight for kind in kinds)))
@@ -194,8 +194,7 @@ class PromptEncoder(nn.Module):
 
 
 def _may_be_ignored(labels: Tensor) -> bool:
-    """Whether some points are none. In training nobody waits for a device to say so, and a graph is for any labels: a
-    mask of nothing is right too."""
-    if is_exported() or (labels.device.type != "cpu" and torch.is_grad_enabled()):
+    """Whether some points are none, as far as one may look: a mask of nothing is right too, and a graph is for any."""
+    if is_exported() or not may_look(labels):
         return True
     return any((labels == IGNORED).flatten().tolist())

@@ -17,6 +17,16 @@ from torch.nn import functional as F
 IGNORED, NOT_A_POINT, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -2, -1, 0, 1, 2, 3
 
 
+def corner_labels(boxes: Tensor) -> Tensor:
+    """What the two corners of boxes (N, 4) are called: (N, 2) int64."""
+    return torch.arange(TOP_LEFT, BOTTOM_RIGHT + 1, device=boxes.device).expand(len(boxes), 2)
+
+
+def may_look(x: Tensor) -> bool:
+    """Whether to look at the values of ``x``, of any shape: not in training on a device, where the host would wait."""
+    return x.device.type == "cpu" or not torch.is_grad_enabled()
+
+
 class Prompts(NamedTuple):
     """A batch of prompts, one for each object. Made by :meth:`of`, put together by :func:`join`.
 
@@ -72,8 +82,7 @@ class Prompts(NamedTuple):
         if boxes is not None:
             if boxes.ndim != 2 or boxes.shape[1] != 4:
                 raise ValueError(f"boxes of shape {tuple(boxes.shape)} must be (N, 4): x0, y0, x1, y1")
-            corners = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=boxes.device).expand(count, 2)
-            xy, kind = torch.cat((xy, boxes.reshape(-1, 2, 2).float()), 1), torch.cat((kind, corners), 1)
+            xy, kind = torch.cat((xy, boxes.reshape(-1, 2, 2).float()), 1), torch.cat((kind, corner_labels(boxes)), 1)
         if masks is not None and (masks.ndim != 4 or masks.shape[1] != 1):
             raise ValueError(f"mask prompts of shape {tuple(masks.shape)} must be (N, 1, H, W)")
         if text is not None and text.ndim != 2:

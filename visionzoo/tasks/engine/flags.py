@@ -46,7 +46,7 @@ class Flags:
         Returns:
             scalar float32, 1 if one of them is not on some rank.
         """
-        everyone = torch.cat((not_finite, not_finite.new_tensor([float(self.stop)])))
+        everyone = torch.cat((not_finite, not_finite.new_full((1,), float(self.stop))))
         if trainer.world_size > 1:
             torch.distributed.all_reduce(everyone, torch.distributed.ReduceOp.MAX)
         skip = everyone[:2].amax()
