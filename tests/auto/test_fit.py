@@ -191,7 +191,7 @@ def test_too_many_images_for_the_minutes(
     fit(data, minutes=0.1, weights="none", out=tmp_path / "run", device="cpu")
     found = Fitted.read(tmp_path / "run")
     assert found.train_limit == 30  # half of six seconds at ten a second
-    assert "(of 30 images; those of all take 0.1" in capsys.readouterr().out
+    assert "(of 30 images; those of all take 9 seconds)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -174,17 +174,18 @@ class Session:
 
     def _parts(self) -> list[str]:
         used = len(self.train)
-        parts = [f"features {self.feature_minutes(used):.1f}"]
+        parts = [f"features {in_words(self.feature_minutes(used))}"]
         if self.train_limit is not None:
             every = self.feature_minutes(self.photos.labelled)
-            parts[0] += f" (of {used:,} images; those of all take {every:.1f})"
+            parts[0] += f" (of {used:,} images; those of all take {in_words(every)})"
         left = self.left - self.feature_minutes(used)
         held = round(dev_fraction(used) * used)
         for method in self.methods:
             wanted = minutes(method, wanted_epochs(method, used - held), used - held, held, self.speed)
             least = minutes(method, LEAST_EPOCHS[method], used - held, held, self.speed)
-            parts.append(f"{method} (up to {wanted:.1f})" if least < left else f"no {method} (at least {least:.1f})")
-        return [*parts, f"the held-out images {self.closing:.1f}"]
+            short = f"no time for {method} (it needs {in_words(least)})"
+            parts.append(f"{method} (up to {in_words(wanted)})" if least < left else short)
+        return [*parts, f"the held-out images {in_words(self.closing)}"]
 
     def add(self, trial: Trial) -> None:
         """A line of the table, said at once."""
@@ -193,3 +194,8 @@ class Session:
             say(f"{trial.name}: {trial.note}", flush=True)
         else:
             say(f"{trial.name}, {trial.setting}: {100 * trial.accuracy:.1f} % of {trial.images:,}", flush=True)
+
+
+def in_words(minutes: float) -> str:
+    """``"2.5 minutes"``, or ``"12 seconds"`` where there are few."""
+    return f"{minutes:.1f} minutes" if minutes >= 1 else f"{max(1, round(60 * minutes))} seconds"

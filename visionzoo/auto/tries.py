@@ -27,7 +27,7 @@ from visionzoo.auto.recipes import (
     recipe,
 )
 from visionzoo.auto.result import Trial
-from visionzoo.auto.session import Session
+from visionzoo.auto.session import Session, in_words
 from visionzoo.auto.trial import Outcome, TooSlowError, train_recipe
 from visionzoo.files import atomic_path, write_json
 from visionzoo.models.bundle import read_config, write_calibration
@@ -148,7 +148,7 @@ class Tries:
                 epochs = self._epochs(method, parts, speed)
                 if not epochs:
                     needs = minutes(method, LEAST_EPOCHS[method], len(kept), len(held), speed)
-                    session.add(Trial(name=method, note=f"left out: it needs {needs:.1f} minutes at least"))
+                    session.add(Trial(name=method, note=f"left out: it needs {in_words(needs)} at least"))
                     return None, None
                 made = recipe(method, self.facts, epochs, precision=self._precision(), workers=_workers())
             try:

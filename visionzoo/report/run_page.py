@@ -202,6 +202,8 @@ class _RunPage:
         rows = []
         for trial in map(_as_dict, _as_list(self.fitted.get("trials"))):
             values = [trial.get(k) for k in ("name", "setting", "accuracy", "images", "minutes", "note")]
+            if trial.get("accuracy") is None:  # nothing was measured
+                values[2:5] = [None, None, None]
             texts = [percent(v) if k == 2 and isinstance(v, float) else _text(v) for k, v in enumerate(values)]
             rows.append([TableCell(visible_name(text)) for text in texts])
         caption = "Accuracy on training images that a trial was not fitted on."
