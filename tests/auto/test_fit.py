@@ -192,6 +192,10 @@ def test_too_many_images_for_the_minutes(
     found = Fitted.read(tmp_path / "run")
     assert found.train_limit == 30  # half of six seconds at ten a second
     assert "(of 30 images; those of all take 9 seconds)" in capsys.readouterr().out
+    # 90 images take 0.75 of 1.2 minutes, more than half; but nothing could be trained in the rest
+    monkeypatch.setattr(sessions, "images_per_second", lambda *_: 2.0)
+    fit(data, minutes=1.2, weights="none", out=tmp_path / "run2", device="cpu")
+    assert Fitted.read(tmp_path / "run2").train_limit is None
 
 
 @pytest.mark.parametrize(

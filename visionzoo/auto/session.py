@@ -28,6 +28,8 @@ from visionzoo.terminal import say, visible_name
 
 #: Share of the minutes that features may take; beyond it images become smaller, or fewer.
 _FEATURES = 0.5
+#: The same where no training fits behind them.
+_FEATURES_ALONE = 0.9
 #: Pixels of the network's input that small images are asked at where the minutes are short.
 _SHORT_OF_TIME = 112
 #: Seconds that writing the results takes, beside the images themselves.
@@ -68,10 +70,18 @@ class Session:
             return replace(found, train_limit=found.before.train_limit)
         if request.image_size is None and found._can_be_smaller() and found.too_slow(photos.labelled):
             found = cls._measured(request, device, before, begun, photos, _SHORT_OF_TIME)
-        most = int(_FEATURES * request.minutes * 60 * found.speed)
-        if found.too_slow(photos.labelled) and (limit := max(most, 2 * len(photos.classes))) < photos.labelled:
-            return replace(found, train_limit=limit)
+        most = max(int(60 * found.speed * found._feature_room()), 2 * len(photos.classes))
+        if found.too_slow(photos.labelled) and most < photos.labelled:
+            return replace(found, train_limit=most)
         return found
+
+    def _feature_room(self) -> float:
+        """Minutes for features: half; but for the last look nine tenths, where no training fits into the other half."""
+        half = _FEATURES * self.request.minutes
+        used = int(60 * self.speed * half)
+        held = round(dev_fraction(max(used, 1)) * used)
+        least = min(minutes(m, LEAST_EPOCHS[m], used - held, held, self.speed) for m in self.methods)
+        return half if least < half - self.closing else max(half, _FEATURES_ALONE * self.request.minutes - self.closing)
 
     @classmethod
     def _measured(
