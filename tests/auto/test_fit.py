@@ -237,6 +237,18 @@ def test_data_that_nothing_can_be_learned_from(
     assert not (tmp_path / "run").exists()
 
 
+def test_data_that_changed_are_no_reason_to_go_on(photos: Photos, tmp_path: Path) -> None:
+    """What was tried was tried on others: a renamed class, or one image more."""
+    data = photos({"train/left": 6, "train/right": 6, "val/left": 2, "val/right": 2})
+    fit(data, minutes=0.1, weights="none", out=tmp_path / "run", device="cpu")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    for split in ("train", "val"):
+        (data / split / "left").rename(data / split / "links")
+    with pytest.raises(ValueError, match="other images or class names"):
+        resume(tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
 def test_resume_of_what_is_no_fit(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no run folder"):
         resume(tmp_path / "gone")

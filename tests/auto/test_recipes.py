@@ -58,7 +58,8 @@ def test_a_network_from_nothing_is_as_small_as_its_images() -> None:
 def result(*trials: Trial, kept: str = "linear", chance: float = 0.25) -> Fitted:
     request = Request(path="p", minutes=1.0)
     return Fitted(
-        request=request, network="n", image_size=16, train_images=100, train_limit=None, classes=4,
+        request=request, network="n",
+        data="0", image_size=16, train_images=100, train_limit=None, classes=4,
         largest_class=chance,
         trials=trials, kept=kept,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from visionzoo.data.check import DataReport, check_splits
-from visionzoo.data.sources.base import Source, Splits, class_counts
+from visionzoo.data.sources.base import Source, Splits, class_counts, fingerprint
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.reading import LabelReading
 from visionzoo.data.sources.split import limited, stratified_split
@@ -41,6 +41,11 @@ class Photos:
         """Median of the shorter edge."""
         split = self.report.splits["train"]
         return max(1, min(split.width[1], split.height[1]))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of which images are there, under which names."""
+        return fingerprint(Splits(train=self.train, val=self.final))
 
     def copies(self, source: Source, places: np.ndarray) -> np.ndarray:
         """(N,) the group of each image at ``places`` (N,) of a source: files with the same content are in one."""

@@ -143,6 +143,7 @@ def _record(session: Session) -> Fitted:
         request=session.request,
         network=session.network.origin,
         image_size=session.network.model.preprocess.image_size[0],
+        data=session.photos.fingerprint,
         train_images=session.photos.labelled,
         train_limit=session.train_limit,
         classes=len(session.classes),

@@ -48,6 +48,7 @@ class Fitted:
     request: Request
     network: str  #: one line
     image_size: int
+    data: str  #: fingerprint: which images under which names
     train_images: int
     train_limit: int | None  #: how many of them were used; None for all
     classes: int

@@ -64,6 +64,11 @@ class Session:
             FileNotFoundError, ValueError: as :func:`open_photos` and :func:`open_network`.
         """
         photos = open_photos(request.path, request.val_path, request.seed)
+        if before is not None and before.data != photos.fingerprint:  # what was tried was tried on others
+            raise ValueError(
+                f"{request.path} has other images or class names than when the run began; start a new run in another "
+                "folder"
+            )
         size = request.image_size if before is None else before.image_size
         found = cls._measured(request, device, before, begun, photos, size)
         if found.before is not None:
@@ -208,4 +213,5 @@ class Session:
 
 def in_words(minutes: float) -> str:
     """``"2.5 minutes"``, or ``"12 seconds"`` where there are few."""
-    return f"{minutes:.1f} minutes" if minutes >= 1 else f"{max(1, round(60 * minutes))} seconds"
+    seconds = max(1, round(60 * minutes))
+    return f"{minutes:.1f} minutes" if seconds >= 60 else f"{seconds} second{'' if seconds == 1 else 's'}"
