@@ -178,6 +178,38 @@ def test_a_locked_tower_stays_bit_equal_and_in_eval(mae_run: Path, tmp_path: Pat
     assert moved == {k for k in before if not k.startswith("visual.trunk.")}
 
 
+@pytest.mark.parametrize("micro_batch", [0, 8])
+def test_a_locked_tower_runs_once_for_images_that_do_not_vary(mae_run: Path, tmp_path: Path, micro_batch: int) -> None:
+    """Features are kept, and the run is the one in which they are computed in every step."""
+    assert data().fixed_images
+    assert not data(hflip=0.5).fixed_images
+    assert not data(policy="randaugment").fixed_images
+    assert not data(crop="random_resized").fixed_images
+    runs = {}
+    for name, options in (
+        ("every step", {"fixed_images": False}),
+        ("off", {"embedding_cache": "off"}),
+        ("cold", {"embedding_cache": str(tmp_path / "cache")}),
+        ("warm", {"embedding_cache": str(tmp_path / "cache")}),
+    ):
+        given = {"fixed_images": True, "lock_image": True, "micro_batch": micro_batch, **options}
+        module = task(weights=str(mae_run), **given)
+        fit(module, tmp_path / name, max_epochs=2)
+        runs[name] = module
+    for name, misses, hits in (("cold", 64, 64), ("warm", 0, 128)):
+        frozen = runs[name].frozen
+        assert frozen is not None
+        assert frozen.cache is not None
+        assert (frozen.cache.misses, frozen.cache.hits) == (misses, hits)
+        assert_same_weights(weights(runs[name]), weights(runs["off"]))
+    assert_close_weights(weights(runs["off"]), weights(runs["every step"]), 1e-4)
+    assert "are kept in" in runs["warm"].opening_line
+    pictures = torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8)
+    module = runs["warm"].eval()
+    whole = module.model.encode_image(module.normalize(pictures), normalize=True)
+    torch.testing.assert_close(module.encode_read(module.read(pictures)), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_exported_is_the_interpolation(clip_run: Path, tmp_path: Path) -> None:
     module = task(weights=str(clip_run), wise_ft=0.25)
     start = load_file(clip_run / "model.safetensors")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tiny_run import Kill, Killed, fit_quietly, take
 from torch import Tensor
 
+from visionzoo.cache import Cache
 from visionzoo.data.segment import SegmentData
 from visionzoo.inference.sam_predictor import SamPredictor
 from visionzoo.losses.segmentation import prompt_loss
@@ -183,6 +184,11 @@ def test_resume_is_bit_equal(tmp_path: Path) -> None:
 # ---- the cache ------------------------------------------------------------------------------------------------------
 
 
+def cache_of(module: SegmentTask) -> Cache | None:
+    assert module.frozen is not None
+    return module.frozen.cache
+
+
 def test_a_cached_run_is_the_run_without_a_cache_bit_by_bit(tmp_path: Path) -> None:
     runs = {}
     for name, cache in (("off", "off"), ("cold", str(tmp_path / "cache")), ("warm", str(tmp_path / "cache"))):
@@ -190,11 +196,11 @@ def test_a_cached_run_is_the_run_without_a_cache_bit_by_bit(tmp_path: Path) -> N
         fit(module, tmp_path / name)
         runs[name] = module
     off, cold, warm = runs.values()
-    assert off.cache is None
-    assert cold.cache is not None
-    assert warm.cache is not None
-    assert (cold.cache.misses, cold.cache.hits) == (8, 8)
-    assert (warm.cache.misses, warm.cache.hits) == (0, 16)
+    assert cache_of(off) is None
+    for module, misses, hits in ((cold, 8, 8), (warm, 0, 16)):
+        cache = cache_of(module)
+        assert cache is not None
+        assert (cache.misses, cache.hits) == (misses, hits)
     for name, tensor in off.state_dict().items():
         assert torch.equal(tensor, cold.state_dict()[name]), name
         assert torch.equal(tensor, warm.state_dict()[name]), name
@@ -210,7 +216,7 @@ def test_embeddings_belong_to_the_weights_that_made_them(tmp_path: Path) -> None
     assert not torch.equal(module.embed(images), first)
     assert len(list(tmp_path.iterdir())) == 2 * len(images)
     module.use_model(module.model)
-    assert module.cache is None
+    assert cache_of(module) is None
 
 
 def test_embeddings_belong_to_the_model_around_the_weights(tmp_path: Path) -> None:
@@ -222,8 +228,9 @@ def test_embeddings_belong_to_the_model_around_the_weights(tmp_path: Path) -> No
         for image, kept in zip(images, module.embed(images), strict=True):
             fresh = module.model.image_encoder.join(module._frozen_maps(image[None]))[0]
             torch.testing.assert_close(kept, fresh)
-        assert module.cache is not None
-        assert module.cache.hits == 0
+        cache = cache_of(module)
+        assert cache is not None
+        assert cache.hits == 0
 
 
 def test_a_damaged_cache_is_mended_and_a_full_disk_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

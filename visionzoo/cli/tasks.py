@@ -54,7 +54,11 @@ TASKS: dict[str, TaskEntry] = {
         summary="match images with text",
         task="visionzoo.tasks.clip:ClipTask",
         data="visionzoo.data.clip:ClipData",
-        links=(("zero_shot_classes", "zero_shot_classes", list), ("templates", "zero_shot_templates", list)),
+        links=(
+            ("zero_shot_classes", "zero_shot_classes", list),
+            ("templates", "zero_shot_templates", list),
+            ("fixed_images", "fixed_images", None),
+        ),
     ),
     "segment": TaskEntry(
         summary="segment what a prompt points at",

@@ -79,6 +79,11 @@ class VisionData(pl.LightningDataModule):
         """What there is to train and to evaluate on."""
         return Splits(train=self.train_source, val=self.val_source, test=self.test_source)
 
+    @property
+    def fixed_images(self) -> bool:
+        """Whether a training image looks the same in every epoch, so that what frozen layers make of it can be kept."""
+        return not getattr(self.options, "varies", True)  # readers of others may not say
+
     def fingerprint(self) -> str:
         """A hash of which samples with which labels, captions or masks are in which split, 32 hex digits. Reads no
         image."""

@@ -57,6 +57,11 @@ class BaseAugment(Options):
         if not 0 < low <= high:
             raise ValueError(f"crop_ratio={self.crop_ratio} must be (smallest, largest) with 0 < smallest <= largest")
 
+    @property
+    def varies(self) -> bool:
+        """Whether an image does not look the same in every epoch."""
+        return bool(self.hflip or self.vflip or self.color_jitter)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentOptions(BaseAugment):
@@ -96,6 +101,11 @@ class AugmentOptions(BaseAugment):
         for name, allowed in (("crop", Crop), ("policy", Policy), ("decode", Decode)):
             check_choice(name, getattr(self, name), get_args(allowed))
 
+    @property
+    def varies(self) -> bool:
+        """Whether an image does not look the same in every epoch."""
+        return super().varies or self.crop != "resize" or self.policy != "none" or bool(self.erasing)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions(BaseAugment):
@@ -134,7 +144,7 @@ class ViewOptions(BaseAugment):
     @property
     def varies(self) -> bool:
         """Whether an image does not look the same in every epoch."""
-        return self.crop != "resize" or bool(self.hflip or self.vflip or self.color_jitter)
+        return super().varies or self.crop != "resize"
 
     def augment(self) -> AugmentOptions:
         """What this module leaves to albumentations."""

@@ -61,11 +61,6 @@ class SegmentData(VisionData):
         source: ObjectSource = self.splits.first
         return source.categories
 
-    @property
-    def fixed_images(self) -> bool:
-        """Whether a training image looks the same in every epoch, so that its embedding can be kept."""
-        return not self.options.varies
-
     # Loaders.
 
     def training_set(self, source: Source) -> tuple[SourceDataset, Collator]:

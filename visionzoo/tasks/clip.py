@@ -22,6 +22,7 @@ from visionzoo.runs.gallery import write_gallery
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import caption_batch
 from visionzoo.tasks.clip_evaluation import ClipEvaluation, Found, Share, text_groups
+from visionzoo.tasks.frozen_features import FrozenFeatures
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.record_answers import record_answers
@@ -29,6 +30,7 @@ from visionzoo.tasks.retrieval_pictures import retrieval_gallery
 from visionzoo.tasks.step import Step
 from visionzoo.types import CaptionBatch, ImageBatch, to_device
 from visionzoo.weights import load_weights
+from visionzoo.weights.fingerprint import model_fingerprint
 
 #: Sentences about classes that are encoded at a time.
 TEXTS = 256
@@ -40,6 +42,7 @@ class ClipTask(VisionTask):
     Args:
         zero_shot_classes: names of the classes of the zero-shot images, set from the data.
         zero_shot_templates: sentences that a class name is put into, set from the data.
+        fixed_images: whether training images are the same in every epoch, set from the data.
         name: open_clip's name of a model, such as ViT-B-32; or give a backbone.
         backbone: image backbone from ``visionzoo models``, with a text tower of the size ``text`` beside it.
         weights: a whole CLIP to start from (a run of this task, or released weights with their configuration); or a
@@ -59,7 +62,9 @@ class ClipTask(VisionTask):
         image_statistics: openai, imagenet or inception, as the weights were trained; none for what is recorded.
         patch_dropout: share of the patches that are left out of each training image (FLIP).
         drop_path: stochastic-depth rate of the image tower's last block.
-        lock_image: freeze the image backbone and train the rest (LiT).
+        lock_image: freeze the image backbone and train the rest (LiT). What it makes of an image is computed once where
+            images are the same in every epoch (crop=resize, nothing that varies).
+        embedding_cache: folder of the features of a locked backbone; none for the user's cache, off for no cache.
         micro_batch: encode this many pairs at a time and still take the loss over the whole batch (GradCache); 0 for
             all at once. BatchNorm then sees one part at a time.
         choose_by: the score on held-out images by which the best epoch is chosen: recall (the mean of all six) or
@@ -85,6 +90,7 @@ class ClipTask(VisionTask):
         *,
         zero_shot_classes: Sequence[str] = (),
         zero_shot_templates: Sequence[str] = ("a photo of a {}.",),
+        fixed_images: bool = False,
         name: str | None = None,
         backbone: str | None = None,
         weights: str | None = None,
@@ -103,6 +109,7 @@ class ClipTask(VisionTask):
         patch_dropout: float = 0.0,
         drop_path: float = 0.0,
         lock_image: bool = False,
+        embedding_cache: str | None = None,
         micro_batch: int = 0,
         choose_by: Literal["recall", "accuracy"] = "recall",
         wise_ft: float = 1.0,
@@ -142,8 +149,12 @@ class ClipTask(VisionTask):
         model, self.opening_line = _build(name, backbone, weights, image_weights, options)
         self.built = _rebuilding(model) if wise_ft == 1 else {}
         self.start = {k: v.clone() for k, v in model.state_dict().items()} if wise_ft < 1 else None
+        #: What the locked backbone makes of images that stay as they are.
+        self.frozen: FrozenFeatures | None = None
         if lock_image:
             model.lock_image_tower()
+            if fixed_images:
+                self.frozen = FrozenFeatures(self._pooled, self._backbone_identity, embedding_cache)
         self.backbone_name: str = name or model.visual.trunk.name
         self.use_model(model)
         self.evaluation = ClipEvaluation(model.embed_dim)
@@ -152,6 +163,40 @@ class ClipTask(VisionTask):
         self.found: list[Found] = []
         self._cut: dict[str, list[int]] = {}
         self._class_features: Tensor | None = None
+        if self.frozen is not None and self.frozen.folder is not None:
+            kept = f"features of the locked image backbone are kept in {self.frozen.folder}"
+            self.opening_line = "\n".join(line for line in (self.opening_line, kept) if line)
+
+    # ---- images -----------------------------------------------------------------------------------------------------
+
+    def use_model(self, model: nn.Module, in_chans: int | None = None) -> None:
+        super().use_model(model, in_chans)
+        if self.frozen is not None:
+            self.frozen.forget()
+
+    def setup(self, stage: str) -> None:
+        if self.frozen is not None:
+            self.frozen.forget()  # weights may come from a checkpoint after this
+
+    def _pooled(self, images: Tensor) -> list[Tensor]:
+        return [self.model.visual.pooled(self.normalize(images))]
+
+    def _backbone_identity(self) -> str:
+        """Everything that the features of an image depend on beside its pixels."""
+        precision = str(self._trainer.precision) if self._trainer is not None else "32-true"
+        return model_fingerprint(
+            self.model.visual.trunk, preprocess=self.preprocess, precision=precision, context="pooled"
+        )
+
+    def read(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> what :meth:`encode_read` goes on with: normalised images, or (B, D) kept features."""
+        return self.normalize(images) if self.frozen is None else self.frozen(images)[0]
+
+    def encode_read(self, read: Tensor) -> Tensor:
+        """What :meth:`read` gave -> (B, E) of length one, with gradients for what is trained of the image tower."""
+        if self.frozen is None:
+            return self.model.encode_image(read, normalize=True)
+        return F.normalize(self.model.visual.head(read), dim=-1)
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -160,7 +205,9 @@ class ClipTask(VisionTask):
         return caption_batch(batch)
 
     def encode(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) normalised images and (B, L) ids -> both features, (B, E) of length one."""
+        """What :meth:`read` gave of B images and (B, L) ids -> both features, (B, E) of length one."""
+        if self.frozen is not None:
+            return self.encode_read(part[0]), self.model.encode_text(part[1], normalize=True)
         image_features, text_features, *_ = self.model(*part)
         return image_features, text_features
 
@@ -187,7 +234,7 @@ class ClipTask(VisionTask):
 
     def loss_parts(self, batch: CaptionBatch, size: int | None) -> Iterator[LossPart]:
         """The loss of all pairs of a batch; with ``micro_batch`` through the gradient cache."""
-        images, ids = self.normalize(batch.images), self._ids(batch.texts, self.train_cut)
+        images, ids = self.read(batch.images), self._ids(batch.texts, self.train_cut)
         contrast = partial(self.contrast, groups=self._groups(batch.texts))
         logs = {"temperature": 1 / self.model.logit_scale.exp()}
         if not self.micro_batch:
@@ -248,7 +295,7 @@ class ClipTask(VisionTask):
         """Add features of (B, C, H, W) images with their captions, or with labels (B,)."""
         if len(batch.images) == 0:
             return
-        images = self.model.encode_image(self.normalize(batch.images), normalize=True).float()
+        images = self.encode_read(self.read(batch.images)).float()
         if isinstance(batch, CaptionBatch):
             texts = self.model.encode_text(self._ids(batch.texts, self.held_out_cut), normalize=True)
             kept = batch.images, batch.texts
@@ -273,7 +320,7 @@ class ClipTask(VisionTask):
     def predict_step(self, batch: CaptionBatch, batch_idx: int) -> Tensor:
         """(B, K) zero-shot probabilities."""
         del batch_idx
-        images = self.model.encode_image(self.normalize(self.take_batch(batch).images), normalize=True).float()
+        images = self.encode_read(self.read(self.take_batch(batch).images)).float()
         return (self.model.logit_scale.float().exp() * self._class_cosines(images)).softmax(dim=1)
 
     def prediction_rows(self, outputs: Tensor) -> list[tuple[str, ...]]:

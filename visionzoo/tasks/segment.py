@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from visionzoo.cache import Cache, cache_folder
 from visionzoo.losses.segmentation import mask_iou, prompt_loss
 from visionzoo.metrics.segmentation import clicks_to_iou
 from visionzoo.models.bundle import ModelConfig
@@ -25,6 +24,7 @@ from visionzoo.runs.gallery import sheet_step, write_gallery
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import describe
 from visionzoo.tasks.engine.sheets import Sheets
+from visionzoo.tasks.frozen_features import FrozenFeatures
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.lora import merged_copy
 from visionzoo.tasks.prompting import Objects, PromptAnswers, best_masks, evaluate_prompts, training_rounds, upscale
@@ -151,10 +151,13 @@ class SegmentTask(VisionTask):
         if known.pop("text_dim") == text_dim:  # else the weights brought text prompts along
             self.built = {**known, "weights": None, "backbone_weights": None, "position_scale": 1.0}
         self.fixed_images = fixed_images
-        self._cache_folder = _cache_folder(embedding_cache) if encoder == "frozen" and fixed_images else None
+        #: The encoder's maps where it and the images stay as they are.
+        self.frozen: FrozenFeatures | None = None
+        if encoder == "frozen" and fixed_images:
+            self.frozen = FrozenFeatures(self._frozen_maps, self._encoder_identity, embedding_cache)
         self.use_model(model)
-        if self._cache_folder is not None:
-            self._say_more(f"embeddings of the frozen encoder are kept in {self._cache_folder}")
+        if self.frozen is not None and self.frozen.folder is not None:
+            self._say_more(f"embeddings of the frozen encoder are kept in {self.frozen.folder}")
         elif encoder == "frozen" and not fixed_images:
             self._say_more(
                 "the frozen encoder runs in every step, since images vary; it would run once with "
@@ -172,38 +175,25 @@ class SegmentTask(VisionTask):
         assert isinstance(model, Sam)
         maps = model.image_encoder.maps
         self._maps = torch.compile(maps) if self.compile_model else maps
-        self.cache: Cache | None = None
+        if self.frozen is not None:
+            self.frozen.forget()
 
     # ---- embeddings -------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        self.cache = None  # weights may come from a checkpoint after this
+        if self.frozen is not None:
+            self.frozen.forget()  # weights may come from a checkpoint after this
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> (B, C, h, w) embeddings, with gradients for what is trained of the encoder."""
         join = self.model.image_encoder.join
         if self.encoder != "frozen":
             return join(self._maps(self.normalize(images)))
-        if not self.fixed_images:
-            return join(self._frozen_maps(images))
-        # One by one: what is kept must not depend on which images happened to be in a batch.
-        alone = [self._kept_maps(image[None]) for image in images]
-        return join([torch.cat(maps) for maps in zip(*alone, strict=True)])
+        return join(self._frozen_maps(images) if self.frozen is None else self.frozen(images))
 
     @torch.no_grad()
     def _frozen_maps(self, images: Tensor) -> list[Tensor]:
         return self._maps(self.normalize(images))
-
-    def _kept_maps(self, image: Tensor) -> list[Tensor]:
-        if self._cache_folder is None:
-            return self._frozen_maps(image)
-        if self.cache is None:
-            self.cache = Cache("embeddings", self._cache_folder, of=self._encoder_identity())
-        if (kept := self.cache.read(image)) is not None:
-            return [kept[str(m)].to(image.device) for m in range(len(kept))]
-        maps = self._frozen_maps(image)
-        self.cache.write({str(m): x for m, x in enumerate(maps)}, image)
-        return maps
 
     def _encoder_identity(self) -> str:
         """Everything that an embedding depends on beside its image."""
@@ -476,9 +466,3 @@ class SegmentTask(VisionTask):
             return []
         trunk = self.model.backbone
         return list(trunk.modules())
-
-
-def _cache_folder(given: str | None) -> Path | None:
-    if given == "off":
-        return None
-    return cache_folder("embeddings") if given is None else Path(given)

@@ -61,9 +61,10 @@ class ImageTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) normalised images -> (B, E) features, not normalised."""
-        return self.head(self._pooled(images))
+        return self.head(self.pooled(images))
 
-    def _pooled(self, images: Tensor) -> Tensor:
+    def pooled(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) normalised images -> (B, trunk.pooled_dim), what the projection reads."""
         trunk = self.trunk
         if not (self.patch_dropout and self.training and not self.locked):
             return trunk.forward_head(trunk.forward_features(images), pre_logits=True)
