@@ -183,6 +183,18 @@ def test_labels_without_a_signal_and_copies(photos: Photos, tmp_path: Path, caps
     assert "show the same few things" in said
 
 
+def test_too_few_images_to_choose_by(photos: Photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan promises no training that will not be there."""
+    folder = photos({f"{split}/{name}": 2 for split in ("train", "val") for name in CLASSES})
+    fit(folder, minutes=0.25, weights="none", out=tmp_path / "run", device="cpu")
+    said = capsys.readouterr().out
+    plan = next(line for line in said.splitlines() if line.startswith("plan for"))
+    assert "nothing trained (" in plan
+    assert "images to choose by are too few, 20 are needed)" in plan
+    assert "scratch" not in said
+    assert "kept: linear" in said
+
+
 def test_too_many_images_for_the_minutes(
     photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from visionzoo.auto.data import Photos, dev_fraction, dev_split, open_photos
+from visionzoo.auto.data import LEAST_DEV, Photos, dev_fraction, dev_split, open_photos
 from visionzoo.auto.features import feature_batch, feature_stream, images_per_second
 from visionzoo.auto.network import Network, open_network
 from visionzoo.auto.recipes import (
@@ -159,6 +159,11 @@ class Session:
         return dev_split(self.train, self.request.seed)
 
     @property
+    def too_few(self) -> str:
+        """Why nothing is trained where fewer than :data:`LEAST_DEV` images are there to choose by."""
+        return f"{len(self.dev[1])} images to choose by are too few, {LEAST_DEV} are needed"
+
+    @property
     def data_options(self) -> dict[str, Any]:
         """Of :class:`visionzoo.data.classify.ClassifyData`: which images."""
         return {"path": self.request.path, "val_path": self.request.val_path, "train_limit": self.train_limit}
@@ -193,13 +198,15 @@ class Session:
         if self.train_limit is not None:
             every = self.feature_minutes(self.photos.labelled)
             parts[0] += f" (of {used:,} images; those of all take {in_words(every)})"
-        left = self.left - self.feature_minutes(used)
-        held = round(dev_fraction(used) * used)
+        left, held = self.left - self.feature_minutes(used), len(self.dev[1])
+        if held < LEAST_DEV:
+            parts.append(f"nothing trained ({self.too_few})")
+            return [*parts, f"the held-out images {in_words(self.closing)}"]
         for method in self.methods:
             wanted = minutes(method, wanted_epochs(method, used - held), used - held, held, self.speed)
             least = minutes(method, LEAST_EPOCHS[method], used - held, held, self.speed)
             short = f"no time for {method} (it needs {in_words(least)})"
-            parts.append(f"{method} (up to {in_words(wanted)})" if least < left else short)
+            parts.append(f"{method} (up to {in_words(min(wanted, left))})" if least < left else short)
         return [*parts, f"the held-out images {in_words(self.closing)}"]
 
     def add(self, trial: Trial) -> None:

@@ -75,8 +75,7 @@ class Tries:
         session = self.session
         held = session.dev[1]
         if len(held) < LEAST_DEV:
-            note = f"left out: {len(held)} images to choose by are too few, {LEAST_DEV} are needed"
-            session.add(Trial(name="training", note=note))
+            session.add(Trial(name="training", note=f"left out: {session.too_few}"))
             return
         self.facts = self._facts()
         best = rival = self._start()
