@@ -73,6 +73,7 @@ def test_a_backbone_from_outside_trains_answers_and_goes_on(folder: Path) -> Non
     assert "in epoch 2" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_backbone_of_an_installed_package_needs_no_import(folder: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     write_files("add-a-backbone.md", folder)
@@ -91,6 +92,7 @@ def test_a_backbone_of_an_installed_package_needs_no_import(folder: Path, tmp_pa
     assert "\nphoto.png," in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_task_from_outside_trains_answers_goes_on_and_is_probed(folder: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"  # on the path, as if it were installed: only the first command needs --import
     site.mkdir()

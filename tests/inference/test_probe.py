@@ -70,6 +70,7 @@ def test_features_are_computed_once_and_again_when_the_weights_change(
     assert not other.cached
 
 
+@pytest.mark.slow  # a ViT-B three times; weights/test_fingerprint.py asks the same of a small network
 def test_features_are_computed_again_for_another_model_around_the_same_weights(tmp_path: Path) -> None:
     names = "vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224"
     torch.save(vz.create_backbone(names[0], image_size=32).state_dict(), tmp_path / "w.pth")
