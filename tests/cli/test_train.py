@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import visionzoo as vz
 from visionzoo.cli import train as cli
 from visionzoo.cli.main import main
+from visionzoo.tasks.engine.interrupt import Interrupt
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {
@@ -61,6 +62,23 @@ def test_fit_leaves_a_whole_run_folder_and_prints_accuracy_and_place(folder: Pat
     assert f"top-1 accuracy {100 * best:.2f} %, top-5" in out
     assert "on 256 held-out images" in out
     assert f"run folder: {run.relative_to(folder)}" in out
+
+
+def test_a_stopped_run_has_its_curves_and_its_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Interrupt.on_train_batch_end
+
+    def stop(interrupt: Interrupt, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == 6:  # of 8, in the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+        whole(interrupt, trainer, *args)
+
+    monkeypatch.setattr(Interrupt, "on_train_batch_end", stop)
+    assert fit("--run_dir", "run") == 130
+    assert "--resume run" in capsys.readouterr().err
+    assert (folder / "run" / "curves.png").is_file()
+    assert "val/accuracy" in (folder / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_saved_config_reruns_the_run(folder: Path) -> None:

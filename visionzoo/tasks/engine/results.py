@@ -12,6 +12,7 @@ from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.checkpoint import Checkpoints
 from visionzoo.tasks.engine.disk import disk_may_fail
+from visionzoo.tasks.engine.interrupt import RunInterruptedError
 
 #: What a picture that cannot be written means.
 PICTURES = "the numbers and the checkpoints are not affected"
@@ -31,6 +32,11 @@ class Results(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the curves."""
         self.draw_curves(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Draw the curves of a run that was stopped from outside, too."""
+        if isinstance(exception, RunInterruptedError):
+            self.draw_curves(trainer, pl_module)
 
     def draw_curves(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw ``curves.png`` from ``metrics.csv``."""
