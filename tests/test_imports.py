@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "visionzoo"
 ROWS = (
     ("limits", "plain", "terminal", "contract", "plugins"),
     ("types", "files", "text", "macs", "signals"),
-    ("facts",),
+    ("facts", "embedded"),
     ("layers",),
     ("weights",),
     ("cache",),
@@ -32,6 +32,7 @@ ROWS = (
     ("inference",),
     ("export",),
     ("auto",),
+    ("serve",),
     ("cli",),
 )
 ROW = {package: i for i, row in enumerate(ROWS) for package in row}

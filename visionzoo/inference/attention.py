@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from visionzoo.backbones import create_backbone, require_capability
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.transforms import EvalTransform
+from visionzoo.embedded import PREFIX
 from visionzoo.inference.classifier import ImageClassifier
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.named import RANDOM, weights_of
@@ -92,4 +93,4 @@ def _load(model: str, weights: str | None, image_size: int | tuple[int, int] | N
 
 
 def _is_run(model: str) -> bool:
-    return os.path.isdir(model) or model.startswith("timm:")
+    return os.path.isdir(model) or model.startswith(("timm:", PREFIX))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.folder import list_images, not_read, warn_not_read
+from visionzoo.embedded import local_source
 from visionzoo.facts import backbone_facts
 from visionzoo.files import refuse_address
 from visionzoo.inference.answers import Asked, Prediction, Scorer
@@ -267,8 +268,8 @@ class ImageClassifier(ImageLabeller):
         """The classifier in a run folder, or of timm's pretrained ones.
 
         Args:
-            source: a run folder, any folder with ``model.safetensors`` and ``config.json``, or ``"timm:<name>.<tag>"``,
-                whose weights timm keeps or downloads.
+            source: a run folder, any folder with ``model.safetensors`` and ``config.json``, ``"embedded"`` for the
+                digits that come with the package, or ``"timm:<name>.<tag>"``, whose weights timm keeps or downloads.
             device: None for a GPU where there is one, otherwise the CPU.
             calibrated: whether to take the calibration that a run has of its held-out images; without it probabilities
                 are the plain softmax of the logits.
@@ -277,7 +278,7 @@ class ImageClassifier(ImageLabeller):
             FileNotFoundError: if there is no such folder, or no exported model in it.
             ValueError: for a model of another task, or a damaged file.
         """
-        device = resolve_device(device)
+        device, source = resolve_device(device), local_source(source, "classify")
         if isinstance(source, str) and source.startswith("timm:"):
             from visionzoo.inference.pretrained import load_timm
 

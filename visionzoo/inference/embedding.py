@@ -20,6 +20,7 @@ from visionzoo.backbones import create_backbone
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.folder import list_images, open_unlabelled, subfolders
 from visionzoo.data.sources.open import open_data
+from visionzoo.embedded import PREFIX
 from visionzoo.files import atomic_path
 from visionzoo.inference.classifier import ImageClassifier
 from visionzoo.inference.device import resolve_device
@@ -128,7 +129,7 @@ class _Embedder:
 
 
 def _is_run(model: str | Path) -> bool:
-    return isinstance(model, Path) or model.startswith("timm:") or os.path.isdir(model)
+    return isinstance(model, Path) or model.startswith(("timm:", PREFIX)) or os.path.isdir(model)
 
 
 def _open(path: str, labels: bool) -> list[tuple[str, Source]]:

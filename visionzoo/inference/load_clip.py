@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from visionzoo.embedded import local_source
 from visionzoo.inference.device import resolve_device
 from visionzoo.models.bundle import CONFIG_FILE, load_bundle, read_config
 from visionzoo.models.clip import Clip, create_clip
@@ -20,8 +21,9 @@ def load_clip(
     """A CLIP in eval mode, and the labels that were saved with it, if any.
 
     Args:
-        source: a run folder of a CLIP, a folder with weights of open_clip or transformers and their configuration, or
-            ``hf-hub:org/name``; or a name such as ``ViT-B-32``, with ``weights``.
+        source: a run folder of a CLIP, a folder with weights of open_clip or transformers and their configuration,
+            ``embedded`` for the one that comes with the package, or ``hf-hub:org/name``; or a name such as
+            ``ViT-B-32``, with ``weights``.
         device: None for a GPU where there is one, otherwise the CPU.
         weights: of a name.
 
@@ -29,7 +31,7 @@ def load_clip(
         FileNotFoundError: if there is no such folder, or no model in it.
         ValueError: for a model of another task, one whose configuration is unknown, or a name without weights.
     """
-    device = resolve_device(device)
+    device, source = resolve_device(device), local_source(source, "clip")
     if weights is not None:
         return create_clip(str(source), weights=weights).to(device).eval(), ()
     if str(source).replace("/", "-").lower() in {name.lower() for name in CLIP_MODELS} and not os.path.exists(source):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from visionzoo.inference.sam_transform import resize_coords
 from visionzoo.models.sam.model import Sam
 from visionzoo.models.sam.prompts import Prompts
 
+T = TypeVar("T")
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
 
@@ -149,12 +150,13 @@ class MaskGenerator:
         (h, w), each = model.image_size, "3 masks" if model.ambiguous else "1 mask"
         return f"MaskGenerator({model.name}; {points} points, {each} each; {h}x{w} pixels; {model.device})"
 
-    def generate(self, image: ImageInput, progress: bool = False) -> list[dict[str, Any]]:
+    def generate(self, image: ImageInput, progress: bool | Callable[[int, int], None] = False) -> list[dict[str, Any]]:
         """Masks of everything in an image, best first within each crop.
 
         Args:
             image: (height, width, 3) uint8 RGB, or anything else that ``open_image`` takes.
-            progress: show a bar on a terminal.
+            progress: True shows a bar on a terminal; a function is called with the steps that are done and all of
+                them, and ends the search by raising.
 
         Returns:
             for each mask ``segmentation`` ((height, width) bool, or its runs), ``area`` in pixels, ``bbox`` (x, y,
@@ -169,9 +171,11 @@ class MaskGenerator:
         seen = _Seen([], [])
         crops = generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
         steps = sum(-(-len(self.point_grids[layer]) // self._step()) for layer, _ in crops)
-        chunks = iter(
-            track(self._search(pixels, crops, seen), steps, "clicks") if progress else self._search(pixels, crops, seen)
-        )
+        chunks = iter(self._search(pixels, crops, seen))
+        if callable(progress):
+            chunks = _told(chunks, steps, progress)
+        elif progress:
+            chunks = track(chunks, steps, "clicks")
         by_crop: dict[tuple[int, ...], list[MaskCandidate]] = {tuple(crop): [] for _, crop in crops}
         for crop, found in chunks:
             by_crop[tuple(crop)] += found
@@ -323,6 +327,14 @@ def upscale_columns(
     if input_size != size:
         columns = cv2.resize(columns, size, interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(columns)
+
+
+def _told(chunks: Iterator[T], steps: int, progress: Callable[[int, int], None]) -> Iterator[T]:
+    """``chunks``, with ``progress`` called before the first and after each."""
+    progress(0, steps)
+    for done, chunk in enumerate(chunks, 1):
+        progress(done, steps)
+        yield chunk
 
 
 def _box_nms(masks: list[MaskCandidate], scores: list[float], threshold: float) -> list[MaskCandidate]:

@@ -13,6 +13,7 @@ import torch
 
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.sources.rle import RLE
+from visionzoo.embedded import local_source
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.mask_generator import MaskGenerator, need_pycocotools
 from visionzoo.inference.named import weights_of
@@ -42,7 +43,7 @@ def load_sam(
     """A run folder's model, or a new one.
 
     Args:
-        model: a run folder, ``vit_b``, ``vit_l``, ``vit_h``, or the name of a backbone.
+        model: a run folder, ``embedded``, ``vit_b``, ``vit_l``, ``vit_h``, or the name of a backbone.
         weights: for a name: what ``create_sam`` takes, or ``random``; it must be given.
         image_size: for a name.
         device: None for a GPU where there is one, otherwise the CPU.
@@ -52,6 +53,7 @@ def load_sam(
         ValueError: for an unknown model, a name without ``weights``, unfitting weights, or ``weights`` or
             ``image_size`` given for a run.
     """
+    model = local_source(model, "segment")
     if not os.path.isdir(model):
         given = weights_of(str(model), weights)
         return create_sam(str(model), weights=given, image_size=image_size).eval().to(resolve_device(device))

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from visionzoo.data.images import ImageInput, open_image
+from visionzoo.embedded import local_source
 from visionzoo.inference.device import as_input, own_precision, resolve_device
 from visionzoo.inference.sam_transform import ResizeToModel, fitted_size, resize_coords, resize_picture
 from visionzoo.models.bundle import load_bundle
@@ -86,12 +87,14 @@ class SamPredictor:
 
     @classmethod
     def load(cls, source: str | Path, device: str | torch.device | None = None) -> SamPredictor:
-        """A predictor with the model in a run folder, or any folder with ``model.safetensors`` and ``config.json``.
+        """A predictor with the model in a run folder, any folder with ``model.safetensors`` and ``config.json``, or
+        ``embedded``, which comes with the package.
 
         Raises:
             FileNotFoundError: if there is no such folder, or no exported model in it.
             ValueError: for a model of another task, or a damaged file.
         """
+        source = local_source(source, "segment")
         model, config = load_bundle(RunFolder.open(source).path, device=resolve_device(device))
         if not isinstance(model, Sam):
             raise ValueError(f"{source} holds a model of task {config.task!r}, not one for segmentation")

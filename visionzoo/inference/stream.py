@@ -103,9 +103,10 @@ class Stream:
                 decoded = list(enumerate((f.result() for f in now), start))
                 good = [(i, d) for i, d in decoded if isinstance(d, Tensor)]
                 bad = [d for _, d in decoded if isinstance(d, Unreadable)]
-                yield Output([i for i, _ in good], self._answer([d for _, d in good]), bad)
+                yield Output([i for i, _ in good], self.answer([d for _, d in good]), bad)
 
-    def _answer(self, images: list[Tensor]) -> Tensor:
+    def answer(self, images: list[Tensor]) -> Tensor:
+        """(C, H, W) uint8 pixels as ``transform`` gives them, B of them -> (B, ...) float32 on the CPU."""
         if not images:
             return torch.empty(0)
         with torch.inference_mode():

@@ -106,7 +106,7 @@ class ZeroShotClassifier(ImageLabeller):
         self.templates_name = describe_templates(templates)  #: what results say of them
         self._cache = TextCache(self.model, self.templates, cache_dir, text_batch_size)
         self._lock = Lock()
-        self._held = self._embedded(_checked(labels, ()))
+        self._held = self._embedded(checked_labels(labels, ()))
 
     @classmethod
     def load(
@@ -156,7 +156,7 @@ class ZeroShotClassifier(ImageLabeller):
             ValueError: for empty labels, or ones that are there.
         """
         with self._lock:
-            new = _checked([labels] if isinstance(labels, str) else labels, self.labels)
+            new = checked_labels([labels] if isinstance(labels, str) else labels, self.labels)
             self._held = self._embedded((*self.labels, *new))
 
     def remove(self, labels: str | Sequence[str]) -> None:
@@ -279,7 +279,7 @@ def _folded(label: str) -> str:
     return " ".join(label.split()).casefold()
 
 
-def _checked(labels: Iterable[str], existing: Sequence[str]) -> tuple[str, ...]:
+def checked_labels(labels: Iterable[str], existing: Sequence[str]) -> tuple[str, ...]:
     """New labels, stripped, none empty and none there already."""
     if isinstance(labels, str):
         raise ValueError(f"labels={labels!r} is one text; give a list, such as {labels.split(',')!r}")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
+from visionzoo.embedded import local_source
 from visionzoo.layers.graft import graft
 from visionzoo.weights import install_load_hook, load_weights
 
@@ -62,8 +63,9 @@ def create_classifier(
     Args:
         backbone: a registered name or ``"timm/<name>"``.
         num_classes: K, at least 1.
-        weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`. A head for another
-            number of classes, or none, leaves the new head random, with a warning; everything else must fit.
+        weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`, or ``embedded``
+            for the digits that come with the package. A head for another number of classes, or none, leaves the new
+            head random, with a warning; everything else must fit.
         image_size: pixels, one number or (height, width); None for the size the backbone was trained at.
         in_chans: channels of the images.
         drop_path: stochastic-depth rate of the last block.
@@ -94,7 +96,7 @@ def create_classifier(
     }
     install_load_hook(model)
     if weights is not None:
-        load_weights(model, weights, in_chans_policy=in_chans_policy)
+        load_weights(model, local_source(weights, "classify"), in_chans_policy=in_chans_policy)
     return model
 
 

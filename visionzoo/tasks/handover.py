@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from visionzoo.embedded import local_source
 from visionzoo.models.bundle import CONFIG_FILE, ModelConfig, read_config
 from visionzoo.models.trunk import trunk_name
 from visionzoo.weights import LoadReport
@@ -19,6 +20,7 @@ LEAST_SHARE = 0.95
 def run_config(weights: str | None) -> ModelConfig | None:
     """The configuration beside ``weights``, if it is a run folder or another folder of ours; transformers and timm keep
     a file of the same name."""
+    weights = local_source(weights)
     if weights is None or "schema_version" not in read_json(Path(weights) / CONFIG_FILE):
         return None
     return read_config(weights)

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from visionzoo.embedded import local_source
 from visionzoo.files import similar_names
 from visionzoo.weights.reading import shard_names
 
@@ -27,9 +28,10 @@ def resolve_source(source: str | Path, *, first: tuple[str, ...] = ()) -> Path:
     """The weights file that ``source`` names.
 
     Args:
-        source: a file; a folder (a run folder, or one in the layout of the model hubs); ``hf-hub:org/name`` or
-            ``hf-hub:org/name@revision``; ``timm:<name>`` or ``timm:<name>.<tag>``. Of a hub name, a copy in the local
-            cache is used as it is, without asking the network.
+        source: a file; a folder (a run folder, or one in the layout of the model hubs); ``embedded:NAME``, which comes
+            with the package; ``hf-hub:org/name`` or ``hf-hub:org/name@revision``; ``timm:<name>`` or
+            ``timm:<name>.<tag>``. Of a hub name, a copy in the local cache is used as it is, without asking the
+            network.
         first: names of files that are taken rather than others, where a folder or repository has several.
 
     Raises:
@@ -37,6 +39,7 @@ def resolve_source(source: str | Path, *, first: tuple[str, ...] = ()) -> Path:
             reached.
         ValueError: for a malformed name.
     """
+    source = local_source(source)
     text = str(source)
     if text.startswith(HUB_PREFIX):
         return _from_hub(text.removeprefix(HUB_PREFIX), first)

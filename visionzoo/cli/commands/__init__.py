@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "probe": "visionzoo.cli.commands.probe",
     "export": "visionzoo.cli.commands.export",
     "report": "visionzoo.cli.commands.report",
+    "demo": "visionzoo.cli.commands.demo",
     "bench": "visionzoo.cli.commands.bench",
     "cache": "visionzoo.cli.commands.cache",
     "env": "visionzoo.cli.commands.env",

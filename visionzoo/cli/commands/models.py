@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from visionzoo.cli.commands.arguments import add_json
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.cli.suggest import suggestion
+from visionzoo.embedded import embedded_names, read_card
 from visionzoo.facts import backbone_facts
 from visionzoo.terminal import say
 
@@ -58,15 +59,32 @@ def run(args: argparse.Namespace) -> int:
         infos, unusable = _describe(names)
     else:
         facts = backbone_facts() | _other_peoples()
-        infos = [facts[name] for name in _matching(pattern, list(facts))]
+        of_package = pattern.startswith("embedded")
+        infos = [] if of_package else [facts[name] for name in _matching(pattern, list(facts))]
     infos = [i for i in infos if args.capability is None or args.capability in i.capabilities]
     if args.json:
         emit_json([_record(info) for info in infos], args.json)
     if args.json != "-":
-        _print_table(infos)
+        if infos:
+            _print_table(infos)
+        _print_embedded(pattern)
     for line in unusable:
         say(line, file=sys.stderr)
     return 0
+
+
+def _print_embedded(pattern: str) -> None:
+    """What comes with the package, where all is listed or it is asked for."""
+    if pattern not in ("*", "embedded") and not pattern.startswith("embedded:"):
+        return
+    found = [name for name in embedded_names() if pattern in ("*", "embedded", f"embedded:{name}")]
+    if not found:
+        raise ValueError(f"no embedded model is called {pattern!r}; there are {', '.join(embedded_names())}")
+    say("models that come with the package (visionzoo demo, weights='embedded'):")
+    for name in found:
+        card = read_card(name)
+        say(f"  embedded:{name}  {card['task']}, {card['parameters']} parameters, {card['input']}; {card['licence']}")
+        say(f"      {card['data']}\n      {card['reached']}")
 
 
 def _other_peoples() -> dict[str, BackboneInfo]:

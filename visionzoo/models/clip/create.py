@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from visionzoo.backbones import create_backbone
+from visionzoo.embedded import local_source
 from visionzoo.models.clip.config import (
     CLIP_MODELS,
     TEXT_SIZES,
@@ -59,7 +60,8 @@ def create_clip(
             backbone, where a configuration beside ``weights`` says which model it is; a folder in place of a name (a
             run, or released weights with their configuration) stands for that.
         backbone: instead of a name: a registered backbone, or ``timm/<name>``.
-        weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`, both towers.
+        weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`, both towers, or
+            ``embedded`` for the one that comes with the package.
         image_weights: the same, for the backbone alone: a MAE of ours, a classifier, ``timm:<tag>``.
         image_size: pixels, one number or (height, width); None for the size it was trained at.
         in_chans: channels of the images.
@@ -99,6 +101,7 @@ def create_clip(
         "end_id": end_id,
         "loss": loss,
     }
+    name, weights = local_source(name, "clip"), local_source(weights, "clip")
     if name is not None and os.path.isdir(name):
         if weights is not None:
             raise ValueError(f"{name} is a folder with weights of its own; leave weights={weights} out")

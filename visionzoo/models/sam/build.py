@@ -6,6 +6,8 @@ from typing import Any
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
+from visionzoo.embedded import local_source
+from visionzoo.models.bundle import load_bundle
 from visionzoo.models.sam.encoder import WIDTH, make_encoder
 from visionzoo.models.sam.mask_decoder import MaskDecoder
 from visionzoo.models.sam.model import Sam
@@ -21,7 +23,7 @@ SAM_BACKBONES = {
 
 
 def create_sam(
-    backbone: str = "vit_b",
+    backbone: str | None = None,
     *,
     weights: Any = None,
     backbone_weights: Any = None,
@@ -37,8 +39,9 @@ def create_sam(
 
     Args:
         backbone: ``vit_b``, ``vit_l`` or ``vit_h`` for Meta's models, or any registered backbone, which gets a neck.
+            None for ``vit_b``; with embedded weights for theirs, whose configuration then holds for all the rest.
         weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`, for the whole model.
-            Meta's and transformers' checkpoints are understood.
+            Meta's and transformers' checkpoints are understood. ``embedded`` is the one that comes with the package.
         backbone_weights: the same for the image encoder's backbone alone; loaded first.
         image_size: pixels, one number or (height, width), which images are padded to; multiples of
             ``embedding_stride``. None for the backbone's own. Position tables are resampled.
@@ -58,6 +61,12 @@ def create_sam(
     Raises:
         ValueError: for an unknown backbone, a size that does not fit, or unfitting weights.
     """
+    weights = local_source(own := weights, "segment")
+    if backbone is None and own is not weights:
+        model, _ = load_bundle(weights)
+        assert isinstance(model, Sam)
+        return model.train()
+    backbone = backbone or "vit_b"
     if text_dim is not None and text_dim < 1:
         raise ValueError(f"text_dim={text_dim} must be at least 1, or None for a model without text prompts")
     if decoder_dim < 16 or decoder_dim % 16:

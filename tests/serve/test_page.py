@@ -1,0 +1,246 @@
+"""The page in a real browser, with the network cut off: clicks, drags, uploads, and annotating a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import visionzoo as vz
+from visionzoo.data.sources.open import open_data
+from visionzoo.data.sources.rle import read_segmentation
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = sync_api.expect
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+#: Where pictures of the tabs go, for the documentation.
+PICTURES = os.environ.get("VISIONZOO_SCREENSHOTS")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    installed = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    with sync_api.sync_playwright() as playwright:
+        if installed is None and not Path(playwright.chromium.executable_path).is_file():
+            pytest.skip("no browser is installed: neither chromium on the path, nor playwright's own")
+        options = {} if installed is None else {"executable_path": installed}
+        started = playwright.chromium.launch(args=["--no-sandbox"], **options)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens the page of a server; what it asks of others, or an error in it, fails the test."""
+    problems: list[str] = []
+    pages = []
+
+    def run(server: Any, **options: Any) -> Any:
+        page = browser.new_page(**{"viewport": {"width": 1200, "height": 900}, **options})
+        page.set_default_timeout(15000)
+
+        def guard(route: Any) -> None:
+            if route.request.url.startswith((server.address + "/", "data:", "blob:")):
+                route.continue_()
+            else:
+                problems.append(route.request.url)
+                route.abort()
+
+        def heard(message: Any) -> None:
+            if message.type == "error" and "status of 400" not in message.text:  # what a test asked wrongly
+                problems.append(message.text)
+
+        page.route("**/*", guard)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", heard)
+        page.goto(server.address)
+        page.wait_for_selector("body[data-ready=yes]")
+        pages.append(page)
+        return page
+
+    yield run
+    for page in pages:
+        page.close()
+    assert problems == []
+
+
+def keep(page: Any, name: str) -> None:
+    if PICTURES:
+        page.screenshot(path=f"{PICTURES}/demo-{name}.png")
+
+
+def canvas_point(page: Any, x: float, y: float, width: int, height: int) -> tuple[float, float]:
+    """Where pixel (x, y) of the picture is on the screen."""
+    box = page.locator("#canvas").bounding_box()
+    return box["x"] + x / width * box["width"], box["y"] + y / height * box["height"]
+
+
+def visible_masks(demo: Any) -> None:
+    """Whatever the embedded model has learned: a click has a mask of a tenth of the picture."""
+    predictor = vz.SamPredictor(demo.segment.predictor.model)
+    predictor.set_image(demo.folder.read(0))
+    logits = predictor.predict(np.array([[64, 64]]), np.array([1]), multimask_output=False, return_logits=True)[0]
+    predictor.model.mask_threshold = float(np.quantile(logits, 0.9))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in sorted((Path(__file__).parents[2] / "visionzoo/serve/samples").glob("*.png"))[:2]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    path = folder / "instances_train.json"
+    return json.loads(path.read_text()) if path.exists() else {"annotations": [], "images": [], "categories": []}
+
+
+def test_a_folder_is_annotated(start: Callable[..., Any], open_page: Callable[..., Any], photos: Path) -> None:
+    server = start(folder=str(photos))
+    visible_masks(server.demo)
+    page = open_page(server)
+    expect(page.locator("#place")).to_have_text("1 of 2: nuclei-1.png")
+    expect(page.locator("#segment-status")).to_have_text("")
+    assert server.demo.segment.encoded == 1
+    size = Image.open(photos / "nuclei-1.png").size
+
+    with page.expect_response("**/objects"):
+        page.mouse.click(*canvas_point(page, 100, 120, *size))  # a click
+    assert len(saved(photos)["annotations"]) == 1
+    with page.expect_response("**/objects"):
+        page.keyboard.down("Shift")
+        page.mouse.click(*canvas_point(page, 20, 30, *size))  # what is not part of it
+        page.keyboard.up("Shift")
+    predictor = vz.SamPredictor(server.demo.segment.predictor.model)
+    predictor.set_image(photos / "nuclei-1.png")
+    scale = page.locator("#canvas").bounding_box()["width"] / size[0]
+    near = 1.0 / scale  # a pixel of the screen
+    masks, _, _ = predictor.predict(np.array([[100, 120], [20, 30]]), np.array([1, 0]), multimask_output=False)
+    found = saved(photos)["annotations"][0]
+    drawn = read_segmentation(found["segmentation"], size[1], size[0]).mask()
+    union = np.logical_or(drawn, masks[0]).sum()
+    assert near <= 1
+    assert np.logical_and(drawn, masks[0]).sum() / union > 0.95
+
+    page.locator("#new-object").click()
+    with page.expect_response("**/objects"):  # a box
+        page.mouse.move(*canvas_point(page, 60, 60, *size))
+        page.mouse.down()
+        page.mouse.move(*canvas_point(page, 110, 100, *size), steps=4)
+        page.mouse.up()
+    assert len(saved(photos)["annotations"]) == 2
+    name = page.locator("#objects input").nth(1)
+    with page.expect_response("**/objects"):
+        name.fill("nucleus")
+        name.press("Tab")
+    assert [c["name"] for c in saved(photos)["categories"]] == ["object", "nucleus"]
+    page.wait_for_timeout(200)
+    keep(page, "segment")
+    with page.expect_response("**/objects"):
+        page.locator("#undo").click()
+    with page.expect_response("**/objects"):
+        page.locator("#undo").click()
+    assert len(saved(photos)["annotations"]) == 1
+
+    with page.expect_response("**/open"):
+        page.locator("#next").click()
+    expect(page.locator("#place")).to_contain_text("2 of 2")
+    expect(page.locator("#segment-status")).to_have_text("")
+    page.locator("#canvas").focus()
+    for key in ("ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    with page.expect_response("**/objects"):
+        page.keyboard.press("Space")
+    assert server.demo.segment.encoded == 2  # once for each picture
+    with page.expect_response("**/open"):
+        page.keyboard.press("p")
+    expect(page.locator("#objects li")).to_have_count(1)  # what was drawn is there again
+    splits = open_data(str(photos), "objects")  # as train.py segment fit --data.path reads it
+    assert splits.train.object_counts[0] == 1
+    assert "segment fit --data.path" in page.locator("#retrain-command").text_content()
+
+
+def test_everything_uploads_and_exports(
+    server: Any, open_page: Callable[..., Any], nucleus: bytes, tmp_path: Path
+) -> None:
+    visible_masks(server.demo)
+    page = open_page(server)
+    page.set_input_files("#segment-file", {"name": "mine.png", "mimeType": "image/png", "buffer": nucleus})
+    expect(page.locator("#place")).to_have_text("mine.png")
+    page.locator("#everything-box summary").click()
+    page.select_option("#grid", "8")
+    page.select_option("#strict", "0 0")
+    page.locator("#everything").click()
+    expect(page.locator("#segment-status").first).to_contain_text("objects found", timeout=30000)
+    count = page.locator("#objects li").count()
+    assert count >= 1
+    keep(page, "everything")
+    files = {}
+    for kind in ("coco", "labels", "cutout"):
+        with page.expect_download() as download:
+            page.locator(f"[data-export={kind}]").click()
+        files[kind] = tmp_path / download.value.suggested_filename
+        download.value.save_as(files[kind])
+    assert len(json.loads(files["coco"].read_text())["annotations"]) == count
+    labels = np.asarray(Image.open(files["labels"]))
+    assert 1 <= labels.max() <= count
+    assert np.asarray(Image.open(files["cutout"]))[..., 3].any()
+    page.set_input_files("#segment-file", {"name": "bad.png", "mimeType": "image/png", "buffer": b"not a picture"})
+    page.wait_for_selector("#error:not([hidden])")
+    assert "no picture that can be read" in page.locator("#error").inner_text()
+
+
+def test_words_name_a_picture_and_find_others(server: Any, open_page: Callable[..., Any]) -> None:
+    page = open_page(server)
+    page.locator("#tab-segment").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#classify").is_visible()
+    page.wait_for_selector("#answers li")
+    assert page.locator("#answers li").first.inner_text().startswith("2")
+    page.select_option("#attention", "classify")
+    before = server.demo.clip.encoded
+    page.wait_for_selector("#zeroshot li")
+    page.fill("#label", "purple dragon")
+    with page.expect_response("**/zeroshot*"):
+        page.keyboard.press("Enter")
+    expect(page.locator("#labels button").first).to_contain_text("purple dragon", timeout=30000)
+    assert server.demo.clip.encoded <= before + 13  # the first labels may still have been on their way
+    page.wait_for_timeout(300)
+    keep(page, "classify")
+    page.locator("#tab-search").click()
+    page.wait_for_selector("#found li")
+    assert "shapes/red-" in page.locator("#found li").first.inner_text()
+    page.wait_for_timeout(500)
+    keep(page, "search")
+    with page.expect_response("**/open"):
+        page.locator("#found button").first.click()
+    assert page.locator("#segment").is_visible()
+    expect(page.locator("#segment-status")).to_have_text("")
+
+
+def test_small_dark_and_by_touch(server: Any, open_page: Callable[..., Any]) -> None:
+    visible_masks(server.demo)
+    page = open_page(server, viewport={"width": 390, "height": 800}, has_touch=True, color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("#canvas").tap()
+    page.wait_for_selector("#objects li")
+    keep(page, "phone")
+    fields = "[...document.querySelectorAll('button, input, select')]"
+    unnamed = f"{fields}.filter(e => !e.textContent.trim() && !e.ariaLabel && !e.labels?.length).length"
+    assert page.evaluate(unnamed) == 0
+
+
+def test_documentation_is_drawn(server: Any, open_page: Callable[..., Any]) -> None:
+    page = open_page(server)
+    page.goto(server.address + "/docs")
+    page.wait_for_selector("article")
+    assert "POST /v1/masks" in page.locator("#routes").inner_text()

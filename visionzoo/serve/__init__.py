@@ -1,0 +1,1 @@
+"""The models in a browser, and for other programs: ``visionzoo demo``."""

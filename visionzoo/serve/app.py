@@ -1,0 +1,108 @@
+"""The application: routes, errors in words, and what stands before them."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
+
+import visionzoo
+from visionzoo.serve.api import Api
+from visionzoo.serve.bounds import Refused
+from visionzoo.serve.demo import Demo
+from visionzoo.serve.guard import Door, Guard, refusal
+from visionzoo.serve.measure import RequestMeter
+from visionzoo.serve.page_api import PageApi
+from visionzoo.serve.reading import in_one_line
+
+PAGE = Path(__file__).parent / "page"
+
+
+def create_app(demo: Demo, door: Door) -> ASGIApp:
+    """The server's application; it closes ``demo`` when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        demo.close()
+
+    app = FastAPI(
+        title="visionzoo",
+        version=visionzoo.__version__,
+        description="Names, words, masks and embeddings of pictures. A picture is the body of a request.",
+        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.include_router(Api(demo).router())
+    app.include_router(PageApi(demo).router())
+    for path, name in {"/": "index.html", "/docs": "docs.html"}.items():
+        app.add_api_route(path, _file(PAGE / name), methods=["GET"], include_in_schema=False)
+    for file in sorted(PAGE.iterdir()):  # these files, and whatever is asked for, no others
+        app.add_api_route(f"/page/{file.name}", _file(file), methods=["GET"], include_in_schema=False)
+    app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/metrics", _metrics(demo), methods=["GET"], include_in_schema=False)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(ValueError, _wrong)
+    app.add_exception_handler(OSError, _broken)
+    app.add_exception_handler(RequestValidationError, _misspelled)
+    app.add_exception_handler(HTTPException, _no_route)
+    return Guard(RequestMeter(app, demo.metrics), door)
+
+
+def _file(path: Path):  # type: ignore[no-untyped-def]
+    content, kind = path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    kind = "text/javascript" if path.suffix == ".js" else kind  # some systems call it by another name
+
+    async def give() -> Response:
+        return Response(content, media_type=kind)
+
+    return give
+
+
+def _metrics(demo: Demo):  # type: ignore[no-untyped-def]
+    async def give() -> Response:
+        return Response(demo.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return give
+
+
+async def _healthy() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+async def _refused(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    answer = refusal(error.status, error.why)
+    if error.status in (429, 503):
+        answer.headers["Retry-After"] = "1"
+    return answer
+
+
+async def _wrong(_request: Request, error: Exception) -> JSONResponse:
+    return refusal(400, str(error))
+
+
+async def _broken(_request: Request, error: Exception) -> JSONResponse:
+    return refusal(500, f"a file could not be read or written: {error}")
+
+
+async def _misspelled(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return refusal(422, in_one_line(error.errors()))
+
+
+async def _no_route(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    words = {
+        404: "there is nothing at this address; /docs lists what there is",
+        405: "this address takes another method",
+    }
+    return refusal(error.status_code, words.get(error.status_code, str(error.detail)))

@@ -1,0 +1,69 @@
+"""The pictures of the folder that a server was given, and of no other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from visionzoo.data.sources.folder import list_images
+from visionzoo.files import refuse_address
+from visionzoo.serve.bounds import Refused
+
+
+class PictureFolder:
+    """Pictures by their number. A link that leads out of the folder is as good as not there."""
+
+    def __init__(self, path: str | Path, most_bytes: int) -> None:
+        """
+        Args:
+            path: the folder.
+            most_bytes: of one file.
+
+        Raises:
+            FileNotFoundError: if there is no such folder.
+            ValueError: if it holds no picture.
+        """
+        refuse_address(path)
+        if not os.path.isdir(path):
+            raise FileNotFoundError(f"there is no folder {path}")
+        self.path = Path(path)
+        self.root = os.path.realpath(path)
+        self._most = most_bytes
+        found, _ = list_images(str(path))
+        self.names = [name for name in map(os.fsdecode, found) if self._inside(name) is not None]
+        if not self.names:
+            raise ValueError(f"no pictures in {path}")
+        self._places = {os.path.join(str(path), name): i for i, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def place(self, path: str) -> int | None:
+        """The number of a file that a search found; None for one that is not served."""
+        return self._places.get(path)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a picture. Where it lies is looked at again: it may have become a link meanwhile.
+
+        Raises:
+            Refused: 404 for a number that there is not and a file that is gone, 413 for one that is too large.
+        """
+        if not 0 <= index < len(self.names):
+            raise Refused(404, f"there is no picture {index}; the folder has {len(self.names)}")
+        target = self._inside(self.names[index])
+        if target is None:
+            raise Refused(404, f"{self.names[index]} is not in the folder any more")
+        try:
+            with open(target, "rb") as file:
+                data = file.read(self._most + 1)
+        except OSError as error:
+            raise Refused(404, f"{self.names[index]} cannot be read: {error.strerror}") from None
+        if len(data) > self._most:
+            raise Refused(413, f"{self.names[index]} has more than {self._most:,} bytes, the most that is taken")
+        return data
+
+    def _inside(self, name: str) -> str | None:
+        """Where a file is, links followed; None where that is not in the folder, or it is no ordinary file."""
+        target = os.path.realpath(os.path.join(self.root, name))
+        inside = os.path.commonpath((self.root, target)) == self.root
+        return target if inside and os.path.isfile(target) else None
