@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import visionzoo as vz
-from visionzoo.auto.linear import Linear
 from visionzoo.auto.network import fill_head, network_of, open_network, text_prior
+from visionzoo.inference.linear import Linear
 from visionzoo.inference.zero_shot import ZeroShotClassifier
 from visionzoo.models.bundle import ModelConfig, save_bundle
 from visionzoo.weights import sources

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionzoo.auto.linear import Linear
 from visionzoo.auto.recipes import scratch_network
 from visionzoo.backbones import backbone_info
 from visionzoo.backbones.base import Backbone
 from visionzoo.data.sources.readable_names import readable_names
+from visionzoo.inference.linear import Linear
 from visionzoo.inference.load_clip import load_clip
 from visionzoo.inference.zero_shot import ZeroShotClassifier
 from visionzoo.models.classifier import Classifier, create_classifier

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visionzoo.auto.linear import PRIOR_ALONE, Linear, fit_path, tensors
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.split import stratified_split
+from visionzoo.inference.linear import PRIOR_ALONE, Linear, fit_path, tensors
 from visionzoo.inference.probe import knn_probabilities
 
 #: Strengths of the penalty that are tried; scikit-learn's C is 1 / (strength * N).
