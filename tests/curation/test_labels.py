@@ -73,7 +73,7 @@ def test_what_is_not_probabilities_is_refused() -> None:
     p, labels = _noisy(0)
     with pytest.raises(ValueError, match="finite"):
         find_label_issues(np.where(p > 0.5, np.nan, p), labels)
-    with pytest.raises(ValueError, match="labels must be in 0..6, not 0..9"):
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.6, not 0\.\.9"):
         find_label_issues(p, np.r_[labels[:-1], 9])
     with pytest.raises(ValueError, match=r"\(400, 7\) for 399 labels"):
         find_label_issues(p, labels[:-1])

@@ -1,4 +1,4 @@
-"""Confident learning (arXiv 1911.00068): which labels are probably wrong, by probabilities of models that have not seen them.
+"""Confident learning (arXiv 1911.00068): which labels are probably wrong, by models that did not see the images.
 
 A class is confidently seen in an image where its probability reaches what it has, in the mean, among the images that
 are labelled as it (equation 2). Counting which class is so seen under which label gives the confident joint (equation
@@ -157,7 +157,7 @@ def _whole(values: np.ndarray) -> np.ndarray:
     """(K, K) rounded, each row keeping its sum: what was rounded furthest gives or takes."""
     found = values.round()
     for row, exact in zip(found, values, strict=True):
-        while missing := int(round(exact.sum() - row.sum())):
+        while missing := round(float(exact.sum() - row.sum())):
             step = 1 if missing > 0 else -1
             row[np.argsort(exact - row)[::-step][: abs(missing)]] += step
     return found.astype(np.int64)
