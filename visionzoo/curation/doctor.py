@@ -355,7 +355,8 @@ def _caption_findings(images: _Images, eye: Eye | None, said: list[str], seed: i
         said.append("captions were not held against their images: that takes a CLIP, --model CLIP")
         return []
     assert images.features is not None
-    captions, of = [], []
+    captions: list[str] = []
+    of: list[int] = []
     for row in range(len(images.places)):
         source = images.source(row)
         assert isinstance(source, CaptionSource)
@@ -387,7 +388,8 @@ def _label_next(
     known = (images.targets[:, 0] if multi else images.targets) >= 0
     if pool is None:
         rows = np.flatnonzero(~known)
-        features, names = images.features[rows], [images.source(r).sample_id(int(images.places[r])) for r in rows]
+        features = images.features[rows]
+        names = [images.source(r).sample_id(int(images.places[r])) for r in rows.tolist()]
     else:
         given = eye.features(pool, cache, batch, "features of unlabelled images")
         features, names = given.values, [pool.sample_id(int(p)) for p in given.places]

@@ -41,11 +41,11 @@ def find_label_issues(
     """
     check_choice("method", method, METHODS)
     _check(probabilities, labels)
-    seen = confidently_seen(probabilities, labels)
     if method == "confident_learning":
+        seen = confidently_seen(probabilities, labels)
         found = (seen >= 0) & (seen != labels)
     else:
-        joint = _leave_one(_calibrated(_counted(seen, labels, probabilities.shape[1]), labels))
+        joint = _leave_one(confident_joint(probabilities, labels))
         found = _by_noise_rate(probabilities, labels, joint)
         if method == "both":
             found &= _by_class(probabilities, labels, joint)

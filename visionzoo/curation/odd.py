@@ -17,7 +17,7 @@ from visionzoo.curation.looks import Looks
 #: Median distances from the median beyond which a measure is odd; of features, whose distances have a longer tail.
 _FAR, _FAR_FEATURES = 6.0, 5.0
 #: Contrast (grey values in [0, 1]) below which a picture is empty, brightness beyond which it is dark or bright.
-_EMPTY, _DARK, _BRIGHT = 0.02, 0.10, 0.95
+_EMPTY, _DARK, _BRIGHT = 0.01, 0.10, 0.95
 #: Share of the others' median sharpness below which a picture is blurred.
 _BLURRED = 0.5
 #: Times the usual shape or size that are odd.

@@ -32,13 +32,13 @@ _FEATURES = 0.30
 #: Nearest images that are candidates, by each measure; of more none is lost that is a copy of many.
 _NEAREST = 20
 #: Images compared with all others at a time.
-BLOCK = 2048
+BLOCK = 1024
 #: Least correlation at half the edge of what is looked at whole.
 _ROUGHLY = 0.8
 #: Pairs held against each other at a time.
 _PAIRS = 128
 #: Grey values of twins correlate by more than this in the best window; with features that agree a little less will do.
-SAME, SAME_WITH_FEATURES = 0.955, 0.85
+SAME, SAME_WITH_FEATURES = 0.955, 0.88
 #: Least cosine of whitened features for the lesser one.
 _AGREE = 0.40
 
@@ -158,8 +158,8 @@ def _laid(thumbnails: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, list[s
             best[rows], how[rows] = top.numpy(), place.numpy()
     count = len(maps)
     said = []
-    for place in how:
-        mirrored, name = place // count >= 2, names[place % count]
+    for way in how.tolist():
+        mirrored, name = way // count >= 2, names[way % count]
         said.append(name if not mirrored else "mirrored" if name == "same" else f"mirrored, {name}")
     return best, said
 
