@@ -212,7 +212,7 @@ def _opened(path: str, seed: int) -> tuple[Kind, Splits[Any], list[str]]:
             "labels": LabelReading(seed=seed),
             "captions": CaptionReading(templates="{}", seed=seed),
         }
-        splits = open_data(path, kind, options.get(kind), val_fraction=0.0 if kind != "captions" else None)
+        splits = open_data(path, kind, options.get(kind), val_fraction=0.0)
     said = [str(w.message) for w in caught if "val_fraction" not in str(w.message)]
     said += [f"passed over: {name}: {reason}" for name, reason in splits.problems[:20]]
     return kind, splits, said
