@@ -143,6 +143,8 @@ def test_without_weights_pixels_are_looked_at(photos: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(doctor, "open_eye", missing)
     answer = vz.data_doctor(photos)
+    with pytest.raises(ValueError, match="--label-next needs a model; give --model M"):
+        vz.data_doctor(photos, label_next=3)
     assert answer.model == ""
     assert "only pixels were looked at, and no labels: the weights are not here" in answer.said
     assert _names(answer, "leak") == ["train/red/leak.jpg"]

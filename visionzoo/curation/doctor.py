@@ -17,7 +17,7 @@ import torch
 
 from visionzoo.cache import Cache
 from visionzoo.curation.choose import CHOICES, Choice, choose_next
-from visionzoo.curation.drift import Drift, find_drift
+from visionzoo.curation.drift import LEAST, Drift, find_drift
 from visionzoo.curation.findings import LISTS, Finding, Findings, SliceFinding
 from visionzoo.curation.labels import find_label_issues, find_multi_label_issues, label_quality
 from visionzoo.curation.looks import Looks, look
@@ -147,6 +147,7 @@ def data_doctor(
             raise
         eye = None
         said.append(f"only pixels were looked at, and no labels: {error}")
+    _check_asked(splits, eye, pool, label_next, later)
     images = _looked_at(kind, splits, eye, cache, batch_size)
     found = [_unreadable(name, one) for name, several in images.unreadable.items() for one in several]
     twins = find_twins(images.looks, images.features)
@@ -202,6 +203,22 @@ def _checked_out(out: str | Path | None) -> Path | None:
     if target.is_dir() and any(target.iterdir()) and not (target / FOUND).is_file():
         raise ValueError(f"--out {target} holds other files; name a new folder")
     return target
+
+
+def _check_asked(
+    splits: Splits[Any], eye: Eye | None, pool: Source | None, label_next: int, later: Source | None
+) -> None:
+    """Refuse, before an hour of looking, what cannot be answered after it."""
+    if eye is None and (label_next or later is not None):
+        raise ValueError(f"{'--label-next' if label_next else '--against'} needs a model; give --model M")
+    sources = [source for _, source in splits.items()] if pool is None else [pool]
+    have = sum(not source.has_label(i) for source in sources for i in range(len(source)))
+    if label_next > have:
+        raise ValueError(
+            f"--label-next {label_next}: there are {have} images without a label; give --unlabelled FOLDER, or fewer"
+        )
+    if later is not None and len(later) < LEAST:
+        raise ValueError(f"--against has {len(later)} images; drift needs {LEAST} or more")
 
 
 def _opened(path: str, seed: int) -> tuple[Kind, Splits[Any], list[str]]:
@@ -382,8 +399,8 @@ def _label_next(
     images: _Images, eye: Eye | None, pool: Source | None, count: int, choice: Choice, seed: int,
     cache: str | Path | None, batch: int,
 ) -> tuple[str, ...]:  # fmt: skip
-    if eye is None or images.features is None:
-        raise ValueError("--label-next needs a model; give --model M")
+    assert eye is not None
+    assert images.features is not None
     multi = images.splits.multi_label
     known = (images.targets[:, 0] if multi else images.targets) >= 0
     if pool is None:
@@ -393,10 +410,7 @@ def _label_next(
     else:
         given = eye.features(pool, cache, batch, "features of unlabelled images")
         features, names = given.values, [pool.sample_id(int(p)) for p in given.places]
-    if count > len(names):
-        raise ValueError(
-            f"--label-next {count}: there are {len(names)} images without a label; give --unlabelled FOLDER, or fewer"
-        )
+    count = min(count, len(names))  # some may be unreadable
     labels = images.targets[known]
     probabilities = None
     if not multi and len(np.unique(labels)) > 1:
@@ -409,7 +423,7 @@ def _label_next(
 
 
 def _drift(images: _Images, eye: Eye | None, later: Source, cache: str | Path | None, batch: int, seed: int) -> Drift:
-    if eye is None or images.features is None:
-        raise ValueError("--against needs a model; give --model M")
+    assert eye is not None
+    assert images.features is not None
     before = images.features[images.split_of == images.split_of[0]]
     return find_drift(before, eye.features(later, cache, batch, "features of what arrived").values, seed=seed)
