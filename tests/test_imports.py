@@ -30,14 +30,14 @@ ROWS = (
     ("report",),
     ("tasks",),
     ("inference",),
-    ("export",),
+    ("export", "curation"),
     ("auto",),
     ("serve",),
     ("cli",),
 )
 ROW = {package: i for i, row in enumerate(ROWS) for package in row}
 #: What the rows allow and the design forbids.
-FORBIDDEN = {("data", "models"), ("inference", "tasks"), ("export", "tasks")}
+FORBIDDEN = {("data", "models"), ("inference", "tasks"), ("export", "tasks"), ("curation", "tasks")}
 HEAVY = ("pytorch_lightning", "timm", "matplotlib", "albumentations", "sklearn", "transformers", "torchvision")
 
 

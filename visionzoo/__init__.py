@@ -35,6 +35,7 @@ _HOME = {
     "export_weights": "visionzoo.weights",
     "fit": "visionzoo.auto.fit",
     "few_shot": "visionzoo.auto.few_shot",
+    "data_doctor": "visionzoo.curation.doctor",
     "create_classifier": "visionzoo.models.classifier",
     "create_mae": "visionzoo.models.mae",
     "create_clip": "visionzoo.models.clip",

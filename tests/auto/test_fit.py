@@ -19,7 +19,6 @@ import visionzoo as vz
 from visionzoo.auto import recipes
 from visionzoo.auto import session as sessions
 from visionzoo.auto.fit import fit, resume
-from visionzoo.auto.frozen import fit_head
 from visionzoo.auto.heads import Heads
 from visionzoo.auto.result import Fitted
 from visionzoo.auto.trial import Clock
@@ -27,6 +26,7 @@ from visionzoo.auto.tries import AGAIN, START
 from visionzoo.cli.main import main
 from visionzoo.data.classify import ClassifyData
 from visionzoo.inference.features import source_features
+from visionzoo.inference.frozen import fit_head
 from visionzoo.models.bundle import read_config
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.engine.interrupt import RunInterruptedError

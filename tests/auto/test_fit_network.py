@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import visionzoo as vz
-from visionzoo.auto.linear import Linear
 from visionzoo.auto.network import fill_head, network_of, open_network, text_prior
+from visionzoo.inference.linear import Linear
 from visionzoo.inference.zero_shot import ZeroShotClassifier
 from visionzoo.models.bundle import ModelConfig, save_bundle
 from visionzoo.weights import sources
@@ -62,7 +62,7 @@ def test_texts_make_a_head() -> None:
     model, names = clip(), ("cat", "dog", "old_car")
     images = torch.randn(6, 3, 16, 16)
     with torch.no_grad():
-        pooled = model.visual._pooled(images)
+        pooled = model.visual.pooled(images)
         embedded = model.encode_image(images)
     head = text_prior(model, names, pooled)
     texts = ZeroShotClassifier(model, labels=["cat", "dog", "old car"], templates="imagenet").text_embeddings
@@ -79,10 +79,10 @@ def test_weights_of_every_kind(tmp_path: Path) -> None:
     assert found.pretrained
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        assert torch.allclose(found.model.embed_images(images), model.visual._pooled(images), atol=1e-5)
+        assert torch.allclose(found.model.embed_images(images), model.visual.pooled(images), atol=1e-5)
     copied = network_of(model, 3)
     with torch.no_grad():
-        assert torch.allclose(copied.model.embed_images(images), model.visual._pooled(images), atol=1e-5)
+        assert torch.allclose(copied.model.embed_images(images), model.visual.pooled(images), atol=1e-5)
     mae = vz.create_mae(NANO, image_size=16, decoder_dim=32, decoder_depth=1, decoder_heads=2)
     save_bundle(
         mae, ModelConfig(task="mae", architecture=mae.architecture, preprocess=mae.preprocess), tmp_path / "mae"

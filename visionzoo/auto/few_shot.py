@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from visionzoo.auto.features import feature_batch, feature_stream, features_at
-from visionzoo.auto.frozen import Candidate, fit_head, folds_of, score_linear
 from visionzoo.auto.network import Network, fill_head, network_of, open_network, text_prior
 from visionzoo.backbones.base import Backbone
 from visionzoo.data.images import open_image
 from visionzoo.inference.classifier import ImageClassifier, Images, describe_unreadable, expand, name_of
 from visionzoo.inference.device import resolve_device
+from visionzoo.inference.frozen import Candidate, fit_head, folds_of, score_linear
 from visionzoo.models.calibration import LEAST, Calibration
 from visionzoo.models.clip import Clip
 

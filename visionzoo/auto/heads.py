@@ -12,7 +12,11 @@ import numpy as np
 import torch
 
 from visionzoo.auto.features import train_features
-from visionzoo.auto.frozen import (
+from visionzoo.auto.network import Network, fill_head, text_prior
+from visionzoo.auto.result import Trial
+from visionzoo.auto.session import Session
+from visionzoo.inference.features import SourceFeatures
+from visionzoo.inference.frozen import (
     Candidate,
     fit_head,
     folds_of,
@@ -22,11 +26,7 @@ from visionzoo.auto.frozen import (
     score_neighbours,
     twin_groups,
 )
-from visionzoo.auto.linear import Linear, tensors
-from visionzoo.auto.network import Network, fill_head, text_prior
-from visionzoo.auto.result import Trial
-from visionzoo.auto.session import Session
-from visionzoo.inference.features import SourceFeatures
+from visionzoo.inference.linear import Linear, tensors
 from visionzoo.models.bundle import ModelConfig, save_bundle
 from visionzoo.models.calibration import LEAST, Calibration
 from visionzoo.terminal import say, visible_name

@@ -13,26 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionzoo.auto.linear import Linear
 from visionzoo.auto.recipes import scratch_network
 from visionzoo.backbones import backbone_info
 from visionzoo.backbones.base import Backbone
 from visionzoo.data.sources.readable_names import readable_names
+from visionzoo.inference.linear import Linear
 from visionzoo.inference.load_clip import load_clip
+from visionzoo.inference.named import DEFAULT_BACKBONE, usual_size
 from visionzoo.inference.zero_shot import ZeroShotClassifier
 from visionzoo.models.classifier import Classifier, create_classifier
 from visionzoo.models.clip import Clip
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.weights import load_weights
 
-#: What is taken where nobody says: small, of a licence that allows everything, and good without fine-tuning.
-DEFAULT = "vit_small_patch14_dinov2"
 #: What ``--weights`` is called where a network starts from nothing.
 NOTHING = "none"
 #: What loading says of a head that is there to be filled.
 _FRESH_HEAD = "the head of .* was not loaded"
-#: Pixels that pretrained networks of a larger size are asked at: a quarter of the work of 448, at little loss.
-USUAL = 224
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +68,7 @@ def open_network(
         return _from_nothing(backbone, image_size, classes, pixels, seed)
     if weights is not None:
         return _from_weights(backbone, weights, image_size, classes)
-    name = backbone or DEFAULT
+    name = backbone or DEFAULT_BACKBONE
     published = backbone_info(name).weights
     if published is None:
         raise ValueError(
@@ -132,7 +129,7 @@ def _from_weights(backbone: str | None, weights: str, image_size: int | None, cl
         given["backbone"] = clip.visual.trunk.name
         given["image_size"] = image_size or clip.image_size
     if config is None and image_size is None and clip is None:
-        given["image_size"] = _usual_size(str(backbone))
+        given["image_size"] = usual_size(str(backbone))
     architecture = trunk_options(weights, given)
     model = create_classifier(num_classes=classes, in_chans=3, **architecture)
     if clip is not None and config is None:
@@ -152,14 +149,6 @@ def _described(model: Classifier) -> str:
     height, width = model.preprocess.image_size
     size = f"{parameters:.3g} M parameters, {4 * parameters:.3g} MB"
     return f"{model.name} ({size}) at {height} x {width} pixels"
-
-
-def _usual_size(backbone: str) -> int | None:
-    """The size at which to ask a network that was trained larger; None for its own."""
-    known = backbone_info(backbone)
-    if min(known.image_size) <= USUAL or "any_size" not in known.capabilities:
-        return None
-    return USUAL // known.stride * known.stride
 
 
 def _average(backbone: str) -> str | None:

@@ -32,7 +32,9 @@ class SourceFeatures:
     cached: bool  #: all of them were read from the disk
 
 
-def source_features(stream: Stream, cache: Cache, source: Source, *, batch_size: int, title: str) -> SourceFeatures:
+def source_features(
+    stream: Stream, cache: Cache, source: Source, *, batch_size: int, title: str, unlabelled: bool = False
+) -> SourceFeatures:
     """Features of the labelled images of a source, from the cache where they are there.
 
     Args:
@@ -41,9 +43,10 @@ def source_features(stream: Stream, cache: Cache, source: Source, *, batch_size:
         source: the images.
         batch_size: images sent through the model at a time.
         title: what they are called on the progress bar.
+        unlabelled: of the images without a label too.
     """
     content = _content(source)
-    labelled = np.flatnonzero([source.has_label(i) for i in range(len(source))])
+    labelled = np.flatnonzero([unlabelled or source.has_label(i) for i in range(len(source))])
     values, places = [np.zeros((0, 1), np.float32)], [np.zeros(0, np.int64)]
     unreadable: list[Unreadable] = []
     cached = True

@@ -120,15 +120,13 @@ def probe(
     train, test = _pair(splits, path)
     train = limited(train, train_limit, seed)
     is_run = (Path(model) / CONFIG_FILE).is_file()
-    backbone = _backbone(model, weights, image_size, is_run)
+    backbone = open_backbone(model, weights, image_size, is_run)
     if features not in ("auto", "pooled", "mean"):
         raise ValueError(f"features={features!r} is unknown; use auto, pooled or mean")
-    kind = features
-    if kind == "auto":
-        kind = "mean" if is_run and read_config(model).task in ("mae", "simmim") else "pooled"
+    kind = feature_kind(model, is_run) if features == "auto" else features
     backbone.to(resolve_device(device)).eval()
     identity = model_fingerprint(backbone, preprocess=backbone.preprocess, context=("probe", kind))
-    stream = Stream(_reader(backbone, kind), backbone.preprocess, next(backbone.parameters()).device)
+    stream = Stream(feature_reader(backbone, kind), backbone.preprocess, next(backbone.parameters()).device)
     store = Cache("features", cache, of=identity)
     parts = [
         source_features(stream, store, source, batch_size=batch_size, title=f"features of {title}")
@@ -230,9 +228,19 @@ def _pair(splits: Splits, path: str) -> tuple[Source, Source]:
     return splits.train, splits.val
 
 
-def _backbone(
+def feature_kind(model: str | Path, is_run: bool) -> str:
+    """``mean`` after masked pretraining, which trains no pooling, and ``pooled`` elsewhere."""
+    return "mean" if is_run and read_config(model).task in ("mae", "simmim") else "pooled"
+
+
+def open_backbone(
     model: str | Path, weights: str | None, image_size: int | tuple[int, int] | None, is_run: bool
 ) -> Backbone:
+    """The backbone of a run, or of a name and weights.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`probe`.
+    """
     if is_run:
         if weights is not None or image_size is not None:
             raise ValueError(f"{model} has weights and an image size of its own; leave the options out")
@@ -244,7 +252,7 @@ def _backbone(
         return create_backbone(str(model), weights=weights_of(str(model), weights), image_size=image_size)
 
 
-def _reader(backbone: Backbone, kind: str) -> Callable[[Tensor], Tensor]:
+def feature_reader(backbone: Backbone, kind: str) -> Callable[[Tensor], Tensor]:
     """(B, C, H, W) normalised images -> (B, D), the features of a kind."""
 
     def forward(images: Tensor) -> Tensor:

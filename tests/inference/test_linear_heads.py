@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from visionzoo.auto.linear import PRIOR_ALONE, Linear, Scale, fit_path, tensors
+from visionzoo.inference.linear import PRIOR_ALONE, Linear, Scale, fit_path, tensors
 
 
 def some(n: int = 240, d: int = 20, k: int = 4) -> tuple[np.ndarray, np.ndarray]:

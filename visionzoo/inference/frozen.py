@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visionzoo.auto.linear import PRIOR_ALONE, Linear, fit_path, tensors
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.split import stratified_split
+from visionzoo.inference.linear import PRIOR_ALONE, Linear, fit_path, tensors
 from visionzoo.inference.probe import knn_probabilities
 
 #: Strengths of the penalty that are tried; scikit-learn's C is 1 / (strength * N).
@@ -75,6 +75,19 @@ def folds_of(labels: np.ndarray, groups: np.ndarray, width: int, classes: int, s
     return [held for held in found if len(held) and len(np.unique(np.delete(labels, held))) > 1]
 
 
+def whitened(features: np.ndarray) -> np.ndarray:
+    """(N, D) features whose directions all have the same variance, each of length 1.
+
+    Args:
+        features: (N, D).
+    """
+    centred = features - features.mean(0)
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    white = centred @ directions / np.sqrt(np.maximum(variances, 0) + _RIDGE * variances.mean() + 1e-12)
+    unit: np.ndarray = white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
 def twin_groups(features: np.ndarray, labels: np.ndarray, *, block: int = 2048) -> np.ndarray:
     """(N,) the group of each image: those whose features are all but equal to another's are in one.
 
@@ -89,10 +102,7 @@ def twin_groups(features: np.ndarray, labels: np.ndarray, *, block: int = 2048) 
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    centred = features - features.mean(0)
-    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
-    white = centred @ directions / np.sqrt(np.maximum(variances, 0) + _RIDGE * variances.mean() + 1e-12)
-    unit = white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-12)
+    unit = whitened(features)
     rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for k in np.unique(labels):
         members = np.flatnonzero(labels == k)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from visionzoo.auto.frozen import (
+from visionzoo.data.sources.base import FilesSource
+from visionzoo.inference.frozen import (
     USUAL,
     fit_head,
     folds_of,
@@ -18,8 +19,7 @@ from visionzoo.auto.frozen import (
     score_neighbours,
     twin_groups,
 )
-from visionzoo.auto.linear import PRIOR_ALONE, Linear
-from visionzoo.data.sources.base import FilesSource
+from visionzoo.inference.linear import PRIOR_ALONE, Linear
 
 
 def clouds(

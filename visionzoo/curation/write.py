@@ -1,0 +1,133 @@
+"""The data set without what was found, as ``fit`` and the tasks read it, and with the labels that were suggested.
+
+Images that lie in files are named in manifests. Others are written into parquet files, encoded as they were.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from visionzoo.curation.findings import Findings
+from visionzoo.data.sources.base import Source, Splits
+from visionzoo.data.sources.captions import CaptionSource
+from visionzoo.data.sources.reading import Kind
+from visionzoo.files import atomic_path, write_csv, write_text
+
+#: Without the images of these lists. Odd ones may be what a model most needs to see: they are for a person to judge.
+LEFT_OUT = ("unreadable", "leak", "twin", "wrong label", "empty")
+#: Names of what is written, without their endings.
+CLEAN, SUGGESTED, NEXT = "clean", "suggested", "label_next"
+
+
+def write_clean(folder: Path, splits: Splits[Any], kind: Kind, found: Findings) -> list[Path]:
+    """Write the data set twice where it has labels: without the bad images, and with other labels in their place.
+
+    Args:
+        folder: where.
+        splits: of the data.
+        kind: of the data. Those with masks are not written again: their annotations are no table.
+        found: what is wrong with them.
+
+    Returns:
+        the files and folders that were written.
+    """
+    written: list[Path] = []
+    if found.label_next:
+        write_csv(folder / f"{NEXT}.csv", ("image",), [[os.path.abspath(name)] for name in found.label_next])
+        written.append(folder / f"{NEXT}.csv")
+    if kind == "objects":
+        return written
+    bad = {(f.split, f.place): f for f in found.findings if f.reason in LEFT_OUT}
+    labels = {(f.split, f.place): f.suggestion for f in found.findings if f.reason == "wrong label"}
+    kept = {n: [i for i in range(len(s)) if (n, i) not in bad] for n, s in splits.items()}
+    written += _write(folder, CLEAN, splits, kind, kept, {})
+    if labels:
+        gone = {(f.split, f.place) for f in found.findings if f.reason in LEFT_OUT and f.reason != "wrong label"}
+        kept = {n: [i for i in range(len(s)) if (n, i) not in gone] for n, s in splits.items()}
+        written += _write(folder, SUGGESTED, splits, kind, kept, labels)
+    return written
+
+
+def _write(
+    folder: Path, name: str, splits: Splits[Any], kind: Kind, kept: dict[str, list[int]], labels: dict[Any, str]
+) -> list[Path]:
+    if not any(kept.values()):
+        return []
+    first = next((source, kept[split][0]) for split, source in splits.items() if kept[split])
+    if not isinstance(first[0].raw(first[1]), str | os.PathLike):
+        return list(_parquet(folder / name, splits, kept, labels))
+    if kind == "captions":
+        import json
+
+        lines = [
+            json.dumps({"image": image, "captions": list(source.captions(i)), "split": split}, ensure_ascii=False)
+            for split, source, i, image in _files(splits, kept)
+            if isinstance(source, CaptionSource)
+        ]
+        write_text(folder / f"{name}.jsonl", "\n".join(lines) + "\n")
+        return [folder / f"{name}.jsonl"]
+    header = ("image", "label", "split") if splits.classes else ("image", "split")
+    rows = (
+        (image, *([labels.get((split, i), _label(source, i))] if splits.classes else []), split)
+        for split, source, i, image in _files(splits, kept)
+    )
+    write_csv(folder / f"{name}.csv", header, rows)
+    return [folder / f"{name}.csv"]
+
+
+def _files(splits: Splits[Any], kept: dict[str, list[int]]) -> Iterator[tuple[str, Source, int, str]]:
+    for split, source in splits.items():
+        for i in kept[split]:
+            yield split, source, i, os.path.abspath(os.fsdecode(source.raw(i)))
+
+
+def _label(source: Source, i: int) -> str:
+    target = source.targets[i]
+    if source.multi_label:
+        return "" if target[0] < 0 else "|".join(source.classes[k] for k in np.flatnonzero(target))
+    return source.classes[int(target)] if target >= 0 else ""
+
+
+def _parquet(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labels: dict[Any, str]) -> Iterator[Path]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    fields = [("image", image)]
+    if splits.classes:
+        fields.append(("label", pa.list_(pa.string()) if splits.multi_label else pa.string()))
+    if isinstance(splits.first, CaptionSource):
+        fields.append(("caption", pa.list_(pa.string())))
+    schema = pa.schema(fields)
+    folder.mkdir(exist_ok=True)
+    for split, source in splits.items():
+        out = folder / f"{split}.parquet"
+        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for start in range(0, len(kept[split]), 1000):
+                rows = kept[split][start : start + 1000]
+                columns: dict[str, Any] = {"image": [{"bytes": _bytes(source, i), "path": None} for i in rows]}
+                if "label" in schema.names:
+                    given: list[Any] = [labels.get((split, i), _label(source, i)) or None for i in rows]
+                    columns["label"] = [x and x.split("|") for x in given] if splits.multi_label else given
+                if isinstance(source, CaptionSource):
+                    columns["caption"] = [list(source.captions(i)) for i in rows]
+                writer.write_table(pa.table(columns, schema=schema))
+        yield out
+
+
+def _bytes(source: Source, i: int) -> bytes:
+    """The encoded image: as it was, or as PNG where it never was a file."""
+    raw = source.raw(i)
+    if isinstance(raw, bytes | bytearray | memoryview):
+        return bytes(raw)
+    data = io.BytesIO()
+    image = raw if isinstance(raw, Image.Image) else source.read(i)
+    image.save(data, "PNG")
+    return data.getvalue()
