@@ -70,7 +70,9 @@ class TimmBackbone(Backbone):
     @property
     def _fits_any_grid(self) -> bool:
         """Whether it is a ViT that resamples its positions and pads images to whole patches."""
-        return self._facts.layout == "NLC" and {"dynamic_img_size", "dynamic_img_pad"} <= dict(self._facts.options).keys()
+        return (
+            self._facts.layout == "NLC" and {"dynamic_img_size", "dynamic_img_pad"} <= dict(self._facts.options).keys()
+        )
 
     # The contract's base class stands before timm's class in the method order, so timm's methods are called past it.
 
