@@ -9,6 +9,7 @@ Networks have their real widths and random weights; a family's blocks are all al
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from functools import partial
@@ -74,6 +75,7 @@ FIXED = ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256")
 #: Whose folder transformers opens; as they are, since the number of blocks is in the configuration.
 TRANSFORMERS = ("vit_tiny_patch16_224", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2",
                 "swin_nano_patch2_window4_32", "swinv2_nano_patch2_window4_32")  # fmt: skip
+TABLE = RESULTS / "export" / "table.json"
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "export.md"
 BEGIN, END = "<!-- benchmarks/export_table.py writes from here -->", "<!-- to here -->"
 
@@ -202,13 +204,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="measure nothing")
     args = parser.parse_args()
     if args.write:
-        import json
-
-        write_docs(json.loads((RESULTS / "export-table.json").read_text(encoding="utf-8"))["results"])
+        write_docs(json.loads(TABLE.read_text(encoding="utf-8"))["results"])
         return
     torch.set_num_threads(1)
+    TABLE.parent.mkdir(exist_ok=True)
     packages = ("timm", "transformers", "onnx", "onnxruntime", "onnxscript")
-    record = Record("export-table", {"machine": machine("cpu", packages)})
+    record = Record("export-table", {"machine": machine("cpu", packages)}, str(TABLE))
     for name, size, part, to in cases():
         record.row(key_of(name, part, to), partial(measured, name, size, part, to))
     record.finish()

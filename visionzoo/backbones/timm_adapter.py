@@ -63,8 +63,8 @@ class TimmBackbone(Backbone):
 
     @property
     def open_in_graphs(self) -> bool:  # type: ignore[override]
-        """Convolutions, and Transformers whose tables timm resamples in a graph too (``dynamic_img_size``); others decide
-        by the size that a graph is made with."""
+        """Convolutions, and ViTs whose tables timm resamples in a graph too; others decide by the size that a graph is
+        made with."""
         return self._facts.layout == "NCHW" or self._fits_any_grid
 
     @property
