@@ -56,8 +56,7 @@ def test_every_family_exports(table: ModuleType, tmp_path: Path) -> None:
 
 def test_the_table_of_the_docs_is_the_records(table: ModuleType) -> None:
     results = json.loads(table.TABLE.read_text(encoding="utf-8"))["results"]
-    for name, _ in table.FAMILIES:
-        assert "difference" in results[table.key_of(name, "features", "onnx")], name
+    assert all(row["difference"] < TOLERANCE for row in results.values() if "difference" in row)
     text = table.DOCS.read_text(encoding="utf-8")
     assert table.table(results) == text.partition(table.BEGIN)[2].partition(table.END)[0].strip()
 
