@@ -181,7 +181,8 @@ def table(results: dict[str, Any]) -> str:
             rows = [results.get(key_of(name, part, to)) for to in FORMATS]
             there = [row for row in rows if row is not None and "difference" in row]
             if there:
-                sizes = "any" if max(len(row["sizes"]) for row in there) > 1 else "one"
+                graphs = [row for row in rows[:2] if row in there]  # the other formats are compared at one size here
+                sizes = "" if not graphs else "any" if len(graphs[0]["sizes"]) > 1 else "one"
                 lines.append(f"| {name} | {part} | {sizes} | " + " | ".join(map(_cell, rows)) + " |")
     return "\n".join(lines)
 
