@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from visionzoo.export.feeds import proof_images
 from visionzoo.export.folder import SUMS_FILE, checksum, read_spec
 from visionzoo.export.to_onnx import OnnxRunner
 from visionzoo.inference.classifier import ImageClassifier
+from visionzoo.signals import TRY_AGAIN
 
 #: Run before a script: whoever imports one of these fails, and says so.
 BLOCK = """
@@ -138,6 +141,19 @@ def test_a_perturbed_weight_fails_and_leaves_nothing(
     monkeypatch.setattr(write, "export_onnx", spoilt)
     assert main(["export", str(run_folder), "--out", str(tmp_path / "out")]) == 1
     assert "differs from PyTorch" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedulers_signal_leaves_nothing(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*args: object) -> None:
+        assert len(list(tmp_path.iterdir())) == 1  # the temporary folder
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(write, "export_onnx", stopped)
+    assert main(["export", str(run_folder), "--out", str(tmp_path / "out")]) == TRY_AGAIN
+    assert "stopped by SIGTERM" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

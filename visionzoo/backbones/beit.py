@@ -24,7 +24,6 @@ class Beit(VisionTransformer):
     """
 
     block_class = GammaBlock
-    open_in_graphs = False  # the steps that tables are resampled by are found by bisection, for one size
 
     def _build_attention(self, index: int) -> nn.Module:
         del index

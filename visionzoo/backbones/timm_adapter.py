@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from visionzoo.backbones.base import Backbone
 from visionzoo.backbones.timm_api import pretrained_cfg
+from visionzoo.layers.fast_path import is_open
 from visionzoo.layers.graft import graft
 from visionzoo.registry import BackboneSpec
 from visionzoo.types import Features, PyramidLevel
@@ -62,8 +63,16 @@ class TimmBackbone(Backbone):
 
     @property
     def open_in_graphs(self) -> bool:  # type: ignore[override]
-        """Convolutions alone: timm's Transformers decide by the size that a graph is made with."""
-        return self._facts.layout == "NCHW"
+        """Convolutions, and ViTs whose tables timm resamples in a graph too; others decide by the size that a graph is
+        made with."""
+        return self._facts.layout == "NCHW" or self._fits_any_grid
+
+    @property
+    def _fits_any_grid(self) -> bool:
+        """Whether it is a ViT that resamples its positions and pads images to whole patches."""
+        return (
+            self._facts.layout == "NLC" and {"dynamic_img_size", "dynamic_img_pad"} <= dict(self._facts.options).keys()
+        )
 
     # The contract's base class stands before timm's class in the method order, so timm's methods are called past it.
 
@@ -96,7 +105,12 @@ class TimmBackbone(Backbone):
             raise ValueError(f"{self.name} drops its patches in forward_features; call the backbone for its grid")
         tokens = x if layout == "NCL" else x.transpose(1, 2)
         prefix, patches = tokens[..., : self.num_prefix_tokens], tokens[..., self.num_prefix_tokens :]
-        grid_size = _token_grid(image_size, self.stride, patches.shape[-1])
+        if is_open(*image_size) and self._fits_any_grid:
+            # rounded up; ONNX divides negative numbers the other way, so not by -(-n // stride)
+            rows, columns = ((n + self.stride - 1) // self.stride for n in image_size)
+            grid_size: tuple[int, int] | None = (rows, columns)
+        else:
+            grid_size = _token_grid(image_size, self.stride, patches.shape[-1])
         if grid_size is None:
             raise ValueError(
                 f"{self.name} gave {patches.shape[-1]} tokens, which fit no {self.stride}-pixel grid of a "

@@ -73,6 +73,7 @@ class Plan:
     parts: tuple[GraphPart, ...]
     preprocess: Preprocess
     facts: Mapping[str, Any] = field(default_factory=dict)  #: JSON types: labels, temperature, ...
+    notes: tuple[str, ...] = ()  #: what a person should know of it
 
 
 #: kind -> what it is, in words

@@ -245,8 +245,20 @@ def _backbone(backbone: Backbone, part: str, name: str, *, fixed_size: bool) -> 
         outputs=outputs,
         feeds=image_feeds(preprocess, sizes),
     )
-    facts = {"any_size": opened, "stride": backbone.stride}
-    return Plan(kind=part, name=name, backbone=backbone.name, parts=(graph,), preprocess=preprocess, facts=facts)
+    return Plan(
+        kind=part, name=name, backbone=backbone.name, parts=(graph,), preprocess=preprocess,
+        facts={"any_size": opened, "stride": backbone.stride},
+        notes=() if opened or fixed_size else (_why_one_size(backbone),),
+    )  # fmt: skip
+
+
+def _why_one_size(backbone: Backbone) -> str:
+    height, width = backbone.preprocess.image_size
+    if "any_size" in backbone.capabilities:
+        reason = "timm's code decides by the size that a graph is made with; --image-size makes it for another"
+    else:
+        reason = "the network takes no other; --image-size builds it for another"
+    return f"images of {height}x{width} alone: {reason}"
 
 
 def _towers(clip: Clip, name: str) -> Plan:

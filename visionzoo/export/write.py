@@ -79,7 +79,7 @@ def export_plan(
         if precision == "int8":
             calibration_pictures(plan, images)  # a mistake is said before minutes of work
         pictures, said = proof_images(images)
-        proofs, notes = [], []
+        proofs, notes = [], [*plan.notes]
         for part in track(iter(plan.parts), len(plan.parts), "exporting", enough=0):
             path, example = folder / _file(part, to), next(part.feeds(pictures))
             if to != "onnx":

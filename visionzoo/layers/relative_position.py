@@ -24,45 +24,48 @@ from visionzoo.layers.window import cacheable
 CLASS_ROWS = 3
 
 
-def _geometric_steps(old: int, new: int) -> list[float]:
-    """Places of ``old`` (odd) entries on an axis of ``new``: 0 in the middle, ±1, then geometric steps to the ends."""
-    count, reach = old // 2, new // 2
-    low, high = 1.01, 1.5
-    while high - low > 1e-6:
+#: Halvings after which the ratio of the steps is known to 1e-6, as BEiT's search goes.
+_HALVINGS = 19
+
+
+def _geometric_steps(old: int, reach: Tensor) -> Tensor:
+    """Places of ``old`` (odd) entries on an axis that ends at ``reach``, a float64 number: 0 in the middle, ±1, then
+    geometric steps to the ends. (old,) float64.
+
+    The search has a fixed number of steps, all of them operators, so that a graph finds the ratio of any size.
+    """
+    count = old // 2
+    low, high = torch.full_like(reach, 1.01), torch.full_like(reach, 1.5)
+    for _ in range(_HALVINGS):
         ratio = (low + high) / 2
-        if (1 - ratio**count) / (1 - ratio) > reach:
-            high = ratio
-        else:
-            low = ratio
-    steps, place = [], 1.0
-    for i in range(count):
-        steps.append(place)
-        place += ratio ** (i + 1)
-    return [-p for p in reversed(steps)] + [0.0, *steps]
+        beyond = (1 - ratio**count) / (1 - ratio) > reach
+        low, high = torch.where(beyond, low, ratio), torch.where(beyond, ratio, high)
+    steps = (ratio ** torch.arange(count, dtype=reach.dtype, device=reach.device)).cumsum(0)
+    return torch.cat((-steps.flip(0), torch.zeros_like(steps[:1]), steps))
 
 
 def _build_mixing(old: int, new: int, device: torch.device) -> Tensor:
     if old == 1:
         return torch.ones(new, 1, device=device)
-    source = torch.tensor(_geometric_steps(old, new))
-    target = torch.arange(new, dtype=source.dtype) - new // 2
-    right = torch.searchsorted(source, target).clamp(1, old - 1)
-    share = ((target - source[right - 1]) / (source[right] - source[right - 1])).clamp(0, 1)
-    mix = torch.zeros(new, old).scatter(1, right[:, None], share[:, None])
-    return mix.scatter(1, right[:, None] - 1, 1 - share[:, None]).to(device)
+    target = torch.arange(new) - new // 2
+    source = _geometric_steps(old, target[-1].double()).float()
+    target = target.float()
+    right = (source < target.unsqueeze(1)).sum(1).clamp(1, old - 1)
+    share = ((target - source[right - 1]) / (source[right] - source[right - 1])).clamp(0, 1).unsqueeze(1)
+    entry, right = torch.arange(old), right.unsqueeze(1)
+    return ((entry == right) * share + (entry == right - 1) * (1 - share)).to(device)
 
 
 def _build_index(grid: tuple[int, int], device: torch.device) -> Tensor:
     h, w = grid
-    places = torch.arange(h * w, device=device)
-    rows, cols = places // w, places % w
+    rows = torch.arange(h, device=device).unsqueeze(1).expand(h, w).reshape(-1)
+    cols = torch.arange(w, device=device).unsqueeze(0).expand(h, w).reshape(-1)
     down, across = rows[:, None] - rows[None, :] + h - 1, cols[:, None] - cols[None, :] + w - 1
     patches = down * (2 * w - 1) + across
-    count = (2 * h - 1) * (2 * w - 1)
-    index = F.pad(patches, (1, 0, 1, 0), value=count + 1)
-    index[0] = count
-    index[0, 0] = count + 2
-    return index
+    count = patches[-1:, :1] + 1  # the last row's, which is the greatest; not a number, which no graph could fill in
+    to_class = (count + 1).expand(h * w, 1)
+    of_class = torch.cat((count + 2, count.expand(1, h * w)), dim=1)
+    return torch.cat((of_class, torch.cat((to_class, patches), dim=1)))
 
 
 # What depends on the size alone is kept for the next forward pass. A compiled graph builds its own (a constant of the
@@ -96,9 +99,16 @@ def resample_relative_table(
         return table
     rows, extra = table[: table.shape[0] - extra_rows], table[table.shape[0] - extra_rows :]
     wide = rows.double() if rows.dtype == torch.float64 else rows.float()
+    same = None  # in a graph of any size: whether it is the table's own, where the steps would be a little over 1
+    if is_open(*new_grid):
+        off = [torch.arange(n, device=table.device)[-1] + 1 - o for n, o in zip(new_grid, old_grid, strict=True)]
+        same = (off[0] == 0) & (off[1] == 0)
     for axis in (1, 2):
         old, new = 2 * old_grid[axis - 1] - 1, 2 * new_grid[axis - 1] - 1
         mix = _cached_mixing(old, new, table.device) if cacheable(table) else _build_mixing(old, new, table.device)
+        if same is not None:
+            exact = torch.arange(new, device=mix.device).unsqueeze(1) == torch.arange(old, device=mix.device)
+            mix = torch.where(same, exact.to(mix), mix)
         shape = (2 * old_grid[0] - 1, -1, table.shape[1]) if axis == 1 else (2 * new_grid[0] - 1, old, table.shape[1])
         wide = torch.einsum("no,oah->nah" if axis == 1 else "no,aoh->anh", mix.to(wide.dtype), wide.reshape(shape))
     return torch.cat((wide.reshape(-1, table.shape[1]).to(table.dtype), extra))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from visionzoo.cli.commands.arguments import add_image_size, add_json, add_labels, add_model, add_weights, the_model
 from visionzoo.cli.commands.output import check_target, emit_json
+from visionzoo.cli.processes import StopSignal, scheduler_signals
+from visionzoo.signals import TRY_AGAIN
 from visionzoo.terminal import say
 
 if TYPE_CHECKING:
@@ -52,6 +54,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    try:
+        with scheduler_signals():  # which would leave half a folder beside the target
+            return _run(args)
+    except StopSignal as stopped:
+        say(f"stopped by {stopped}; nothing was written", file=sys.stderr)
+        return TRY_AGAIN
+
+
+def _run(args: argparse.Namespace) -> int:
     check_target("--json", args.json, ".json")
     from visionzoo.export.failure import NotTheSame, need_export_extra
 
