@@ -94,7 +94,7 @@ def visible_masks(demo: Any) -> None:
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for path in sorted((Path(__file__).parents[2] / "visionzoo/serve/samples").glob("*.png"))[:2]:
+    for path in sorted((Path(__file__).parents[2] / "visionzoo/serve/samples").glob("nuclei-*.png"))[:2]:
         shutil.copy(path, folder)
     return folder
 

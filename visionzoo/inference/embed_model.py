@@ -155,8 +155,10 @@ def _masks(run: str | Path, halved: Path, path: str) -> tuple[int, int, str]:
     predictors = [SamPredictor.load(f, "cpu") for f in (run, halved)]
     count, same = min(20, len(source)), 0
     for i in range(count):
-        picture = source.read(i)
-        click = np.array([[picture.width / 2, picture.height / 2]])
+        picture, objects = source.pair(i)
+        rows, columns = np.nonzero(objects.mask(0))
+        middle = len(rows) // 2
+        click = np.array([[columns[middle] + 0.5, rows[middle] + 0.5]])
         masks = []
         for predictor in predictors:
             predictor.set_image(picture)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.functional import classification as tm
 
 from visionzoo.metrics.classification import check_range
 
@@ -38,6 +37,8 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     if len(labels) == 0:
         return float("nan")
     _check_probabilities(probabilities)
+    from torchmetrics.functional import classification as tm  # takes as long to import as torch
+
     error = tm.multiclass_calibration_error(probabilities.float().clamp(0, 1), labels, classes, n_bins=bins, norm="l1")
     return float(error)
 

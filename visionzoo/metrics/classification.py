@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor
-from torchmetrics.functional import classification as tm
 
 
 class ClassScores(NamedTuple):
@@ -33,6 +32,8 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
         check_range(name, values, num_classes)
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes} must be at least 2")
+    from torchmetrics.functional import classification as tm  # takes as long to import as torch
+
     return tm.multiclass_confusion_matrix(predicted, labels, num_classes)
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from visionzoo.plain import check_types, shown
 
@@ -25,6 +26,8 @@ _SOURCES = frozenset({"weights", "backbone_weights", "image_weights"})
 _MOST = {"decoder_depth": 1000, "text_layers": 1000, "image_size": 8192}
 #: Values that a network may have beyond the bytes of its weights file: tables that are computed and not stored.
 _SLACK = 2**24
+#: What draws random values into a tensor.
+_DRAWING = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_})
 #: What builders raise, beside ValueError, for arguments of the right types that make no network.
 _UNBUILDABLE = (
     TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError,
@@ -65,6 +68,18 @@ def check_most(values: dict[str, Any], where: str) -> None:
             raise ValueError(f"{where}{name} is {shown(given)}; at most {most} is read from a file")
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leave tensors of the meta device without the random values that they cannot hold.
+
+    Drawing them does nothing, but torch loads its compiler for it, which takes seconds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWING or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def build_checked(build: Callable[[], Built], weights: Path, origin: str) -> Built:
     """What ``build`` makes, once it is known that ``weights`` can fill it.
 
@@ -74,7 +89,7 @@ def build_checked(build: Callable[[], Built], weights: Path, origin: str) -> Bui
         ValueError: for arguments that make no network, or one that is larger than the file.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             outline = build()
         values = sum(t.numel() for t in [*outline.parameters(), *outline.buffers()])
         stored = weights.stat().st_size if weights.is_file() else math.inf  # a missing file is said by its reader

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from visionzoo.data.sources.shapes import COLOURS, COMBINATIONS, KINDS, draw
@@ -13,7 +12,7 @@ SAMPLES = Path(__file__).parent / "samples"
 #: What the embedded CLIP has learned to name.
 SHAPE_LABELS = tuple(" ".join(pair) for pair in COMBINATIONS)
 #: One of each combination of colour and shape.
-_SHAPES, _DIGITS = len(COLOURS) * len(KINDS), 10
+_SHAPES = len(COLOURS) * len(KINDS)
 
 
 def write_samples(folder: str | Path) -> None:
@@ -26,10 +25,7 @@ def write_samples(folder: str | Path) -> None:
     for i in range(_SHAPES):
         drawing = draw(7, i, size=96)
         drawing.image.save(target / "shapes" / f"{'-'.join(drawing.objects[0])}.png")
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for k in range(_DIGITS):
-        pixels = digits.images[int(np.flatnonzero(digits.target == k)[-1])]
-        image = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).resize((128, 128), Image.Resampling.NEAREST)
-        image.save(target / "digits" / f"{k}.png")
+    with Image.open(SAMPLES / "digits.png") as row:  # side by side
+        for k in range(row.width // row.height):
+            digit = row.crop((k * row.height, 0, (k + 1) * row.height, row.height))
+            digit.resize((128, 128), Image.Resampling.NEAREST).save(target / "digits" / f"{k}.png")
