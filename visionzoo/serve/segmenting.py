@@ -178,6 +178,7 @@ class SegmentService:
                 return {"error": f"the search was broken off: {error}"}
             finally:
                 self._everything.release()
+            found = [mask for mask in found if mask["area"]]  # of a click on nothing
             best = sorted(found, key=lambda mask: -mask["predicted_iou"])[: self._bounds.objects]
             masks = [
                 FoundMask(RLE.of(np.ascontiguousarray(m["segmentation"].T)), m["predicted_iou"]).to_dict() for m in best

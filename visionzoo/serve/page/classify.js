@@ -109,7 +109,8 @@ export function startClassify(state, folder) {
 function samples(pictures) {
   const all = pictures.map((_, i) => i), digits = all.filter((i) => pictures[i].name.startsWith("digits/"));
   const others = all.filter((i) => !digits.includes(i)), every = Math.floor(others.length / 8);
-  return [...digits.slice(2, 6), ...others.filter((_, i) => i % (every + 1) === every).slice(0, 8)];
+  const named = others.filter((i) => /^shapes\/(red-star|green-circle)/.test(pictures[i].name));  // by the first labels
+  return [...named, ...digits.slice(2, 6), ...others.filter((_, i) => i % (every + 1) === every).slice(0, 8)];
 }
 
 function bars(list, answers, set) {
