@@ -204,9 +204,7 @@ def test_words_name_a_picture_and_find_others(server: Any, open_page: Callable[.
     page.locator("#tab-segment").focus()
     page.keyboard.press("ArrowRight")
     assert page.locator("#classify").is_visible()
-    expect(page.locator("#zeroshot li").first).to_contain_text(
-        "green circle", timeout=30000
-    )  # the first picture
+    expect(page.locator("#zeroshot li").first).to_contain_text("green circle", timeout=30000)  # the first picture
     page.get_by_role("button", name="digits/2.png").click()
     expect(page.locator("#answers li").first).to_contain_text("2", timeout=30000)
     page.select_option("#attention", "classify")
