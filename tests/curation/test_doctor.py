@@ -39,7 +39,7 @@ TRAIN = 63 + WRONG
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes in two splits; some labels are wrong, a picture is in both splits, one is empty, one is no picture."""
+    """Two classes in two splits; some labels are wrong, a picture is in both splits, one empty, one no picture."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for split, count in (("train", 30), ("val", 12)):

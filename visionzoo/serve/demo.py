@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,7 @@ class Demo:
         cache = None if self._temporary is None else Path(self._temporary.name) / ".cache"
         self._search = ImageSearch(clip, cache_dir=cache)
         self._searches = self._make("search", self._find, batch=1)
-        self._loader = ThreadPoolExecutor(1, "visionzoo-segmenter")
-        self._segment = self._loader.submit(self._segmenter, options.segment, options.weights)
-        if options.segment != "embedded":  # what a person names is wrong at once, and not at the first click
-            self._segment.result()
+        self.segment = self._segmenter(options.segment, options.weights)
         self.segment_name = options.segment
 
     @property
@@ -101,15 +97,6 @@ class Demo:
         self._batchers.append(made)
         return made
 
-    @property
-    def segment(self) -> SegmentService:
-        """The segmenter; the first time it may have to be waited for."""
-        return self._segment.result()
-
-    async def segmenter(self) -> SegmentService:
-        """:attr:`segment`, while others are answered."""
-        return await asyncio.wrap_future(self._segment)
-
     def _segmenter(self, source: str, weights: str | None) -> SegmentService:
         predictor, texts = _predictor(source, weights, self.options.device)
         return SegmentService(predictor, texts, self.store, self.bounds, self._make)
@@ -129,9 +116,8 @@ class Demo:
         newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
         if newest is None:
             raise Refused(404, f"there is no finished run {self.retrained} yet; the command above makes it")
-        before, coming = await self.segmenter(), self._loader.submit(self._segmenter, str(newest.parent), None)
-        await asyncio.wrap_future(coming)
-        self._segment = coming
+        before = self.segment
+        self.segment = await asyncio.to_thread(self._segmenter, str(newest.parent), None)
         self.segment_name = str(newest.parent)
         self.store.forget_embeddings()
         for line in before.lines:
@@ -168,7 +154,6 @@ class Demo:
 
     def close(self) -> None:
         """Let go of threads and temporary files."""
-        self._loader.shutdown()
         for batcher in self._batchers:
             batcher.close()
         if self._temporary is not None:

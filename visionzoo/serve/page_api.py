@@ -67,7 +67,7 @@ class PageApi:
         """What there is."""
         demo = self.demo
         calibration = getattr(demo.classify.labeller, "calibration", None)
-        labeller, clip, segment = demo.classify.labeller, demo.clip, await demo.segmenter()
+        labeller, clip, segment = demo.classify.labeller, demo.clip, demo.segment
         return {
             "classify": {
                 "name": labeller.name,
@@ -144,8 +144,7 @@ class PageApi:
         options = await read_model(request, EverythingOptions, self.demo.bounds)
         if options.points_per_side > self.demo.bounds.grid:
             raise ValueError(f"a grid of {options.points_per_side} is too fine; at most {self.demo.bounds.grid} a side")
-        segment = await self.demo.segmenter()
-        lines = await segment.everything(
+        lines = await self.demo.segment.everything(
             await self.demo.store.get(picture).image(),
             points_per_side=options.points_per_side,
             points_per_batch=32,  # so that there is progress to see
