@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -103,3 +104,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="module")  # while it is there, no other test of the process can run an event loop
+def browser() -> Iterator[Any]:
+    """A real headless browser, by playwright; skips, with a reason, where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    installed = next((path for name in names if (path := shutil.which(name))), None)
+    with sync_api.sync_playwright() as playwright:
+        if installed is None and not Path(playwright.chromium.executable_path).is_file():
+            pytest.skip("no browser is installed: neither chromium on the path, nor playwright's own")
+        options = {} if installed is None else {"executable_path": installed}
+        started = playwright.chromium.launch(args=["--no-sandbox"], **options)
+        yield started
+        started.close()

@@ -112,3 +112,23 @@ def _not_utf8(where: str, byte: bytes) -> str:
         f"{where} is not UTF-8: byte 0x{byte.hex()}, which is {byte.decode('latin-1')!r} in Latin-1; save the file as "
         "UTF-8, for instance with: iconv -f latin1 -t utf-8 OLD > NEW"
     )
+
+
+def read_numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
+    """Numbers with commas between them, as a person types a point or a box.
+
+    Args:
+        text: what was typed.
+        counts: how many there may be.
+        form: what is expected, for the message.
+
+    Raises:
+        ValueError: for another number of them, or what is none.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        raise ValueError(f"{text[:80]!r} is not of the form {form}")
+    return values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,6 @@ from visionzoo.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 IMAGES = 100
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    installed = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    with sync_api.sync_playwright() as playwright:
-        if installed is None and not Path(playwright.chromium.executable_path).is_file():
-            pytest.skip("no browser is installed: neither chromium on the path, nor playwright's own")
-        options = {} if installed is None else {"executable_path": installed}
-        started = playwright.chromium.launch(args=["--no-sandbox"], **options)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

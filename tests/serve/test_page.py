@@ -19,21 +19,8 @@ from visionzoo.data.sources.rle import read_segmentation
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Where pictures of the tabs go, for the documentation.
 PICTURES = os.environ.get("VISIONZOO_SCREENSHOTS")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    installed = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    with sync_api.sync_playwright() as playwright:
-        if installed is None and not Path(playwright.chromium.executable_path).is_file():
-            pytest.skip("no browser is installed: neither chromium on the path, nor playwright's own")
-        options = {} if installed is None else {"executable_path": installed}
-        started = playwright.chromium.launch(args=["--no-sandbox"], **options)
-        yield started
-        started.close()
 
 
 @pytest.fixture

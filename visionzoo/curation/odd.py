@@ -31,9 +31,8 @@ class Odd:
     """An image that is not like the others."""
 
     row: int
-    reason: (
-        str  #: ``far from its class``, ``of another kind``, ``empty``, ``dark``, ``bright``, ``blurred``, ``shape``...
-    )
+    #: ``far from its class``, ``of another kind``, ``empty``, ``dark``, ``bright``, ``blurred``, ``shape``...
+    reason: str
     score: float  #: how far it is, in the units of the reason; only of use to sort one reason's images
     text: str  #: for people, with the values
 

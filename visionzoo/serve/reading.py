@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from visionzoo.serve.bounds import Bounds, Refused
 from visionzoo.serve.segmenting import PromptedObject
+from visionzoo.text import read_numbers
 
 Model = TypeVar("Model", bound=BaseModel)
 _PICTURES = ("image/", "application/octet-stream")
@@ -83,17 +84,7 @@ def prompts_of(points: list[str], box: str | None, text: str | None, bounds: Bou
     """
     if len(points) > bounds.points:
         raise ValueError(f"{len(points)} points are too many; an object has at most {bounds.points}")
-    read = [_numbers(point, (2, 3), "x,y or x,y,label") for point in points]
-    corners = None if box is None else _numbers(box, (4,), "x0,y0,x1,y1")
+    read = [read_numbers(point, (2, 3), "x,y or x,y,label") for point in points]
+    corners = None if box is None else read_numbers(box, (4,), "x0,y0,x1,y1")
     labels = [p[2] if len(p) == 3 else 1.0 for p in read]  # check_points says which there are
     return PromptedObject([(p[0], p[1]) for p in read], labels, corners, text)
-
-
-def _numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in counts:
-        raise ValueError(f"{text[:80]!r} is not of the form {form}")
-    return values

@@ -22,6 +22,7 @@ from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.export.folder import is_exported
 from visionzoo.files import refuse_address
 from visionzoo.terminal import say
+from visionzoo.text import read_numbers
 
 if TYPE_CHECKING:
     from visionzoo.inference.masks import Segmented
@@ -32,12 +33,9 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 def _numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
     try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in counts:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
-    return values
+        return read_numbers(text, counts, form)
+    except ValueError as error:  # of which argparse would not say the text
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _point(text: str) -> list[float]:
