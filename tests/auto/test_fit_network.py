@@ -14,7 +14,7 @@ from visionzoo.auto.network import fill_head, network_of, open_network, text_pri
 from visionzoo.inference.linear import Linear
 from visionzoo.inference.zero_shot import ZeroShotClassifier
 from visionzoo.models.bundle import ModelConfig, save_bundle
-from visionzoo.weights import sources
+from visionzoo.weights import hub
 
 NANO = "vit_nano_patch4_32"
 
@@ -101,7 +101,7 @@ def test_nothing_is_the_same_each_time_and_says_so() -> None:
 
 
 def test_without_a_network_the_default_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_hub_answers", lambda: False)
+    monkeypatch.setattr(hub, "_hub_answers", lambda: False)
     found = open_network(None, None, None, 3, 16, seed=0)
     assert not found.pretrained
     assert "learns from nothing" in found.said

@@ -104,7 +104,7 @@ def test_shards_in_the_cache_are_found(cache: Path, block_network: None) -> None
 def test_weights_that_the_registry_names_are_known_to_timm(
     monkeypatch: pytest.MonkeyPatch, block_network: None
 ) -> None:
-    monkeypatch.setattr("visionzoo.weights.sources._from_hub", lambda name, first: Path(name))
+    monkeypatch.setattr("visionzoo.weights.sources.from_hub", lambda name, first: Path(name))
     named = [spec.weights for spec in _SPECS.values() if spec.weights is not None]
     assert len(named) > 50
     for weights in named:
@@ -129,7 +129,7 @@ def test_without_a_network_the_error_comes_at_once(cache: Path, monkeypatch: pyt
         raise AssertionError("asked the client, which tries again and again")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("visionzoo.weights.sources.getproxies", dict)
+    monkeypatch.setattr("visionzoo.weights.hub.getproxies", dict)
     monkeypatch.setattr(socket, "create_connection", no_name)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
     for source in ("hf-hub:org/vit", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"):
@@ -146,7 +146,7 @@ def test_what_is_not_cached_is_downloaded(cache: Path, monkeypatch: pytest.Monke
             raise huggingface_hub.errors.EntryNotFoundError(f"404 {file}")
         return str(put(cache / "downloaded.bin"))
 
-    monkeypatch.setattr("visionzoo.weights.sources._hub_answers", lambda: True)
+    monkeypatch.setattr("visionzoo.weights.hub._hub_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert resolve_source("hf-hub:org/vit") == cache / "downloaded.bin"
     assert asked[0] == "model.safetensors"

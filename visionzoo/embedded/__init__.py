@@ -25,7 +25,7 @@ def embedded_names() -> list[str]:
     return sorted(path.parent.name for path in EMBEDDED.glob("[!.]*/model.safetensors"))
 
 
-def local_source(source: Any, task: str | None = None) -> Any:
+def embedded_source(source: Any, task: str | None = None) -> Any:
     """The folder of a model that comes with the package, for ``embedded`` or ``embedded:NAME``; else ``source`` itself.
 
     Args:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.folder import list_images, not_read, warn_not_read
-from visionzoo.embedded import local_source
 from visionzoo.facts import backbone_facts
 from visionzoo.files import refuse_address
 from visionzoo.inference.answers import Asked, Prediction, Scorer
@@ -30,6 +29,7 @@ from visionzoo.models.calibration import HOW, Calibration
 from visionzoo.runs.folder import RunFolder
 from visionzoo.terminal import visible_name
 from visionzoo.types import Preprocess
+from visionzoo.weights.local import local_source
 
 #: One image, a folder of images (searched at any depth), or several of either.
 Images = ImageInput | Iterable[ImageInput]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from visionzoo.embedded import local_source
 from visionzoo.inference.device import resolve_device
 from visionzoo.models.bundle import CONFIG_FILE, load_bundle, read_config
 from visionzoo.models.clip import Clip, create_clip
 from visionzoo.models.clip.config import CLIP_MODELS
+from visionzoo.weights.local import local_source
 from visionzoo.weights.preprocessing import read_json
 
 

@@ -13,7 +13,6 @@ import torch
 
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.sources.rle import RLE
-from visionzoo.embedded import local_source
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.mask_generator import MaskGenerator, need_pycocotools
 from visionzoo.inference.named import weights_of
@@ -22,6 +21,7 @@ from visionzoo.models.bundle import read_config
 from visionzoo.models.sam import Sam, create_sam
 from visionzoo.models.sam.text_prompts import TEMPLATE, TextPrompts
 from visionzoo.viz.overlay import mask_overlay
+from visionzoo.weights.local import local_source
 
 
 class Segmented(NamedTuple):

@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from visionzoo.data.images import ImageInput, open_image
-from visionzoo.embedded import local_source
 from visionzoo.inference.device import as_input, own_precision, resolve_device
 from visionzoo.inference.sam_transform import ResizeToModel, fitted_size, resize_coords, resize_picture
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.sam.model import Sam, SamContext
 from visionzoo.models.sam.prompts import NOT_A_POINT, Prompts
 from visionzoo.runs.folder import RunFolder
+from visionzoo.weights.local import local_source
 
 #: Working memory of one chunk of prompts in the decoder, in bytes: about 64 prompts of Meta's models.
 CHUNK_BYTES = 2**30

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
-from visionzoo.embedded import local_source
 from visionzoo.layers.graft import graft
 from visionzoo.weights import install_load_hook, load_weights
+from visionzoo.weights.local import local_source
 
 if TYPE_CHECKING:
     _Base = Backbone

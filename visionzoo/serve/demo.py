@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from visionzoo.embedded import local_source
 from visionzoo.export.folder import is_exported
 from visionzoo.export.predictors import ExportedClassifier, load_exported
 from visionzoo.inference.classifier import ImageClassifier
@@ -30,6 +29,7 @@ from visionzoo.serve.pictures import PictureStore
 from visionzoo.serve.samples import SHAPE_LABELS, write_samples
 from visionzoo.serve.segmenting import SegmentService
 from visionzoo.serve.services import ClassifyService, ClipService
+from visionzoo.weights.local import local_source
 
 
 @dataclass(frozen=True, kw_only=True)

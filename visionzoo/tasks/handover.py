@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from visionzoo.embedded import local_source
 from visionzoo.models.bundle import CONFIG_FILE, ModelConfig, read_config
 from visionzoo.models.trunk import trunk_name
 from visionzoo.weights import LoadReport
+from visionzoo.weights.local import local_source
 from visionzoo.weights.preprocessing import read_json
 
 #: Below this share of a backbone's tensors a hand-over is refused: the rest would train from random values, unnoticed.

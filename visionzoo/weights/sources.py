@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import socket
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-from visionzoo.embedded import local_source
+from visionzoo.embedded import embedded_source
 from visionzoo.files import similar_names
-from visionzoo.weights.reading import shard_names
+from visionzoo.weights.hub import HUB_PREFIX, WEIGHT_FILES, from_hub
 
-#: Names that weights have in folders and hub repositories, best first.
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "open_clip_pytorch_model.bin",
-)
-HUB_PREFIX, TIMM_PREFIX = "hf-hub:", "timm:"
+TIMM_PREFIX = "timm:"
 
 
 def resolve_source(source: str | Path, *, first: tuple[str, ...] = ()) -> Path:
@@ -39,12 +27,12 @@ def resolve_source(source: str | Path, *, first: tuple[str, ...] = ()) -> Path:
             reached.
         ValueError: for a malformed name.
     """
-    source = local_source(source)
+    source = embedded_source(source)
     text = str(source)
     if text.startswith(HUB_PREFIX):
-        return _from_hub(text.removeprefix(HUB_PREFIX), first)
+        return from_hub(text.removeprefix(HUB_PREFIX), first)
     if text.startswith(TIMM_PREFIX):
-        return _from_hub(_timm_repository(text.removeprefix(TIMM_PREFIX)), first)
+        return from_hub(_timm_repository(text.removeprefix(TIMM_PREFIX)), first)
     if "://" in text:
         raise ValueError(f"{text!r} is an address; download the file and give its path, or name it as hf-hub:org/name")
     path = Path(source).expanduser()
@@ -113,92 +101,3 @@ def _timm_repository(name: str) -> str:
     repository = config.hf_hub_id
     full = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
     return repository + full if repository.endswith("/") else str(repository)
-
-
-def _from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
-    """A weights file of a hub repository, from the local cache or downloaded into it."""
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    repository, _, revision = name.partition("@")
-    cache = Path(constants.HF_HUB_CACHE)
-    offline = (
-        f"the weights of hf-hub:{name} are not in the local cache {cache} and the hub cannot be reached; "
-        f"connect once, or download {WEIGHT_FILES[0]} from https://huggingface.co/{repository} elsewhere "
-        "and give its path"
-    )
-    files = tuple(dict.fromkeys((*first, *WEIGHT_FILES)))
-    try:
-        for file in files:
-            found = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision or None)
-            if isinstance(found, str):
-                return _with_shards(Path(found), repository, revision, cache)
-        if not _hub_answers():
-            raise FileNotFoundError(offline)
-        for file in files:
-            try:
-                path = hf_hub_download(repository, file, cache_dir=cache, revision=revision or None)
-            except LocalEntryNotFoundError:
-                raise
-            except EntryNotFoundError:
-                continue
-            _fetch_configs(repository, revision, cache)
-            return _with_shards(Path(path), repository, revision, cache)
-    except HFValidationError as error:
-        raise ValueError(f"{name!r} is not a hub name; write hf-hub:org/name or hf-hub:org/name@revision") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
-        raise FileNotFoundError(offline) from error
-    except GatedRepoError as error:
-        raise FileNotFoundError(
-            f"hf-hub:{name} is gated; accept its licence at https://huggingface.co/{repository} and run `hf auth login`"
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise FileNotFoundError(
-            f"the hub has no {name!r} that you may read; check the name at https://huggingface.co/{repository}"
-        ) from error
-    raise FileNotFoundError(f"hf-hub:{name} has no weights file; expected one of {', '.join(WEIGHT_FILES)}")
-
-
-def _hub_answers() -> bool:
-    """Whether a connection can be made. The hub's own client tries for half a minute before it says that it cannot."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or getproxies():  # the client refuses at once, or a proxy decides
-        return True
-    address = urlsplit(constants.ENDPOINT)
-    try:
-        socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
-def _fetch_configs(repository: str, revision: str, cache: Path) -> None:
-    """Fetch what says how the weights want their images, where the repository has it."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    for file in ("config.json", "preprocessor_config.json", "open_clip_config.json"):
-        try:
-            hf_hub_download(repository, file, cache_dir=cache, revision=revision or None)
-        except EntryNotFoundError:
-            continue
-
-
-def _with_shards(path: Path, repository: str, revision: str, cache: Path) -> Path:
-    """Fetch the shards that an index names, so that they lie beside it."""
-    if path.name.endswith(".index.json"):
-        from huggingface_hub import hf_hub_download
-
-        for shard in shard_names(path):
-            if not (path.parent / shard).is_file():
-                hf_hub_download(repository, shard, cache_dir=cache, revision=revision or None)
-    return path

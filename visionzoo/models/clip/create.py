@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from visionzoo.backbones import create_backbone
-from visionzoo.embedded import local_source
 from visionzoo.models.clip.config import (
     CLIP_MODELS,
     TEXT_SIZES,
@@ -25,6 +24,7 @@ from visionzoo.models.clip.model import Clip
 from visionzoo.models.clip.text import TextTower
 from visionzoo.types import Preprocess
 from visionzoo.weights import install_load_hook, load_weights
+from visionzoo.weights.local import local_source
 from visionzoo.weights.preprocessing import decide_preprocess
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
-from visionzoo.embedded import local_source
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.sam.encoder import WIDTH, make_encoder
 from visionzoo.models.sam.mask_decoder import MaskDecoder
 from visionzoo.models.sam.model import Sam
 from visionzoo.models.sam.prompt_encoder import PromptEncoder
 from visionzoo.weights import install_load_hook, load_weights
+from visionzoo.weights.local import local_source
 
 #: Meta's three sizes.
 SAM_BACKBONES = {
