@@ -31,7 +31,7 @@ ROWS = (
     ("tasks",),
     ("inference",),
     ("export", "curation"),
-    ("auto",),
+    ("auto", "hub"),
     ("serve",),
     ("cli",),
 )

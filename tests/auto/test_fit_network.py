@@ -101,7 +101,7 @@ def test_nothing_is_the_same_each_time_and_says_so() -> None:
 
 
 def test_without_a_network_the_default_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_hub_answers", lambda: False)
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
     found = open_network(None, None, None, 3, 16, seed=0)
     assert not found.pretrained
     assert "learns from nothing" in found.said

@@ -146,7 +146,7 @@ def test_what_is_not_cached_is_downloaded(cache: Path, monkeypatch: pytest.Monke
             raise huggingface_hub.errors.EntryNotFoundError(f"404 {file}")
         return str(put(cache / "downloaded.bin"))
 
-    monkeypatch.setattr("visionzoo.weights.hub._hub_answers", lambda: True)
+    monkeypatch.setattr("visionzoo.weights.hub.hub_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert resolve_source("hf-hub:org/vit") == cache / "downloaded.bin"
     assert asked[0] == "model.safetensors"

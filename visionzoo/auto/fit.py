@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from visionzoo.auto.result import Fitted, Request
 from visionzoo.auto.session import Session
 from visionzoo.auto.tries import Tries
 from visionzoo.inference.device import resolve_device
-from visionzoo.runs import RunFolder, describe_run, write_record
+from visionzoo.runs import RunFolder, amend_record, describe_run, write_record
+from visionzoo.runs.lineage import lineage_of
 from visionzoo.runs.lock import FolderLock
 from visionzoo.tasks.engine.interrupt import RunInterruptedError
 from visionzoo.tasks.engine.results import draw_report
@@ -122,6 +123,8 @@ def _run(request: Request, folder: RunFolder | None, device: torch.device, befor
             record = _looked(record, final_look(folder, which, session.batch, device, seed=request.seed))
         else:  # that writes what is known of the run, too
             write_record(folder, describe_run(seed=request.seed, data={"path": request.path}))
+        lineage = lineage_of([session.network.weights])
+        amend_record(folder, ancestors=[asdict(ancestor) for ancestor in lineage])
         record = replace(record, minutes=session.elapsed + (0.0 if before is None else before.minutes))
         record.write(folder.path)
         draw_report(folder)  # once more, with the table of what was tried

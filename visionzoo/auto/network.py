@@ -39,6 +39,7 @@ class Network:
     model: Classifier
     pretrained: bool
     origin: str  #: one line for people: name, size, weights, licence, pixels
+    weights: str | None = None  #: the source of them; None for random ones
     clip: Clip | None = None  #: where the weights are a CLIP's
     said: str = ""  #: what went otherwise than was to be expected
 
@@ -141,7 +142,8 @@ def _from_weights(backbone: str | None, weights: str, image_size: int | None, cl
         describe_handover(report, model)
     known = backbone_info(architecture["backbone"])
     of = f", licence {known.licence}" if weights == known.weights else ""
-    return Network(model=model.eval(), pretrained=True, origin=f"{_described(model)}, weights {weights}{of}", clip=clip)
+    origin = f"{_described(model)}, weights {weights}{of}"
+    return Network(model=model.eval(), pretrained=True, origin=origin, weights=weights, clip=clip)
 
 
 def _described(model: Classifier) -> str:

@@ -2,14 +2,14 @@
 
 from visionzoo.runs.folder import RunFolder
 from visionzoo.runs.lock import FolderInUseError, FolderLock
-from visionzoo.runs.record import describe_run, finish_record, git_state, read_record, versions, write_record
+from visionzoo.runs.record import amend_record, describe_run, git_state, read_record, versions, write_record
 
 __all__ = [
     "FolderInUseError",
     "FolderLock",
     "RunFolder",
+    "amend_record",
     "describe_run",
-    "finish_record",
     "git_state",
     "read_record",
     "versions",

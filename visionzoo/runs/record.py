@@ -36,7 +36,11 @@ PACKAGES = (
 
 
 def describe_run(
-    *, seed: int | None, data: dict[str, Any] | None = None, argv: list[str] | None = None
+    *,
+    seed: int | None,
+    data: dict[str, Any] | None = None,
+    ancestors: list[dict[str, Any]] | None = None,
+    argv: list[str] | None = None,
 ) -> dict[str, Any]:
     """What is known of the running process, as plain JSON types.
 
@@ -44,6 +48,7 @@ def describe_run(
         seed: the seed of the run, or None when it was not seeded.
         data: what identifies the data, such as ``{"path": "digits", "fingerprint": fingerprint(splits)}`` with
             :func:`visionzoo.data.sources.base.fingerprint`.
+        ancestors: of the weights that it began with, see :mod:`visionzoo.runs.lineage`; None where it trains nothing.
         argv: the command line; None for ``sys.argv``. Of its first item only the last path part is kept.
     """
     command = list(sys.argv if argv is None else argv)
@@ -59,6 +64,7 @@ def describe_run(
         "git": git_state(),
         "machine": _machine(),
         "data": data,
+        **({} if ancestors is None else {"ancestors": ancestors}),
     }
 
 
@@ -72,15 +78,15 @@ def write_record(folder: RunFolder, description: dict[str, Any]) -> None:
     write_json(folder.record, {"schema_version": SCHEMA_VERSION, "sessions": [*sessions, description]})
 
 
-def finish_record(folder: RunFolder, minutes: float) -> None:
-    """Say in ``run.json`` how long the last session has trained; nothing where there is no record.
+def amend_record(folder: RunFolder, **values: Any) -> None:
+    """Put values into the last session of ``run.json``, such as the minutes that it took; nothing without a record.
 
     Raises:
         ValueError: if ``run.json`` is not such a record.
     """
     sessions = read_record(folder) if folder.record.is_file() else []
     if sessions:
-        sessions[-1]["minutes"] = round(minutes, 2)
+        sessions[-1].update(values)
         write_json(folder.record, {"schema_version": SCHEMA_VERSION, "sessions": sessions})
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -51,7 +53,7 @@ def from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
             found = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision or None)
             if isinstance(found, str):
                 return _with_shards(Path(found), repository, revision, cache)
-        if not _hub_answers():
+        if not hub_answers():
             raise FileNotFoundError(offline)
         for file in files:
             try:
@@ -64,7 +66,7 @@ def from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
             return _with_shards(Path(path), repository, revision, cache)
     except HFValidationError as error:
         raise ValueError(f"{name!r} is not a hub name; write hf-hub:org/name or hf-hub:org/name@revision") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+    except transport_errors(LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise FileNotFoundError(offline) from error
     except GatedRepoError as error:
         raise FileNotFoundError(
@@ -92,32 +94,32 @@ def own_folder(name: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     repository, _, revision = name.partition("@")
-    where = {"cache_dir": constants.HF_HUB_CACHE, "revision": revision or None}
+    where: Any = {"cache_dir": constants.HF_HUB_CACHE, "revision": revision or None}
     try:
         found = try_to_load_from_cache(repository, "config.json", **where)
         if not isinstance(found, str):
             # a copy of another library's weights is used as it is, and nobody is asked
             others = (try_to_load_from_cache(repository, file, **where) for file in WEIGHT_FILES)
-            if any(isinstance(other, str) for other in others) or not _hub_answers():
+            if any(isinstance(other, str) for other in others) or not hub_answers():
                 return None
             found = hf_hub_download(repository, "config.json", **where)
-    except (HFValidationError, HfHubHTTPError, EntryNotFoundError, OSError):
+    except transport_errors(HFValidationError, HfHubHTTPError, EntryNotFoundError, OSError):
         return None  # whoever asks for the weights next is told why
     if not {"schema_version", "task"} <= read_json(Path(found)).keys():
         return None
     folder = from_hub(name, (OWN_WEIGHTS,)).parent
     for file in (CARD_FILE, LINEAGE_FILE):
-        with suppress(HfHubHTTPError, EntryNotFoundError, OSError):  # a copy does without
-            if not (folder / file).exists() and _hub_answers():
+        with suppress(*transport_errors(HfHubHTTPError, EntryNotFoundError, OSError)):  # a copy does without
+            if not (folder / file).exists() and hub_answers():
                 hf_hub_download(repository, file, **where)
     return folder
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether a connection can be made. The hub's own client tries for half a minute before it says that it cannot."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or getproxies():  # the client refuses at once, or a proxy decides
+    if constants.HF_HUB_OFFLINE or set(getproxies()) - {"no"}:  # the client refuses at once, or a proxy decides
         return True
     address = urlsplit(constants.ENDPOINT)
     try:
@@ -125,6 +127,12 @@ def _hub_answers() -> bool:
     except OSError:
         return False
     return True
+
+
+def transport_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """``others``, and what the hub's client lets through of a broken connection, which its HTTP library decides."""
+    libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return (*others, ConnectionError, *(library.TransportError for library in libraries))
 
 
 def _fetch_configs(repository: str, revision: str, cache: Path) -> None:

@@ -225,3 +225,24 @@ def text_from_open_clip(model_cfg: Mapping[str, Any]) -> TextConfig:
     if unknown := sorted(k for k, v in given.items() if v not in (None, False)):
         raise ValueError(f"open_clip's text tower with {', '.join(unknown)} is not one that visionzoo has")
     return config
+
+
+def text_to_open_clip(config: TextConfig) -> dict[str, Any]:
+    """The ``text_cfg`` that describes a text tower to open_clip; ``quick_gelu`` is said outside it."""
+    found: dict[str, Any] = {
+        "width": config.width,
+        "layers": config.layers,
+        "heads": config.heads,
+        "mlp_ratio": config.mlp_ratio,
+        "context_length": config.context_length,
+        "vocab_size": config.vocab_size,
+        "no_causal_mask": not config.causal,
+        "pool_type": config.pool,
+        "proj_bias": config.projection_bias,
+        "norm_kwargs": {"eps": config.eps},
+    }
+    if config.end_id is not None:
+        found["eos_id"] = config.end_id
+    if config.activation == "gelu_tanh":
+        found["act_kwargs"] = {"approximate": "tanh"}
+    return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from visionzoo.files import remove_leftovers, write_text
-from visionzoo.runs import RunFolder, describe_run, finish_record, write_record
+from visionzoo.runs import RunFolder, amend_record, describe_run, write_record
+from visionzoo.runs.lineage import lineage_of
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.disk import disk_may_fail
 from visionzoo.tasks.engine.loggers import Events, MetricsFile
@@ -47,7 +49,7 @@ class RunFiles(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write configuration and record, and drop metrics of steps that are done again."""
-        self._write(trainer)
+        self._write(trainer, [asdict(ancestor) for ancestor in lineage_of(started_from(pl_module))])
         self._since = time.monotonic()
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
@@ -61,7 +63,7 @@ class RunFiles(Callback):
         if trainer.is_global_zero:
             assert self.folder is not None
             with disk_may_fail(self.folder.record, "the earlier one stays, which does not say how long the run took"):
-                finish_record(self.folder, (time.monotonic() - self._since) / 60)
+                amend_record(self.folder, minutes=round((time.monotonic() - self._since) / 60, 2))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the record, for ``validate``."""
@@ -76,12 +78,12 @@ class RunFiles(Callback):
         """Write the record."""
         self._write(trainer)
 
-    def _write(self, trainer: Trainer) -> None:
+    def _write(self, trainer: Trainer, ancestors: list[dict[str, Any]] | None = None) -> None:
         if self._written or not trainer.is_global_zero:
             return
         self._written = True
         assert self.folder is not None
-        record = describe_run(seed=self.seed, data=_describe_data(trainer))
+        record = describe_run(seed=self.seed, data=_describe_data(trainer), ancestors=ancestors)
         with self._or_say_where():
             self.folder.path.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder.path)  # of saves that a kill broke off; each is as large as a checkpoint
@@ -105,3 +107,8 @@ def _describe_data(trainer: Trainer) -> dict[str, Any] | None:
     if datamodule is None:
         return None
     return {"path": str(datamodule.path), "fingerprint": datamodule.fingerprint()}
+
+
+def started_from(module: LightningModule) -> list[str | None]:
+    """The weights that a task was told to begin with."""
+    return [module.hparams.get(option) for option in ("weights", "image_weights", "backbone_weights")]
