@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -13,7 +14,15 @@ from visionzoo.models.classifier import create_classifier
 from visionzoo.models.mae import create_mae
 from visionzoo.models.sam import create_sam
 from visionzoo.models.simmim import create_simmim
-from visionzoo.tasks.optim import Schedule, group_table, make_adamw, param_groups, warmup_cosine
+from visionzoo.tasks.optim import (
+    Schedule,
+    check_optimizer,
+    group_table,
+    make_adamw,
+    make_optimizer,
+    param_groups,
+    warmup_cosine,
+)
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +141,37 @@ def test_groups_keep_their_ratio_along_the_schedule(model: nn.Module) -> None:
         optimizer.step()
         schedule.step()
     assert {g["betas"] for g in optimizer.param_groups} == {(0.9, 0.95)}
+
+
+@pytest.mark.parametrize("name", ["sgd", "lamb", "lion", "muon", "adan", "adafactorbv", "LAMB"])
+def test_an_optimizer_of_timm_takes_the_step_that_timms_own_takes(name: str) -> None:
+    from timm.optim import create_optimizer_v2
+
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    theirs = copy.deepcopy(ours)
+    optimizers = (
+        make_optimizer(
+            check_optimizer(name), param_groups(ours, lr=0.01, weight_decay=0.1), lr=0.01, betas=(0.9, 0.999)
+        ),
+        create_optimizer_v2(theirs, opt=name.lower(), lr=0.01, weight_decay=0.1, momentum=0.9),
+    )
+    before = ours[0].weight.detach().clone()
+    for _ in range(3):
+        x = torch.randn(16, 4)
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    assert not torch.equal(ours[0].weight, before)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("adamq", "did you mean"), ("adahessian", "second derivatives"), ("nothing like it", "such as adamw, lamb")],
+)
+def test_optimizers_that_there_are_not(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_optimizer(name)

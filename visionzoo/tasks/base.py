@@ -36,10 +36,11 @@ class VisionTask(TaskInterface):
         lr: peak learning rate of the layer nearest the output.
         base_lr: peak learning rate for 256 images per optimizer step, scaled linearly to the real number of them (all
             ranks and accumulated batches); takes the place of lr when given.
-        weight_decay: AdamW's weight decay; norms, biases, tokens and position tables are never decayed.
+        optimizer: adamw, or the name of another one of timm's, such as lamb, lion, muon, sgd or adafactorbv.
+        weight_decay: of the optimizer; norms, biases, tokens and position tables are never decayed.
         layer_decay: factor on the learning rate for each layer further from the output, in (0, 1]; 0.65 to 0.75 is
             usual for fine-tuning large ViTs.
-        betas: AdamW's two momenta.
+        betas: AdamW's two momenta; another optimizer has its own.
         warmup_epochs: length of the linear warm-up in epochs, fractions included.
         warmup_steps: length of the warm-up in optimizer steps; takes the place of warmup_epochs when above 0.
         min_lr: learning rate at the end of the cosine.
@@ -58,6 +59,7 @@ class VisionTask(TaskInterface):
         *,
         lr: float = 5e-4,
         base_lr: float | None = None,
+        optimizer: str = "adamw",
         weight_decay: float = 0.05,
         layer_decay: float = 1.0,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -83,6 +85,7 @@ class VisionTask(TaskInterface):
         if min(lr, base_lr if base_lr is not None else lr) <= 0:
             raise ValueError(f"lr={lr} and base_lr={base_lr} must be above 0")
         self.lr, self.base_lr, self.betas = lr, base_lr, betas
+        self.optimizer_name = optim.check_optimizer(optimizer)
         self.weight_decay, self.layer_decay = weight_decay, layer_decay
         self.warmup_epochs, self.warmup_steps, self.min_lr = warmup_epochs, warmup_steps, min_lr
         self.ema_decay, self.compile_model, self.grad_checkpointing = ema_decay, compile, grad_checkpointing
@@ -239,7 +242,7 @@ class VisionTask(TaskInterface):
             self.log(f"{stage}/{name}", value, prog_bar=name != "loss", batch_size=1, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        """AdamW and a warm-up into a cosine. A subclass with another optimizer overrides :meth:`make_optimizer`."""
+        """The named optimizer and a warm-up into a cosine. A subclass may override :meth:`make_optimizer`."""
         lr = self.peak_lr(self.trainer)
         groups = self.param_groups(lr)
         self._group_options = [{k: g[k] for k in ("lr", "lr_scale", "weight_decay", "name")} for g in groups]
@@ -255,8 +258,9 @@ class VisionTask(TaskInterface):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> Optimizer:
-        """The optimizer over :meth:`param_groups`; AdamW."""
-        return optim.make_adamw(groups, lr=lr, betas=self.betas, fused=self._fused_allowed())
+        """The optimizer over :meth:`param_groups`."""
+        fused = self._fused_allowed()
+        return optim.make_optimizer(self.optimizer_name, groups, lr=lr, betas=self.betas, fused=fused)
 
     def apply_optimizer_options(self) -> None:
         """Learning rates, decay and momenta as the options say: a checkpoint brings those that it was saved with.
@@ -276,7 +280,7 @@ class VisionTask(TaskInterface):
             groups = schedule.optimizer.param_groups[: len(now)]
             for group, options, peak, lr in zip(groups, self._group_options, schedule.base_lrs, now, strict=True):
                 group.update(options, initial_lr=peak, lr=lr)
-                if "betas" in group:
+                if self.optimizer_name == "adamw" and "betas" in group:
                     group["betas"] = self.betas
             schedule._last_lr = now
 

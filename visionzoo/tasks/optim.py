@@ -11,6 +11,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from visionzoo.files import similar_names
+
 #: Never decayed, whatever a model says itself: tokens, position tables and temperatures are no weights of a layer.
 NO_DECAY_PATTERNS = (
     "*pos_embed*", "*positional_embedding", "*cls_token", "*reg_token", "*dist_token", "*mask_token",
@@ -93,6 +95,52 @@ def make_adamw(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, f
     # param_names would make torch print and store every name; the table above is their only reader
     plain = [{k: v for k, v in g.items() if k != "param_names"} for g in groups]
     return AdamW(plain, lr=lr, betas=betas, fused=fused or None)
+
+
+def check_optimizer(name: str) -> str:
+    """``name``, in lower case.
+
+    Raises:
+        ValueError: for one that timm has not, or that a training step here cannot drive.
+    """
+    if name.lower() == "adamw":  # without timm, whose import takes a while
+        return "adamw"
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    known = [str(n) for n in list_optimizers()]
+    if name.lower() not in known:
+        near = similar_names(name.lower(), known)
+        hint = f"did you mean {' or '.join(near)}?" if near else "such as adamw, lamb, lion, muon or sgd"
+        raise ValueError(f"optimizer={name!r} is none of timm's; {hint}")
+    if get_optimizer_info(name.lower()).second_order:
+        raise ValueError(f"optimizer={name!r} needs second derivatives, which this training step does not compute")
+    return name.lower()
+
+
+def make_optimizer(
+    name: str, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], fused: bool = True
+) -> Optimizer:
+    """An optimizer over groups from :func:`param_groups`: AdamW, or another of timm's by its name.
+
+    Args:
+        name: as :func:`check_optimizer` gives it.
+        groups: each with its own learning rate and weight decay.
+        lr: of groups that have none.
+        betas: AdamW's two momenta; any other has its own.
+        fused: see :func:`make_adamw`.
+
+    Raises:
+        ValueError: for an optimizer whose package is not installed.
+    """
+    if name == "adamw":
+        return make_adamw(groups, lr=lr, betas=betas, fused=fused)
+    from timm.optim import create_optimizer_v2
+
+    plain = [{k: v for k, v in g.items() if k != "param_names"} for g in groups]
+    try:
+        return create_optimizer_v2(plain, opt=name, lr=lr)
+    except (ImportError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"optimizer={name!r} cannot be made here: {str(error).splitlines()[0]}") from error
 
 
 def skip_on(optimizer: Optimizer, flag: Tensor) -> bool:

@@ -15,6 +15,8 @@ FROM_DATA = frozenset(
 )
 #: Where a run starts. One that goes on has its weights, so these may be left out.
 STARTS = frozenset({"weights", "image_weights", "backbone_weights", "in_chans_policy"})
+#: Of every task: what a checkpoint holds of one optimizer means nothing to another.
+ALWAYS_SETTLED = frozenset({"optimizer"})
 
 
 def plain(value: Any) -> Any:
@@ -40,7 +42,7 @@ def settled_changes(
         settled: names of those that cannot change.
     """
     changes = []
-    for name in sorted((STARTS | set(settled)) - FROM_DATA):
+    for name in sorted((STARTS | ALWAYS_SETTLED | set(settled)) - FROM_DATA):
         if name not in then or name not in now or now[name] in (then[name], built.get(name)):
             continue
         if name in STARTS and now[name] is None:
