@@ -2,6 +2,7 @@
 
 import open_clip
 import pytest
+import timm
 import torch
 from clip_twins import as_open_clip, assert_same, images, materialise, open_clip_twin, shallow, texts
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
@@ -21,8 +22,10 @@ FAST = (
     "RN50-quickgelu",
     "ViT-B-16-SigLIP",
     "ViT-SO400M-14-SigLIP-384",
+    "ViT-B-16-SigLIP2",
+    "ViT-B-32-SigLIP2-256",
 )
-SLOW = ("ViT-L-14-336-quickgelu", "ViT-SO400M-14-SigLIP", "ViT-L-16-SigLIP-256")
+SLOW = ("ViT-gopt-16-SigLIP2-256", "ViT-L-16-SigLIP2-512", "ViT-L-14-336-quickgelu", "ViT-SO400M-14-SigLIP", "ViT-L-16-SigLIP-256")
 
 
 def compare(name, depth):
@@ -69,7 +72,11 @@ def test_the_recorded_configuration_is_open_clips(name):
         )
     if "timm_model_name" in vision:
         assert trunk.name == vision["timm_model_name"]
-        assert (trunk.config.act, trunk.config.eps) == ("gelu", 1e-6)
+        with torch.device("meta"):
+            peer = timm.create_model(vision["timm_model_name"])
+        gelu = getattr(peer.blocks[0].mlp.act, "approximate", "tanh")  # timm's module for tanh has no such attribute
+        assert trunk.config.act == {"none": "gelu", "tanh": "gelu_tanh"}[gelu]
+        assert trunk.config.eps == 1e-6
     elif isinstance(vision["layers"], int):
         head_width = vision.get("head_width", 64)
         assert trunk.embed_dim == vision["width"]

@@ -28,6 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
     "giant": {"embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_ratio": 48 / 11},
     "so400m": {"embed_dim": 1152, "depth": 27, "num_heads": 16, "mlp_ratio": 3.7362},
+    "giantopt": {"embed_dim": 1536, "depth": 40, "num_heads": 16},
 }
 
 VIT_PAPER = "arXiv 2010.11929"
@@ -217,6 +218,14 @@ def _siglip_towers() -> None:
         ("so400m", 14, 224, "gelu", "v2_webli"),
         ("so400m", 14, 384, "gelu", "webli"),
         ("so400m", 16, 256, "gelu_tanh", "v2_webli"),
+        # SigLIP 2 (arXiv 2502.14786) alone
+        ("base", 32, 256, "gelu_tanh", "v2_webli"),
+        ("large", 16, 512, "gelu_tanh", "v2_webli"),
+        ("so400m", 14, 378, "gelu", "v2_webli"),
+        ("so400m", 16, 384, "gelu_tanh", "v2_webli"),
+        ("so400m", 16, 512, "gelu_tanh", "v2_webli"),
+        ("giantopt", 16, 256, "gelu_tanh", "v2_webli"),
+        ("giantopt", 16, 384, "gelu_tanh", "v2_webli"),
     )
     for size, patch, pixels, act, tag in rows:
         # 384 is no multiple of 14; these weights were trained with the remaining pixels cut off.
@@ -224,7 +233,7 @@ def _siglip_towers() -> None:
         pre = spec(pixels)
         kwargs: dict[str, Any] = {"paper": "arXiv 2303.15343", "tag": tag, "family": "siglip"}
         register_vit(f"vit_{size}_patch{patch}_siglip_{pixels}", sized(size, patch, pool="map", **parts), pre, **kwargs)
-        if size == "base":
+        if size == "base" and patch == 16:
             config = sized(size, patch, pool="avg", pool_norm=False, **parts)
             register_vit(f"vit_{size}_patch{patch}_siglip_gap_{pixels}", config, pre, **kwargs)
 

@@ -118,6 +118,27 @@ _SIGLIP_TEXT: dict[str, dict[str, Any]] = {
     "large": {"width": 1024, "layers": 24, "heads": 16},
     "so400m": {"width": 1152, "layers": 27, "heads": 16, "mlp_ratio": 3.7362},
 }
+#: SigLIP 2 (arXiv 2502.14786) under open_clip's names: image tower -> image size and text tower. Where timm's tower
+#: computes the exact GELU, the released name does.
+_SIGLIP2: dict[str, tuple[str, int, str, str]] = {
+    "ViT-B-16-SigLIP2": ("base_patch16", 224, "base", "gelu"),
+    "ViT-B-16-SigLIP2-256": ("base_patch16", 256, "base", "gelu"),
+    "ViT-B-16-SigLIP2-384": ("base_patch16", 384, "base", "gelu"),
+    "ViT-B-16-SigLIP2-512": ("base_patch16", 512, "base", "gelu"),
+    "ViT-B-32-SigLIP2-256": ("base_patch32", 256, "base", "gelu_tanh"),
+    "ViT-L-16-SigLIP2-256": ("large_patch16", 256, "large", "gelu"),
+    "ViT-L-16-SigLIP2-384": ("large_patch16", 384, "large", "gelu"),
+    "ViT-L-16-SigLIP2-512": ("large_patch16", 512, "large", "gelu_tanh"),
+    "ViT-SO400M-14-SigLIP2": ("so400m_patch14", 224, "so400m", "gelu"),
+    "ViT-SO400M-14-SigLIP2-378": ("so400m_patch14", 378, "so400m", "gelu"),
+    "ViT-SO400M-16-SigLIP2-256": ("so400m_patch16", 256, "so400m", "gelu_tanh"),
+    "ViT-SO400M-16-SigLIP2-384": ("so400m_patch16", 384, "so400m", "gelu_tanh"),
+    "ViT-SO400M-16-SigLIP2-512": ("so400m_patch16", 512, "so400m", "gelu_tanh"),
+    "ViT-gopt-16-SigLIP2-256": ("giantopt_patch16", 256, "so400m", "gelu_tanh"),
+    "ViT-gopt-16-SigLIP2-384": ("giantopt_patch16", 384, "so400m", "gelu_tanh"),
+}
+#: Width of the joint space where it is not the text tower's.
+_GOPT_DIM = 1536
 QUICK = "-quickgelu"
 
 
@@ -152,6 +173,14 @@ def _siglip(backbone: str, size: int, text: str, context_length: int = 64) -> Cl
     )
 
 
+def _siglip2(tower: str, size: int, text: str, activation: str) -> ClipConfig:
+    """Gemma's tokens; texts in lower case, without punctuation, padded to 64."""
+    config = _siglip(f"vit_{tower}_siglip_{size}", size, text)
+    words = replace(config.text, vocab_size=256000, activation="gelu_tanh")
+    width = _GOPT_DIM if tower.startswith("giantopt") else config.embed_dim
+    return replace(config, text=words, embed_dim=width, image_activation=activation)
+
+
 def _named() -> dict[str, ClipConfig]:
     models = {
         "ViT-B-32": _clip("vit_base_patch32_clip_224", 224, 512, "base"),
@@ -173,7 +202,7 @@ def _named() -> dict[str, ClipConfig]:
         models[f"ViT-L-16-SigLIP-{size}"] = _siglip(f"vit_large_patch16_siglip_{size}", size, "large")
     models["ViT-SO400M-14-SigLIP"] = _siglip("vit_so400m_patch14_siglip_224", 224, "so400m", context_length=16)
     models["ViT-SO400M-14-SigLIP-384"] = _siglip("vit_so400m_patch14_siglip_384", 384, "so400m")
-    return models
+    return models | {name: _siglip2(*parts) for name, parts in _SIGLIP2.items()}
 
 
 #: open_clip's names.
