@@ -13,6 +13,7 @@ import visionzoo
 from visionzoo.cli.commands import COMMANDS
 from visionzoo.cli.commands.arguments import CommandParser
 from visionzoo.cli.imports import require_for_training, take_imports, take_option
+from visionzoo.cli.jobs import job_map
 from visionzoo.cli.processes import StopSignal, die_with_launcher, scheduler_signals
 from visionzoo.cli.suggest import UsageError, suggestion
 from visionzoo.cli.tasks import help_page, split_arguments
@@ -92,10 +93,10 @@ def _command(given: list[str]) -> int:
             raise UsageError(f"unknown command {name!r}; {hint}")
         if name is not None:
             take_imports(given)
-        parsed = _parser(only=name).parse_args(args)
-        if parsed.command is None:
-            _parser(only=None).print_help()
+        if name is None and set(args) <= {"-h", "--help", "--help-all"}:
+            say(job_map())
             return 0
+        parsed = command_parser(only=name).parse_args(args)
         return importlib.import_module(COMMANDS[parsed.command]).run(parsed)
     except BrokenPipeError:
         raise
@@ -106,7 +107,7 @@ def _command(given: list[str]) -> int:
         return 2
 
 
-def _parser(only: str | None) -> argparse.ArgumentParser:
+def command_parser(only: str | None) -> argparse.ArgumentParser:
     """The parser with the options of one command, or with the names of all."""
     parser = CommandParser(prog="visionzoo", description="Vision Transformers: train, look, use.")
     parser.add_argument("--version", action="version", version=f"visionzoo {visionzoo.__version__}")

@@ -112,7 +112,7 @@ def _usage(program: str) -> str:
             *_COMMON,
             "",
             f"{program} classify --help says what can be asked of a task; "
-            f"{program} classify fit --help lists every option.",
+            f"{program} classify fit --help lists the usual options.",
         ]
     )
 
@@ -128,7 +128,7 @@ def _task_usage(name: str, program: str) -> str:
             "",
             *_COMMON,
             "",
-            f"{program} {name} fit --help lists every option.",
+            f"{program} {name} fit --help lists the usual options.",
         ]
     )
 

@@ -21,6 +21,7 @@ from visionzoo.cli.batch_size import find_batch_size
 from visionzoo.cli.imports import IMPORT_HELP, take_option
 from visionzoo.cli.options import OneLineParser, check_loggers, check_options
 from visionzoo.cli.processes import StopSignal, leave_together
+from visionzoo.cli.short_help import short_page, wants_all
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
 from visionzoo.plugins import classes_in, import_typed, is_trusted, module_of, remembered, typed
@@ -133,6 +134,10 @@ class TrainCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check the names of all options, then parse. Paths stay as they were typed."""
         options = self._parser(self._only)._actions
+        if not {"-h", "--help"}.isdisjoint(args):
+            say(short_page(options, f"{self.program} {self.task_name}", self._only))
+            raise SystemExit(0)
+        args = ["--help" if wants_all(arg) else arg for arg in args]
         known = [s.lstrip("-") for action in options for s in action.option_strings]
         check_options(args[1:], known)
         self.config = parser.parse_args(args)

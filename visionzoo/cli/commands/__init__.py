@@ -26,5 +26,6 @@ COMMANDS: dict[str, str] = {
     "demo": "visionzoo.cli.commands.demo",
     "bench": "visionzoo.cli.commands.bench",
     "cache": "visionzoo.cli.commands.cache",
+    "completion": "visionzoo.cli.commands.completion",
     "env": "visionzoo.cli.commands.env",
 }

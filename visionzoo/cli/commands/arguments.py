@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from visionzoo.cli.imports import IMPORT_HELP
 from visionzoo.cli.suggest import UsageError, spelled
 
-#: What builds a parser for a command.
-Subparsers = Any
 CLIP = (
     "run folder of a CLIP, folder with weights of open_clip or transformers, hf-hub:org/name, or a name with --weights"
 )
@@ -24,8 +22,33 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
-        self.add_argument("--import", action="append", metavar="MODULE", help=IMPORT_HELP)  # main has taken it
+        self.rare: list[argparse.Action] = []  #: what only --help-all lists
+        self.add_rare("--import", action="append", metavar="MODULE", help=IMPORT_HELP)  # main has taken it
+        self.add_argument("--help-all", action=_HelpAll, nargs=0, help=argparse.SUPPRESS)
         self._inside = False
+
+    def add_rare(self, *names: str, **options: Any) -> argparse.Action:
+        """``add_argument`` for what few people need: :meth:`format_help` leaves it out."""
+        action = self.add_argument(*names, **options)
+        self.rare.append(action)
+        return action
+
+    def format_help(self, *, everything: bool = False) -> str:
+        """The page of ``--help``, which fits a screen; or that of ``--help-all``."""
+        if everything:
+            return super().format_help()
+        shown = [(action, action.help) for action in self.rare]
+        for action in self.rare:
+            action.help = argparse.SUPPRESS
+        usage, self.usage = self.usage, None  # argparse keeps one of all options while it takes them anywhere
+        try:
+            page = super().format_help()
+        finally:
+            self.usage = usage
+            for action, text in shown:
+                action.help = text
+        more = "option" if len(shown) == 1 else "options"
+        return f"{page}\n{self.prog} --help-all lists {len(shown)} {more} more.\n"
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError in place of a page of usage and an exit."""
@@ -43,6 +66,19 @@ class CommandParser(argparse.ArgumentParser):
             return self.parse_known_intermixed_args(spelled(given, options), namespace)
         finally:
             self._inside = False
+
+
+#: What builds a parser for a command.
+Subparsers: TypeAlias = "argparse._SubParsersAction[CommandParser]"
+
+
+class _HelpAll(argparse.Action):
+    """``--help-all``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        assert isinstance(parser, CommandParser)
+        print(parser.format_help(everything=True), end="")
+        parser.exit()
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -118,9 +154,9 @@ def add_csv(parser: Any) -> None:
     parser.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="write CSV, one row for each image")
 
 
-def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
+def add_batch_size(parser: CommandParser, default: int) -> None:
     """``--batch-size``, at least 1."""
-    parser.add_argument(
+    parser.add_rare(
         "--batch-size", type=whole(1), default=default, metavar="N", help=f"images at a time (default: {default})"
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from visionzoo.cli.commands.arguments import add_device, add_image_size, add_model, add_out, add_weights
+from visionzoo.cli.commands.arguments import Subparsers, add_device, add_image_size, add_model, add_out, add_weights
 from visionzoo.cli.commands.output import PICTURES, check_picture
 from visionzoo.terminal import say
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "attention",
         help="draw where a model looks",

@@ -8,7 +8,15 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from visionzoo.cli.commands.arguments import add_device, add_image_size, add_json, add_model, the_model, whole
+from visionzoo.cli.commands.arguments import (
+    Subparsers,
+    add_device,
+    add_image_size,
+    add_json,
+    add_model,
+    the_model,
+    whole,
+)
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.export.folder import is_exported
 from visionzoo.terminal import say
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
     from visionzoo.inference.speed import Case, Speed
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "bench",
         help="measure speed and memory on this machine",

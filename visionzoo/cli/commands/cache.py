@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from visionzoo.cache import KINDS, LIMIT, Held, cache_folder, clear, held
-from visionzoo.cli.commands.arguments import add_json
+from visionzoo.cli.commands.arguments import Subparsers, add_json
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.cli.suggest import UsageError, suggestion
 from visionzoo.limits import in_units
 from visionzoo.terminal import say
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "cache",
         help="list or clear what is kept between runs",

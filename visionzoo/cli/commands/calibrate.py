@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from visionzoo.cli.commands.arguments import add_batch_size, add_device, add_json, add_model, the_model
+from visionzoo.cli.commands.arguments import Subparsers, add_batch_size, add_device, add_json, add_model, the_model
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.terminal import say, visible_name
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "calibrate",
         help="have a run's probabilities mean what they say",

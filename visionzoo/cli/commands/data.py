@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from visionzoo.cli.commands.arguments import (
+    Subparsers,
     add_batch_size,
     add_device,
     add_image_size,
@@ -19,7 +20,7 @@ from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.terminal import say
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("data", help="look at a data set", description="Look at a data set.")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser(
@@ -33,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_doctor(actions)
 
 
-def _add_doctor(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_doctor(actions: Subparsers) -> None:
     doctor = actions.add_parser(
         "doctor",
         help="find wrong labels, twins and leaks, odd images, and what to label next",

@@ -8,13 +8,13 @@ import sys
 import webbrowser
 from importlib.util import find_spec
 
-from visionzoo.cli.commands.arguments import CLIP, add_device, whole
+from visionzoo.cli.commands.arguments import CLIP, Subparsers, add_device, whole
 from visionzoo.terminal import say
 
 EXTRA = ("fastapi", "uvicorn", "prometheus_client")
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="the models in a browser, and for other programs",

@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-from visionzoo.cli.commands.arguments import add_batch_size, add_device, add_image_size, add_model, add_out, add_weights
+from visionzoo.cli.commands.arguments import (
+    Subparsers,
+    add_batch_size,
+    add_device,
+    add_image_size,
+    add_model,
+    add_out,
+    add_weights,
+)
 from visionzoo.cli.commands.output import check_target
 from visionzoo.terminal import say, visible_name
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "embed",
         help="write features of images to parquet",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from visionzoo.cli.commands.arguments import add_json
+from visionzoo.cli.commands.arguments import Subparsers, add_json
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.terminal import say
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "env",
         help="print versions and machine, for a report of a fault",

@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionzoo.cli.commands.arguments import add_image_size, add_json, add_labels, add_model, add_weights, the_model
+from visionzoo.cli.commands.arguments import (
+    Subparsers,
+    add_image_size,
+    add_json,
+    add_labels,
+    add_model,
+    add_weights,
+    the_model,
+)
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.cli.processes import StopSignal, scheduler_signals
 from visionzoo.signals import TRY_AGAIN
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
     from visionzoo.export.write import Exported
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "export",
         help="write a model as a graph that runs without visionzoo, and prove it",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from visionzoo.cli.commands.arguments import add_device, add_image_size
+from visionzoo.cli.commands.arguments import Subparsers, add_device, add_image_size
 from visionzoo.cli.suggest import UsageError
 from visionzoo.terminal import say
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "fit",
         help="from labelled photographs to the best classifier that the minutes allow",

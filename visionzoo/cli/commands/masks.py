@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionzoo.cli.commands.arguments import (
+    Subparsers,
     add_device,
     add_image_size,
     add_json,
@@ -46,7 +47,7 @@ def _box(text: str) -> list[float]:
     return _numbers(text, (4,), "x0,y0,x1,y1")
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "masks",
         help="segment what is clicked on, or everything",
@@ -86,6 +87,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--crop-layers", type=int, default=0, metavar="N", help="also search 4, 16 .. crops (default: 0)"
     )
     group.add_argument("--min-area", type=int, default=0, metavar="PIXELS", help="remove smaller holes and islands")
+    parser.rare += group._group_actions
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import fnmatch
 import sys
 from typing import TYPE_CHECKING, Any
 
-from visionzoo.cli.commands.arguments import add_json
+from visionzoo.cli.commands.arguments import Subparsers, add_json
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.cli.suggest import suggestion
 from visionzoo.embedded import embedded_names, read_card
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DESCRIBE_UP_TO = 60
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "models",
         help="list backbones",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from visionzoo.cli.commands.answers import emit_report
 from visionzoo.cli.commands.arguments import (
+    Subparsers,
     add_batch_size,
     add_csv,
     add_device,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from visionzoo.inference.classifier import ImageLabeller
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "predict",
         help="name what is in images",

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from visionzoo.cli.commands.arguments import (
+    Subparsers,
     add_batch_size,
     add_device,
     add_image_size,
@@ -19,7 +20,7 @@ from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.terminal import say, visible_name
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "probe",
         help="score frozen features by k-NN and a linear classifier",
@@ -35,16 +36,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--data.val_path", dest="val_path", metavar="PATH", help="held-out images of their own")
     parser.add_argument("--data.val_fraction", dest="val_fraction", type=float, help="share to hold out")
     parser.add_argument("--data.train_limit", dest="train_limit", type=_limit, help="label budget: a number or a share")
-    parser.add_argument("--data.seed", dest="seed", type=int, default=0, help="of the hold-out and the budget")
+    parser.add_rare("--data.seed", dest="seed", type=int, default=0, help="of the hold-out and the budget")
     add_weights(parser)
     add_image_size(parser)
-    parser.add_argument(
+    parser.add_rare(
         "--features", default="auto", choices=("auto", "pooled", "mean"),
         help="what a classifier reads, or the mean over the grid (default: mean after masked pretraining, else pooled)",
     )  # fmt: skip
-    parser.add_argument("--k", type=whole(1), default=20, help="neighbours (default: 20)")
+    parser.add_rare("--k", type=whole(1), default=20, help="neighbours (default: 20)")
     add_batch_size(parser, 64)
-    parser.add_argument("--cache", metavar="FOLDER", help="where features are kept (default: the user's cache)")
+    parser.add_rare("--cache", metavar="FOLDER", help="where features are kept (default: the user's cache)")
     add_json(parser)
     add_device(parser)
 

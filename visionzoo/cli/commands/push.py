@@ -7,12 +7,12 @@ import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from visionzoo.cli.commands.arguments import add_json
+from visionzoo.cli.commands.arguments import Subparsers, add_json
 from visionzoo.cli.commands.output import check_target, emit_json
 from visionzoo.terminal import say, visible_name
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "push",
         help="publish a run on a model hub, with a model card",

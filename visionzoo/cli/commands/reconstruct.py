@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from visionzoo.cli.commands.arguments import add_device, add_model, add_out
+from visionzoo.cli.commands.arguments import Subparsers, add_device, add_model, add_out
 from visionzoo.cli.commands.output import check_picture
 from visionzoo.terminal import say
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "reconstruct",
         help="draw what a masked image model makes of hidden patches",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from visionzoo.cli.commands.arguments import add_model, the_model
+from visionzoo.cli.commands.arguments import Subparsers, add_model, the_model
 from visionzoo.terminal import say
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "report",
         help="make the page of a run anew",

@@ -8,6 +8,7 @@ import sys
 
 from visionzoo.cli.commands.arguments import (
     CLIP,
+    Subparsers,
     add_batch_size,
     add_device,
     add_json,
@@ -21,7 +22,7 @@ from visionzoo.cli.suggest import UsageError
 from visionzoo.terminal import say, visible_name
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "search",
         help="find images by a description",

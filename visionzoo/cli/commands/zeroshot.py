@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from visionzoo.cli.commands.answers import emit_report
 from visionzoo.cli.commands.arguments import (
     CLIP,
+    Subparsers,
     add_batch_size,
     add_csv,
     add_device,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 TEMPLATE = "a photo of a {}."
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "zeroshot",
         help="name what is in images with labels of your own",
@@ -60,9 +61,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "imagenet-simple (7 of them), varied (80 others); may be given several times "
         f"(default: '{TEMPLATE}')",
     )  # fmt: skip
-    parser.add_argument("--multi-label", action="store_true", help="score each label by itself")
+    parser.add_rare("--multi-label", action="store_true", help="score each label by itself")
     parser.add_argument("--unknown", type=float, metavar="P", help="below this probability an image is called unknown")
-    parser.add_argument(
+    parser.add_rare(
         "--calibrate",
         metavar="PATH",
         help="labelled images, as for train.py, that the probabilities are fitted to first",

@@ -1,0 +1,83 @@
+"""Pages of help: a map of jobs, and pages that fit a screen, with the rest a word further."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from visionzoo.cli.commands import COMMANDS
+from visionzoo.cli.jobs import JOBS
+from visionzoo.cli.main import command_parser, main
+from visionzoo.cli.tasks import SUBCOMMANDS, TASKS, split_arguments
+
+EXAMPLES = [example for lines in JOBS.values() for example, _ in lines]
+#: Lines and columns of a screen.
+LINES, COLUMNS = 45, 110
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as done:
+        main(args)
+    assert not done.value.code
+    return capsys.readouterr().out
+
+
+def test_the_map_names_every_command_and_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert {shlex.split(example)[1] for example in EXAMPLES} == {"train", *COMMANDS}
+    assert len(page.splitlines()) <= LINES
+    assert max(map(len, page.splitlines())) <= COLUMNS
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_of_the_map_is_understood(example: str) -> None:
+    program, name, *rest = shlex.split(example)
+    assert program == "visionzoo"
+    if name == "train":
+        split_arguments(rest, program)
+    else:
+        command_parser(only=name).parse_args([name, *rest])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_fits_a_screen(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    page, everything = help_of(capsys, name, "--help"), help_of(capsys, name, "--help-all")
+    assert len(page.splitlines()) <= LINES
+    assert "--import MODULE" in everything
+    assert "--import" not in page
+    assert f"visionzoo {name} --help-all lists" in page
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_options_of_a_task_fit_a_screen(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = help_of(capsys, "train", task, "fit", "--help")
+    assert len(page.splitlines()) <= LINES
+    assert max(map(len, page.splitlines())) <= COLUMNS
+    for option in ("--data.path", "--model.lr", "--trainer.max_epochs", "--resume DIR"):
+        assert option in page
+    assert f"{task} fit --help-all lists all" in page
+
+
+def test_what_is_said_of_other_subcommands_and_of_all_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--model.lr" not in help_of(capsys, "train", "classify", "validate", "--help")
+    assert "--trainer.sync_batchnorm" in help_of(capsys, "train", "classify", "fit", "--help-all")
+    assert set(SUBCOMMANDS) == {"fit", "validate", "test", "predict"}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    asked = "COMP_WORDS=(visionzoo {}); COMP_CWORD={}; _shtab_visionzoo; printf '%s ' \"${{COMPREPLY[@]}}\""
+    for words, place, expected in (("pre", 1, "predict"), ("predict --to", 2, "--top")):
+        done = subprocess.run(
+            ["bash", "-c", script + "\n" + asked.format(words, place)], capture_output=True, text=True
+        )
+        assert expected in done.stdout.split(), done.stderr

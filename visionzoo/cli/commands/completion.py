@@ -1,0 +1,28 @@
+"""``visionzoo completion SHELL``"""
+
+from __future__ import annotations
+
+import argparse
+
+from visionzoo.cli.commands.arguments import Subparsers
+
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "completion",
+        help="have the shell complete commands and options",
+        description="Print what makes a shell complete the words of visionzoo. For bash: visionzoo completion bash > "
+        "~/.local/share/bash-completion/completions/visionzoo, then open another shell.",
+    )
+    parser.add_argument("shell", choices=SHELLS, help="which shell")
+
+
+def run(args: argparse.Namespace) -> int:
+    import shtab
+
+    from visionzoo.cli.main import command_parser
+
+    print(shtab.complete(command_parser(only=None), shell=args.shell))
+    return 0
