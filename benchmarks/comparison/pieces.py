@@ -41,7 +41,7 @@ class Interrupted(Exception):
 class Piece:
     """One thing to find out."""
 
-    kind: str  #: ``speed``, ``pace`` or ``train``
+    kind: str  #: ``speed``, ``pace``, ``train`` or ``probe``
     key: str  #: names its files
     about: dict[str, Any]  #: model, recipe and the like, for the tables
     spec: dict[str, Any]  #: for the process that does it
@@ -66,7 +66,12 @@ class Store:
         if not path.is_file():
             return None
         record = json.loads(path.read_text())
-        return record if record["status"] in KEPT else None
+        same = record["about"] == piece.about  # or it is of another backbone or weights under the same name
+        return record if record["status"] in KEPT and same else None
+
+    def answers(self, key: str) -> Path:
+        """Where what a piece answered for each image is kept."""
+        return self.pieces / f"{key}.parquet"
 
     def run(self, piece: Piece) -> dict[str, Any]:
         """Do a piece and keep its record.

@@ -1,6 +1,7 @@
 """The pictures: accuracy against what it costs, against the number of images, and on corrupted images.
 
-Orange is a CNN, blue a ViT. A full line or a filled marker is the equal recipe, a dashed or open one the published.
+Orange is a CNN, blue a ViT, green a hybrid. A full line or a filled marker is the equal recipe, a dashed or open one
+the published.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from comparison.corruptions import SEVERITIES
-from comparison.models import Entry
+from comparison.models import KINDS, Entry
 from comparison.summary import Score, Spread, Summary, pareto_front
 from visionzoo.viz.figure import GREY, new_figure, quiet_axes, save_figure
 
 SHADES = {
     "CNN": ("#d9641e", "#f2a35e", "#9c3d0a", "#f7c79b", "#b8860b"),
     "ViT": ("#2f6db5", "#7fb0e6", "#173f70", "#4fb3bf", "#8f86d6"),
+    "hybrid": ("#3d8b4f", "#8cc69a", "#1f5a2d", "#a9a13a", "#6fae5f"),
 }
 MARKERS = "osD^vPX*"
 
 
 def styles(entries: Sequence[Entry]) -> dict[Entry, tuple[str, str]]:
     """(colour, marker) of each model; the colour says its kind."""
-    seen = {"CNN": 0, "ViT": 0}
+    seen = dict.fromkeys(KINDS, 0)
     found: dict[Entry, tuple[str, str]] = {}
     for entry in entries:
         shades = SHADES[entry.kind]
@@ -109,7 +111,7 @@ def _legend(figure: Any, entries: Sequence[Entry], *, recipes: Sequence[str], fr
     from matplotlib.lines import Line2D
 
     look, handles = styles(entries), []
-    for kind in ("CNN", "ViT"):
+    for kind in KINDS:
         for entry in (e for e in entries if e.kind == kind):
             colour, marker = look[entry]
             text = f"{entry.label} ({kind})"

@@ -43,6 +43,8 @@ def all_tables(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> list[T
     found = [accuracy(summary, plan, entries), cost(summary, entries)]
     if any(len(shares) > 1 for shares in plan.fractions.values()):
         found.append(fractions(summary, plan, entries))
+    if summary.frozen:
+        found.append(frozen(summary))
     if plan.corruptions:
         found.append(robustness(summary, plan, entries))
     found.append(recipes(plan, entries))
@@ -113,6 +115,12 @@ def fractions(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
         "Top-1 % by the share of training images. The budget is the same for every share, so a small one is seen often."
     )
     return Table("Data efficiency", note, header, rows)
+
+
+def frozen(summary: Summary) -> Table:
+    rows = [[f.model, f"{100 * f.fraction:g} %", f"{f.train_images:,}", percent(f.accuracy)] for f in summary.frozen]
+    note = "Pretrained on other images and not trained here: a linear classifier on its features."
+    return Table("A frozen backbone", note, ["model", "share", "training images", "top-1 %"], rows)
 
 
 def robustness(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
