@@ -18,6 +18,7 @@ from typing import Any
 
 from comparison.child import OUT_OF_MEMORY
 from comparison.child import main as child_main
+from comparison.models import Entry
 from visionzoo.files import write_json
 
 SCRIPT = Path(__file__).resolve().parents[1] / "cnn_vs_vit.py"
@@ -50,6 +51,11 @@ class Piece:
 def key_of(*parts: object) -> str:
     """A file name that says what a piece is about."""
     return re.sub(r"[^\w.+=-]+", "_", "-".join(str(p) for p in parts))
+
+
+def training_key(entry: Entry, column: str, seed: int, fraction: float, kind: str = "train") -> str:
+    """Of a training, or of the trial before it."""
+    return key_of(kind, entry.label, column, f"seed{seed}", f"{fraction:g}")
 
 
 class Store:

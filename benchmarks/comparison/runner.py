@@ -17,7 +17,7 @@ from harness import machine, matmul_peak
 from comparison import pieces
 from comparison.models import Entry, describe, resolve
 from comparison.options import Plan
-from comparison.pieces import Interrupted, Piece, Store, key_of
+from comparison.pieces import Interrupted, Piece, Store, key_of, training_key
 from comparison.recipes import PUBLISHED, Recipe, published
 from comparison.report import write_report
 from visionzoo.data.sources.base import fingerprint
@@ -139,7 +139,7 @@ class Comparison:
             "batch": max(options.speed_batch, options.budget.batch_size),
         }
         about = {"model": entry.name, "recipe": column, "seed": seed, "fraction": fraction}
-        key = key_of(kind, entry.label, column, f"seed{seed}", f"{fraction:g}")
+        key = training_key(entry, column, seed, fraction, kind)
         evaluation["answers_to"] = str(self.store.answers(key))
         spec = {"run": run, "evaluation": evaluation, "folder": str(self.out / "work" / key / "run")}
         return Piece(kind, key, about, spec)

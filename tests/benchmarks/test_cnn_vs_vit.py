@@ -294,6 +294,47 @@ def test_smaller_shares_have_fewer_steps_and_a_frozen_backbone_has_a_row(
         assert len(set(found.position)) == record["result"]["images"]
 
 
+def test_pairs_are_compared_over_seeds_and_networks_are_ranked(load: Any, tmp_path: Path) -> None:
+    significance, models = load("comparison.significance"), load("comparison.models")
+    answers, pieces = load("comparison.answers"), load("comparison.pieces")
+    entries = [models.Entry(f"net{i}", "CNN", 1, 1.0) for i in range(3)]
+    rng = np.random.default_rng(0)
+    (tmp_path / "pieces").mkdir()
+    rows = []
+    for seed in range(3):
+        for entry, chance in zip(entries, (0.9, 0.9, 0.7), strict=True):
+            right = rng.random(500) < chance
+            about = {"model": entry.name, "recipe": "equal", "seed": seed, "fraction": 1.0}
+            result = {"accuracy": float(right.mean())}
+            rows.append({"kind": "train", "status": "done", "about": about, "result": result})
+            key = pieces.training_key(entry, "equal", seed, 1.0)
+            label = np.zeros(500, int)
+            found = answers.Answers(np.arange(500), label, (~right).astype(int), np.ones(500))
+            found.write(tmp_path / "pieces" / f"{key}.parquet")
+    same, first, second = significance.compare_pairs(tmp_path, entries, rows)
+    assert same.verdict.startswith("no difference seen; n = 3 would show")
+    assert (first.verdict, second.verdict) == ("net0 is better", "net1 is better")
+    assert first.adjusted >= first.difference.p
+    here, ranking = significance.rank(entries, rows, "equal")
+    assert ranking.blocks == 3
+    assert ranking.ranks[2] == 3
+    assert significance.rank(entries, rows, "published") is None
+    plots = load("comparison.plots")
+    assert plots.critical_difference(here, ranking, tmp_path / "cd.png").stat().st_size > 5000
+    other = answers.Answers(np.arange(1, 501), label, label, np.ones(500))
+    other.write(tmp_path / "pieces" / f"{key}.parquet")
+    with pytest.raises(ValueError, match="other images than the rest"):
+        significance.compare_pairs(tmp_path, entries, rows)
+
+
+def test_one_seed_is_never_called_a_difference(load: Any) -> None:
+    from visionzoo.metrics.differences import paired_difference
+
+    verdict = load("comparison.significance").verdict
+    difference = paired_difference(np.ones(100, bool), np.zeros(100, bool))
+    assert verdict("a", "b", difference, 0.0) == "one seed: what another training would give is not known"
+
+
 def records(out: Path, kind: str) -> list[dict[str, Any]]:
     return [r for r in json.loads((out / "results.json").read_text())["rows"] if r["kind"] == kind]
 
