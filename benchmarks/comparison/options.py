@@ -171,7 +171,17 @@ def _best_device() -> str:
 
 
 def parse(argv: Sequence[str]) -> Options:
+    """:func:`parse_options` of the comparison."""
+    return parse_options(Options, argv, "python benchmarks/cnn_vs_vit.py")
+
+
+def parse_options(kind: type[T], argv: Sequence[str], program: str) -> T:
     """Options of a command line; ``--config FILE`` reads a YAML file, and what follows it wins.
+
+    Args:
+        kind: a dataclass of options.
+        argv: the command line.
+        program: what it is called in help and errors.
 
     Raises:
         visionzoo.cli.suggest.UsageError: one line about what is wrong.
@@ -181,11 +191,11 @@ def parse(argv: Sequence[str]) -> Options:
 
     from visionzoo.cli.options import OneLineParser, check_options
 
-    parser = OneLineParser(prog="python benchmarks/cnn_vs_vit.py")
+    parser = OneLineParser(prog=program)
     if not any(a.dest == "config" for a in parser._actions):
         parser.add_argument("--config", action=ActionConfigFile, help="options from a YAML file")
-    parser.add_class_arguments(Options, None, instantiate=True)
+    parser.add_class_arguments(kind, None, instantiate=True)
     check_options(argv, [s.lstrip("-") for a in parser._actions for s in a.option_strings])
     found = parser.instantiate_classes(parser.parse_args(list(argv))).as_dict()
     found.pop("config", None)
-    return Options(**found)
+    return kind(**found)
