@@ -44,8 +44,12 @@ class Released:
         """How it is called."""
         return self.name if self.weights is None else f"{self.name}={Path(self.weights).name}"
 
-    def build(self, device: str | None) -> Any:
+    def build(self, device: str | None, *, check: bool = True) -> Any:
         """The classifier, in evaluation mode on the device, at the size that timm's results tables test it at.
+
+        Args:
+            device: None for a GPU where there is one.
+            check: whether it must have ImageNet's classes.
 
         Raises:
             ValueError: for other weights than a classifier's of 1000 classes.
@@ -60,7 +64,7 @@ class Released:
                 torch.manual_seed(0)
                 model = create_classifier(self.name, CLASSES, weights=source, image_size=test_size(self.name, weights))
         outputs = getattr(model, "num_classes", None)
-        if outputs != CLASSES:
+        if check and outputs != CLASSES:
             raise ValueError(f"{self.name} has {outputs} outputs; ImageNet and its relatives ask for {CLASSES}")
         return model.to(resolve_device(device)).eval()
 

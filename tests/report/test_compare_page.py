@@ -11,7 +11,8 @@ import pytest
 from made_run import make_run
 
 from visionzoo.cli.main import main
-from visionzoo.runs.compare import compare_runs, error_agreement
+from visionzoo.metrics.differences import error_agreement
+from visionzoo.runs.compare import compare_runs
 
 IMAGES = 400
 

@@ -103,6 +103,17 @@ def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
     return 1.0 if first + second == 0 else float(binomtest(first, first + second).pvalue)
 
 
+def error_agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """Cohen's kappa of two (N,) bools, whether each network had each image right (arXiv 2006.16736, section 2).
+
+    0 is what two networks of these accuracies share by chance; 1 is the same mistakes. NaN where both are always right
+    or always wrong.
+    """
+    observed = float((one == other).mean())
+    chance = float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean()))
+    return float("nan") if chance == 1 else (observed - chance) / (1 - chance)
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Adjusted p values of M tests (Holm 1979): below alpha where the test stands among the others.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from visionzoo.metrics.differences import Difference, holm, mcnemar, paired_difference
+from visionzoo.metrics.differences import Difference, error_agreement, holm, mcnemar, paired_difference
 from visionzoo.runs.answers import HeldOutAnswers, read_answers
 from visionzoo.runs.folder import RunFolder
 
@@ -141,17 +141,6 @@ def compare_runs(one: str | Path, other: str | Path) -> RunComparison:
         float(np.mean([a == b for a, b in zip(*answered, strict=True)])),
         error_agreement(right[0], right[1]),
     )
-
-
-def error_agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """Cohen's kappa of two (N,) bools, whether each network had each image right (arXiv 2006.16736, section 2).
-
-    0 is what two networks of these accuracies share by chance; 1 is the same mistakes. NaN where both are always right
-    or always wrong.
-    """
-    observed = float((one == other).mean())
-    chance = float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean()))
-    return float("nan") if chance == 1 else (observed - chance) / (1 - chance)
 
 
 def _answers(run: RunFolder) -> HeldOutAnswers:
