@@ -39,10 +39,9 @@ def study(options: RobustnessOptions) -> int:
     """Do what is not done yet, and write ``results.json`` and ``index.html``."""
     from released.page import write_robustness
     from released.robust import LOOKS, Study, Subject
-    from released.scoring import Released
+    from released.scoring import Released, at_most
 
     from visionzoo.data.sources.open import open_data
-    from visionzoo.data.sources.split import limited
     from visionzoo.files import write_json
 
     wanted = many("looks", options.looks, str)
@@ -54,11 +53,11 @@ def study(options: RobustnessOptions) -> int:
     models = [Released.parse(text) for text in many("models", options.models, str)]
     if options.baseline is not None and options.baseline not in [m.label for m in models]:
         raise ValueError(f"baseline={options.baseline} must be one of the models: {', '.join(m.label for m in models)}")
-    (path,), (rule,) = (
-        many("data.path", options.data.path, str)[:1],
-        many("data.classes", options.data.classes, str)[:1],
-    )
-    source = limited(open_data(path, val_fraction=1.0).to_evaluate, options.limit, seed=0)
+    paths, rules = many("data.path", options.data.path, str), many("data.classes", options.data.classes, str)
+    if len(paths) != 1 or len(rules) != 1:
+        raise ValueError(f"data.path={','.join(paths)} and data.classes={','.join(rules)} must be one data set")
+    path, rule = paths[0], rules[0]
+    source = at_most(open_data(path, val_fraction=1.0).to_evaluate, options.limit)
     subjects = [Subject(m, source, rule, options.device, options.batch_size) for m in models]
     for subject in subjects:
         assert subject.question is not None  # labels that do not fit are said before any work
@@ -68,7 +67,7 @@ def study(options: RobustnessOptions) -> int:
     _check_settings(out / "settings.json", settings)
     other = None
     if options.ood_path is not None:
-        other = limited(open_data(options.ood_path, "images").first, options.limit, seed=0)
+        other = at_most(open_data(options.ood_path, "images").first, options.limit)
     found = Study(subjects, out, lambda text: print(text, flush=True)).run(wanted, other)
     write_json(out / "results.json", {**settings, "baseline": options.baseline, "models": found})
     print(f"written to {write_robustness(out / 'index.html', found, options.baseline, settings)}")

@@ -55,6 +55,12 @@ def draw_all(
     return found
 
 
+def _save(figure: Any, out: Path) -> Path:
+    """As PNG for the page and for Markdown, and as SVG for papers."""
+    save_figure(figure, out.with_suffix(".svg"))
+    return save_figure(figure, out)
+
+
 def critical_difference(entries: Sequence[Entry], ranking: Ranking, out: Path) -> Path:
     """Mean ranks on an axis, best on the left; a bar joins those that Nemenyi's test does not tell apart."""
     figure = new_figure(9.0, 1.6 + 0.3 * len(entries))
@@ -79,7 +85,7 @@ def critical_difference(entries: Sequence[Entry], ranking: Ranking, out: Path) -
     axes.set_xlabel(f"mean rank over {ranking.blocks} shares and seeds; Friedman's p = {ranking.p:.2g}", fontsize=9)
     for side in ("left", "right", "top"):
         axes.spines[side].set_visible(False)
-    return save_figure(figure, out)
+    return _save(figure, out)
 
 
 def accuracy_cost(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | None:
@@ -98,7 +104,7 @@ def accuracy_cost(summary: Summary, entries: Sequence[Entry], out: Path) -> Path
     _against(right, shown, entries, lambda s: s.minutes, "training, minutes")
     left.set_ylabel("top-1 accuracy, %")
     _legend(figure, entries, recipes=sorted({s.recipe for s in shown}), front=True)
-    return save_figure(figure, out)
+    return _save(figure, out)
 
 
 def _against(
@@ -195,7 +201,7 @@ def data_efficiency(summary: Summary, entries: Sequence[Entry], out: Path) -> Pa
     axes.set_xlabel("training images")
     axes.set_ylabel("top-1 accuracy, %")
     _legend(figure, entries, recipes=sorted({r for _, r, _ in curves}))
-    return save_figure(figure, out)
+    return _save(figure, out)
 
 
 def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | None:
@@ -236,7 +242,7 @@ def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | 
     right.set_title("by severity: mean of the corruptions", fontsize=10, loc="left")
     right.set_xlabel("severity (0: none)")
     _legend(figure, [s.entry for s in shown], recipes=[recipe])
-    return save_figure(figure, out)
+    return _save(figure, out)
 
 
 def _clean(score: Score) -> Spread:

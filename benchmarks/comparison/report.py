@@ -24,7 +24,8 @@ def write_report(
     summary = summarize(entries, records)
     ranked = {recipe: found for recipe in plan.recipes if (found := rank(entries, records, recipe)) is not None}
     pictures = draw_all(summary, entries, ranked, out)
-    tables = all_tables(summary, plan, entries, compare_pairs(out, entries, records))
+    pairs = compare_pairs(out, entries, records)
+    tables = all_tables(summary, plan, entries, pairs)
     facts = what_was_run(plan, data, records, summary)
     write_json(out / "results.json", _json(plan, entries, data, records))
     title = plan.options.title
@@ -41,7 +42,10 @@ def write_report(
         text += ["## Problems", "", *(f"- {p}" for p in summary.problems), ""]
     write_text(out / "results.md", "\n".join(text).rstrip() + "\n")
     page = out / "index.html"
-    write_text(page, html(title, facts, pictures, tables, summary.problems))
+    shown = html(
+        title, facts, pictures, tables, summary.problems, summary=summary, pairs=pairs, classes=data["classes"]
+    )
+    write_text(page, shown)
     return page
 
 

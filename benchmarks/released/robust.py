@@ -99,7 +99,7 @@ class Subject:
     def logits(self, images: Sequence[np.ndarray]) -> Tensor:
         """(N, K) of (H, W, 3) uint8 images, among the outputs that are asked."""
         columns = torch.from_numpy(self.question.asked)
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: what is made here once is differentiated elsewhere
             return torch.cat([self.model(self.normalize(b)).float().cpu()[:, columns] for b in self.batches(images)])
 
     def right(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -167,7 +167,8 @@ def pgd(subject: Subject) -> dict[str, Any]:
     labels = torch.tensor([places[min(r)] for r in subject.question.right], device=columns.device)
 
     def logits(x: Tensor) -> Tensor:
-        return subject.model(subject.normalize(255 * x)).float()[:, columns]
+        to = subject.normalize  # which takes whole pixels alone, since nobody else has others
+        return subject.model(255 * x * to.scale + to.shift).float()[:, columns]
 
     found = []
     for budget in (0.0, *looks.BUDGETS):
@@ -285,7 +286,7 @@ def _cka(one: Subject, other: Subject) -> list[list[float]]:
     """Of the levels of two models' pyramids, rows those of the first; maps are averaged over their places."""
     levels = []
     for subject in (one, other):
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: what is made here once is differentiated elsewhere
             parts = [subject.model.pyramid(subject.normalize(b)) for b in subject.batches(subject.pixels)]
         levels.append([torch.cat([p[k].mean((2, 3)).cpu() for p in parts]) for k in range(len(parts[0]))])
     return [[linear_cka(a, b) for b in levels[1]] for a in levels[0]]

@@ -16,6 +16,7 @@ from timm.models import get_pretrained_cfg
 from released.labels import CLASSES, Question
 from visionzoo.backbones import backbone_info
 from visionzoo.data.sources.base import Source
+from visionzoo.data.sources.split import limited
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.named import weights_of
 from visionzoo.inference.stream import Stream
@@ -75,6 +76,11 @@ def test_size(name: str, weights: str | None) -> tuple[int, int] | None:
     cfg = get_pretrained_cfg(tagged, allow_unregistered=True)
     size = None if cfg is None else cfg.test_input_size
     return None if size is None else (int(size[1]), int(size[2]))
+
+
+def at_most(source: Source, limit: int | None) -> Source:
+    """So many images, every class by its share, the same ones each time; None, or more than there are, for all."""
+    return source if limit is None or limit >= len(source) else limited(source, limit, seed=0)
 
 
 def answer(model: Any, source: Source, asked: Question, batch_size: int, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""ImageNet-C by its definitions, images changed so that families fall apart, and the command that asks for all of it."""
+"""ImageNet-C by its definitions, images changed so that families fall apart, and the command that asks for all."""
 
 from __future__ import annotations
 

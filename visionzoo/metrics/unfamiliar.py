@@ -15,7 +15,7 @@ def max_softmax(logits: Tensor) -> Tensor:
 
 
 def energy_score(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """(N, K) -> (N,) the negative free energy ``T * logsumexp(logits / T)`` (arXiv 2010.03759): high for what is known."""
+    """(N, K) -> (N,) negative free energy, ``T * logsumexp(logits / T)`` (arXiv 2010.03759): high for known ones."""
     return temperature * (logits.double() / temperature).logsumexp(1)
 
 
