@@ -154,7 +154,7 @@ def test_the_command_looks_at_everything_and_goes_on(load: Any, tmp_path: Path, 
     few = {n: imagenet_c.CORRUPTIONS[n] for n in ("contrast", "pixelate")}
     monkeypatch.setattr(imagenet_c, "CORRUPTIONS", few)
     main = load("robustness").main
-    told = ["--models", "timm/lcnet_035=random,timm/mobilenetv3_small_050=random", "--data.path", str(tmp_path / "val")]
+    told = ["--models", "timm/lcnet_035=random,timm/lcnet_050=random", "--data.path", str(tmp_path / "val")]
     told += ["--out", str(tmp_path / "out"), "--device", "cpu", "--ood_path", str(tmp_path / "other")]
     told += ["--data.classes", "present", "--baseline", "timm/lcnet_035=random"]
     assert main(told) == 0
@@ -166,7 +166,7 @@ def test_the_command_looks_at_everything_and_goes_on(load: Any, tmp_path: Path, 
     assert one["occlusion"]["accuracy"][0] == one["shuffle"]["accuracy"][0] == one["clean"]["accuracy"]
     assert one["pgd"]["accuracy"][0] == one["clean"]["accuracy"]
     assert 0 <= one["ood"]["energy"]["auroc"] <= 1
-    assert len(one["cka timm/mobilenetv3_small_050=random"]["cka"]) == 5
+    assert len(one["cka timm/lcnet_050=random"]["cka"]) == 5
     page = (tmp_path / "out" / "index.html").read_text()
     for text in ("Patches shuffled", "kappa of errors", "pixelate", "mCE is of timm/lcnet_035=random"):
         assert text in page
