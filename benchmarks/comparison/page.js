@@ -53,10 +53,9 @@
 
   // A plot as a file.
   for (const button of document.querySelectorAll("button.save")) button.addEventListener("click", () => {
-    const plot = document.getElementById(button.dataset.plot).cloneNode(true);
-    plot.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+    const text = new XMLSerializer().serializeToString(document.getElementById(button.dataset.plot));
     const link = make("a");
-    link.href = URL.createObjectURL(new Blob([plot.outerHTML], { type: "image/svg+xml" }));
+    link.href = URL.createObjectURL(new Blob([text], { type: "image/svg+xml" }));
     link.download = `${button.dataset.plot}.svg`;
     link.click();
     URL.revokeObjectURL(link.href);

@@ -170,10 +170,10 @@ def test_minutes_become_steps_by_a_trial(load: Any, here: list[tuple[str, str]],
     args = [a for a in TINY if a not in ("--budget.steps", "6")]
     args += ["--out", str(tmp_path), "--budget.minutes", "0.5", "--models", "vit_nano_patch4_32"]
     comparison = load("comparison.runner").Comparison(options.check(options.parse(args)))
-    steps = comparison.steps(comparison.entries[0], "equal")
+    steps = comparison.steps(comparison.entries[0], "equal", 1.0)
     record = json.loads(next((tmp_path / "pieces").glob("pace-*.json")).read_text())
     assert steps == int(30 / record["result"]["seconds_per_step"])
-    assert comparison.steps(comparison.entries[0], "equal") == steps
+    assert comparison.steps(comparison.entries[0], "equal", 1.0) == steps
     assert len(here) == 1  # the trial is kept, so a resumed comparison has the same budget
 
 
