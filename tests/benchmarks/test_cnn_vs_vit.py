@@ -350,6 +350,8 @@ def test_other_optimizers_follow_the_schedule_and_mixed_labels_count(load: Any, 
     made = task.configure_optimizers()
     assert {g["weight_decay"] for g in made["optimizer"].param_groups} == {0.0, 0.3}
     assert made["optimizer"].param_groups[0]["lr"] == pytest.approx(0.05)  # the first of two warm-up steps
+    if optimizer == "sgd":
+        assert all(g["nesterov"] and g["momentum"] == 0.9 for g in made["optimizer"].param_groups)
     logits, mixed = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([[0.7, 0.3, 0.0]])
     want = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([[1.0, 1.0, 0.0]]))
     assert task._loss(logits, mixed) == pytest.approx(float(want))
