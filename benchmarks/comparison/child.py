@@ -16,11 +16,16 @@ OUT_OF_MEMORY = "out of memory"
 
 
 def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Do one piece: ``speed``, ``pace`` (the seconds of a step) or ``train`` (with the evaluation that follows)."""
+    """Do one piece: ``speed``, ``pace`` (the seconds of a step), ``train`` (with the evaluation that follows) or
+    ``probe``."""
     if kind == "speed":
         from comparison.speed import measure
 
         return measure(**spec)
+    if kind == "probe":
+        from comparison.probing import probe
+
+        return probe(**spec)
     from comparison.recipes import Recipe
     from comparison.training import Run, open_data, train
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from comparison.answers import Answers
 from comparison.corruptions import SEVERITIES, Corrupter
 from visionzoo.data.images import UnreadableImage
 from visionzoo.data.sources.base import Source
@@ -70,6 +71,7 @@ def evaluate(
     corruptions: list[str],
     corruption_limit: int | None,
     batch: int,
+    answers_to: str | None = None,
 ) -> dict[str, Any]:
     """Score a classifier.
 
@@ -80,9 +82,12 @@ def evaluate(
         corruptions: keys of :data:`comparison.corruptions.CORRUPTIONS`; may be empty.
         corruption_limit: images that are corrupted; None for all.
         batch: images at a time.
+        answers_to: file for what was answered for each image; None for none.
     """
     held = HeldOut(source, classifier, limit)
     answers = held.answers(classifier, batch)
+    if answers_to is not None:
+        Answers.of(answers.numpy(), held.labels.numpy(), np.array(held.index)).write(answers_to)
     found: dict[str, Any] = {
         "images": len(held.labels),
         "accuracy": accuracy(answers, held.labels),

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+import comparison.small  # noqa: F401  registers the networks of the pilot
 from visionzoo.backbones import backbone_info, list_backbones
 from visionzoo.models.classifier import create_classifier
+
+#: What has attention is a ViT, or a hybrid where it has overlapping convolutions too.
+KINDS = ("CNN", "ViT", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Entry:
     """One model of the comparison."""
 
     name: str  #: as ``create_classifier`` takes it
-    kind: str  #: ``CNN`` or ``ViT``; the latter is anything with attention
+    kind: str  #: one of :data:`KINDS`
     params: int  #: with the head
     gmacs: float  #: 1e9 multiply-adds for one image, without the head
 
@@ -63,11 +67,12 @@ def describe(name: str, image_size: int, num_classes: int) -> Entry:
 
 
 def kind_of(model: nn.Module) -> str:
-    """``ViT`` for a network with self-attention between places, else ``CNN``; attention in a pooling does not count."""
+    """One of :data:`KINDS`. Attention in a pooling does not count, nor does the convolution that cuts patches."""
     names = {type(m).__name__ for m in model.modules()}
-    return (
-        "ViT" if any(re.search(r"attention|attn", n, re.I) and not re.search("pool", n, re.I) for n in names) else "CNN"
-    )
+    if not any(re.search(r"attention|attn", n, re.I) and not re.search("pool", n, re.I) for n in names):
+        return "CNN"
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return "hybrid" if any(m.kernel_size[0] > m.stride[0] for m in convolutions) else "ViT"  # type: ignore[operator]
 
 
 def use_channels_last(model: nn.Module) -> None:

@@ -21,6 +21,7 @@ class Budget:
     steps: int | None = None  #: optimizer steps
     minutes: float | None = None  #: of training, turned into steps of each model by a short trial on this machine
     batch_size: int = 64  #: images per step
+    share_exponent: float = 0.0  #: a share f of the images gets f ** this of the steps; 0: all, 1: the same passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,17 @@ class Data:
     num_workers: int = 1  #: processes that read images
     eval_limit: int | None = None  #: held-out images for accuracy and calibration; none for all
     corruption_limit: int | None = 500  #: held-out images that are corrupted; none for all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A pretrained backbone that is not trained: a linear classifier on its features, beside the networks."""
+
+    model: str | None = None  #: name of a backbone; none for no such row
+    weights: str | None = None  #: as ``create_backbone`` takes them
+    image_size: int | None = None  #: pixels that the images are enlarged to; none for its own
+    fractions: Many = "0.02,0.2"  #: of the training images
+    batch_size: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +68,7 @@ class Options:
     speed_batch: int = 32  #: images per batch in throughput and peak memory
     speed_rounds: int = 10  #: of throughput; latency takes ten times as many
     title: str = "CNN against ViT"
+    probe: Probe = field(default_factory=Probe)
 
 
 @dataclass(frozen=True)
@@ -67,13 +80,14 @@ class Plan:
     recipes: list[str]
     seeds: list[int]
     fractions: dict[str, list[float]]  #: by recipe column
+    probe_fractions: list[float]  #: empty without a probe
     corruptions: list[str]
     device: str
 
     def settings(self) -> dict[str, Any]:
         """What shapes a result: everything but which models, seeds and shares there are, and where they go."""
         values = asdict(self.options)
-        for name in ("models", "out", "recipes", "seeds", "fractions", "published_fractions", "title"):
+        for name in ("models", "out", "recipes", "seeds", "fractions", "published_fractions", "title", "probe"):
             values.pop(name)
         values["data"].pop("path"), values["data"].pop("val_path")  # the fingerprint says what they hold
         return {**values, "corruptions": self.corruptions, "device": self.device}
@@ -126,7 +140,13 @@ def check(options: Options) -> Plan:
         "equal": sorted(many("fractions", options.fractions, float)),
         "published": sorted(many("published_fractions", options.published_fractions, float)),
     }
-    for shares in fractions.values():
+    if not 0 <= budget.share_exponent <= 1:
+        raise ValueError(f"budget.share_exponent={budget.share_exponent} must be from 0 to 1")
+    asked = options.probe
+    if asked.model is not None and asked.weights is None:
+        raise ValueError(f"probe.model={asked.model} needs weights; give probe.weights (random for none)")
+    probe_fractions = sorted(many("probe.fractions", asked.fractions, float)) if asked.model else []
+    for shares in [*fractions.values(), probe_fractions]:
         if bad := [f for f in shares if not 0 < f <= 1]:
             raise ValueError(f"fraction {bad[0]:g} must be above 0 and at most 1 (0.1 is 10 %)")
     names = many("corruptions", options.corruptions, str)
@@ -138,6 +158,7 @@ def check(options: Options) -> Plan:
         recipes=recipes,
         seeds=many("seeds", options.seeds, int),
         fractions={r: fractions[r] for r in recipes},
+        probe_fractions=probe_fractions,
         corruptions=names,
         device=options.device or _best_device(),
     )
@@ -150,7 +171,17 @@ def _best_device() -> str:
 
 
 def parse(argv: Sequence[str]) -> Options:
+    """:func:`parse_options` of the comparison."""
+    return parse_options(Options, argv, "python benchmarks/cnn_vs_vit.py")
+
+
+def parse_options(kind: type[T], argv: Sequence[str], program: str) -> T:
     """Options of a command line; ``--config FILE`` reads a YAML file, and what follows it wins.
+
+    Args:
+        kind: a dataclass of options.
+        argv: the command line.
+        program: what it is called in help and errors.
 
     Raises:
         visionzoo.cli.suggest.UsageError: one line about what is wrong.
@@ -160,11 +191,11 @@ def parse(argv: Sequence[str]) -> Options:
 
     from visionzoo.cli.options import OneLineParser, check_options
 
-    parser = OneLineParser(prog="python benchmarks/cnn_vs_vit.py")
+    parser = OneLineParser(prog=program)
     if not any(a.dest == "config" for a in parser._actions):
         parser.add_argument("--config", action=ActionConfigFile, help="options from a YAML file")
-    parser.add_class_arguments(Options, None, instantiate=True)
+    parser.add_class_arguments(kind, None, instantiate=True)
     check_options(argv, [s.lstrip("-") for a in parser._actions for s in a.option_strings])
     found = parser.instantiate_classes(parser.parse_args(list(argv))).as_dict()
     found.pop("config", None)
-    return Options(**found)
+    return kind(**found)

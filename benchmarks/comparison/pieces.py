@@ -18,6 +18,7 @@ from typing import Any
 
 from comparison.child import OUT_OF_MEMORY
 from comparison.child import main as child_main
+from comparison.models import Entry
 from visionzoo.files import write_json
 
 SCRIPT = Path(__file__).resolve().parents[1] / "cnn_vs_vit.py"
@@ -41,7 +42,7 @@ class Interrupted(Exception):
 class Piece:
     """One thing to find out."""
 
-    kind: str  #: ``speed``, ``pace`` or ``train``
+    kind: str  #: ``speed``, ``pace``, ``train`` or ``probe``
     key: str  #: names its files
     about: dict[str, Any]  #: model, recipe and the like, for the tables
     spec: dict[str, Any]  #: for the process that does it
@@ -50,6 +51,11 @@ class Piece:
 def key_of(*parts: object) -> str:
     """A file name that says what a piece is about."""
     return re.sub(r"[^\w.+=-]+", "_", "-".join(str(p) for p in parts))
+
+
+def training_key(entry: Entry, column: str, seed: int, fraction: float, kind: str = "train") -> str:
+    """Of a training, or of the trial before it."""
+    return key_of(kind, entry.label, column, f"seed{seed}", f"{fraction:g}")
 
 
 class Store:
@@ -66,7 +72,12 @@ class Store:
         if not path.is_file():
             return None
         record = json.loads(path.read_text())
-        return record if record["status"] in KEPT else None
+        same = record["about"] == piece.about  # or it is of another backbone or weights under the same name
+        return record if record["status"] in KEPT and same else None
+
+    def answers(self, key: str) -> Path:
+        """Where what a piece answered for each image is kept."""
+        return self.pieces / f"{key}.parquet"
 
     def run(self, piece: Piece) -> dict[str, Any]:
         """Do a piece and keep its record.

@@ -1,30 +1,33 @@
 """The pictures: accuracy against what it costs, against the number of images, and on corrupted images.
 
-Orange is a CNN, blue a ViT. A full line or a filled marker is the equal recipe, a dashed or open one the published.
+Orange is a CNN, blue a ViT, green a hybrid. A full line or a filled marker is the equal recipe, a dashed or open one
+the published.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from comparison.corruptions import SEVERITIES
-from comparison.models import Entry
+from comparison.models import KINDS, Entry
 from comparison.summary import Score, Spread, Summary, pareto_front
+from visionzoo.metrics.differences import Ranking
 from visionzoo.viz.figure import GREY, new_figure, quiet_axes, save_figure
 
 SHADES = {
     "CNN": ("#d9641e", "#f2a35e", "#9c3d0a", "#f7c79b", "#b8860b"),
     "ViT": ("#2f6db5", "#7fb0e6", "#173f70", "#4fb3bf", "#8f86d6"),
+    "hybrid": ("#3d8b4f", "#8cc69a", "#1f5a2d", "#a9a13a", "#6fae5f"),
 }
 MARKERS = "osD^vPX*"
 
 
 def styles(entries: Sequence[Entry]) -> dict[Entry, tuple[str, str]]:
     """(colour, marker) of each model; the colour says its kind."""
-    seen = {"CNN": 0, "ViT": 0}
+    seen = dict.fromkeys(KINDS, 0)
     found: dict[Entry, tuple[str, str]] = {}
     for entry in entries:
         shades = SHADES[entry.kind]
@@ -33,7 +36,9 @@ def styles(entries: Sequence[Entry]) -> dict[Entry, tuple[str, str]]:
     return found
 
 
-def draw_all(summary: Summary, entries: Sequence[Entry], out: Path) -> dict[str, Path]:
+def draw_all(
+    summary: Summary, entries: Sequence[Entry], ranked: Mapping[str, tuple[list[Entry], Ranking]], out: Path
+) -> dict[str, Path]:
     """Every picture there are results for, by its title."""
     found = {}
     for title, name, draw in (
@@ -44,7 +49,43 @@ def draw_all(summary: Summary, entries: Sequence[Entry], out: Path) -> dict[str,
         path = draw(summary, entries, out / name)
         if path is not None:
             found[title] = path
+    for recipe, (here, ranking) in ranked.items():
+        title = f"Critical difference, {recipe} recipe"
+        found[title] = critical_difference(here, ranking, out / f"critical_difference_{recipe}.png")
     return found
+
+
+def _save(figure: Any, out: Path) -> Path:
+    """As PNG for the page and for Markdown, and as SVG for papers."""
+    save_figure(figure, out.with_suffix(".svg"))
+    return save_figure(figure, out)
+
+
+def critical_difference(entries: Sequence[Entry], ranking: Ranking, out: Path) -> Path:
+    """Mean ranks on an axis, best on the left; a bar joins those that Nemenyi's test does not tell apart."""
+    figure = new_figure(9.0, 1.6 + 0.3 * len(entries))
+    axes = figure.subplots()
+    order = sorted(range(len(entries)), key=lambda i: ranking.ranks[i])
+    look = styles(entries)
+    for row, i in enumerate(order):
+        x, y = ranking.ranks[i], -1.0 - 0.5 * row
+        colour = look[entries[i]][0]
+        axes.plot([x, x], [0, y], color=colour, linewidth=1.4)
+        axes.plot(x, 0, "o", color=colour, markersize=7)
+        axes.annotate(f" {entries[i].label}  {x:.2f}", (x, y), color=colour, va="center", fontsize=10)
+    for row, group in enumerate(ranking.groups()):
+        places = [ranking.ranks[i] for i in group]
+        axes.plot([min(places), max(places)], [-0.18 - 0.14 * row] * 2, color="#444", linewidth=4, alpha=0.75)
+    axes.plot([1, 1 + ranking.critical], [0.6, 0.6], color=GREY, linewidth=2)
+    axes.annotate(f"critical difference {ranking.critical:.2f}", (1, 0.72), color=GREY, fontsize=9)
+    axes.set_xlim(0.8, max(len(entries), 1 + ranking.critical) + 1.2)
+    axes.set_ylim(-1.4 - 0.5 * len(entries), 1.2)
+    axes.set_yticks([])
+    axes.set_xticks(range(1, len(entries) + 1))
+    axes.set_xlabel(f"mean rank over {ranking.blocks} shares and seeds; Friedman's p = {ranking.p:.2g}", fontsize=9)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    return _save(figure, out)
 
 
 def accuracy_cost(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | None:
@@ -63,7 +104,7 @@ def accuracy_cost(summary: Summary, entries: Sequence[Entry], out: Path) -> Path
     _against(right, shown, entries, lambda s: s.minutes, "training, minutes")
     left.set_ylabel("top-1 accuracy, %")
     _legend(figure, entries, recipes=sorted({s.recipe for s in shown}), front=True)
-    return save_figure(figure, out)
+    return _save(figure, out)
 
 
 def _against(
@@ -109,7 +150,7 @@ def _legend(figure: Any, entries: Sequence[Entry], *, recipes: Sequence[str], fr
     from matplotlib.lines import Line2D
 
     look, handles = styles(entries), []
-    for kind in ("CNN", "ViT"):
+    for kind in KINDS:
         for entry in (e for e in entries if e.kind == kind):
             colour, marker = look[entry]
             text = f"{entry.label} ({kind})"
@@ -160,7 +201,7 @@ def data_efficiency(summary: Summary, entries: Sequence[Entry], out: Path) -> Pa
     axes.set_xlabel("training images")
     axes.set_ylabel("top-1 accuracy, %")
     _legend(figure, entries, recipes=sorted({r for _, r, _ in curves}))
-    return save_figure(figure, out)
+    return _save(figure, out)
 
 
 def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | None:
@@ -201,7 +242,7 @@ def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | 
     right.set_title("by severity: mean of the corruptions", fontsize=10, loc="left")
     right.set_xlabel("severity (0: none)")
     _legend(figure, [s.entry for s in shown], recipes=[recipe])
-    return save_figure(figure, out)
+    return _save(figure, out)
 
 
 def _clean(score: Score) -> Spread:

@@ -57,6 +57,12 @@ _IMAGENET = Recipe(crop_scale=(0.08, 1.0), clip=None)
 _MIXED = replace(_IMAGENET, mixup=0.8, cutmix=1.0, policy="randaugment", magnitude=9.0, erasing=0.25)
 
 PUBLISHED: dict[str, Recipe] = {
+    "resnet on CIFAR": replace(
+        _IMAGENET,
+        source="arXiv 1512.03385, section 4.2",
+        optimizer="sgd", lr=0.1, batch=128, weight_decay=1e-4, warmup=0.0, label_smoothing=0.0, crop="pad",
+        left_out="steps of the learning rate (a cosine here), plain momentum (Nesterov's here)",
+    ),
     "resnet strikes back A3": replace(
         _IMAGENET,
         source="arXiv 2110.00476, table 2, A3",
@@ -96,9 +102,17 @@ PUBLISHED: dict[str, Recipe] = {
         optimizer="adamw", lr=1e-3, batch=1024, weight_decay=0.05, warmup=20 / 300, clip=1.0,
         drop_path=0.2,
     ),
+    "compact transformer": replace(
+        _MIXED,
+        source="arXiv 2104.05704 and its code, configs/pretrained/cct_7-3x1_cifar10_300epochs.yml",
+        optimizer="adamw", lr=5.5e-4, batch=128, weight_decay=0.06, warmup=10 / 300, crop_scale=(0.8, 1.0),
+        erasing=0.0, left_out="no mixing after epoch 175 of 300",
+    ),
 }  # fmt: skip
 
 _FAMILIES = (
+    (r"resnet_pilot", "resnet on CIFAR"),
+    (r"cct", "compact transformer"),
     (r"(se|ecs|eca|sk|gc)?res(net|next|nest)|wide_resnet", "resnet strikes back A3"),
     (r"convnext", "convnext"),
     (r"deit3", "deit III"),
@@ -111,8 +125,8 @@ def published(model: str, kind: str) -> str:
 
     Args:
         model: its name, ``timm/`` or not.
-        kind: ``CNN`` or ``ViT``, which decides where the family is not in the table: bag of tricks for a CNN (the
-            paper trains MobileNet with it too), DeiT for anything with attention.
+        kind: of :data:`comparison.models.KINDS`, which decides where the family is not in the table: bag of tricks for
+            a CNN (the paper trains MobileNet with it too), DeiT for anything with attention.
     """
     bare = model.removeprefix("timm/")
     for pattern, key in _FAMILIES:

@@ -11,6 +11,7 @@ from comparison.models import Entry
 from comparison.options import Plan
 from comparison.page import html
 from comparison.plots import draw_all
+from comparison.significance import compare_pairs, rank
 from comparison.summary import Summary, summarize
 from comparison.tables import all_tables
 from visionzoo.files import write_json, write_text
@@ -21,8 +22,10 @@ def write_report(
 ) -> Path:
     """Write everything; returns the path of the page."""
     summary = summarize(entries, records)
-    pictures = draw_all(summary, entries, out)
-    tables = all_tables(summary, plan, entries)
+    ranked = {recipe: found for recipe in plan.recipes if (found := rank(entries, records, recipe)) is not None}
+    pictures = draw_all(summary, entries, ranked, out)
+    pairs = compare_pairs(out, entries, records)
+    tables = all_tables(summary, plan, entries, pairs)
     facts = what_was_run(plan, data, records, summary)
     write_json(out / "results.json", _json(plan, entries, data, records))
     title = plan.options.title
@@ -39,7 +42,10 @@ def write_report(
         text += ["## Problems", "", *(f"- {p}" for p in summary.problems), ""]
     write_text(out / "results.md", "\n".join(text).rstrip() + "\n")
     page = out / "index.html"
-    write_text(page, html(title, facts, pictures, tables, summary.problems))
+    shown = html(
+        title, facts, pictures, tables, summary.problems, summary=summary, pairs=pairs, classes=data["classes"]
+    )
+    write_text(page, shown)
     return page
 
 

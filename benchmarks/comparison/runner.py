@@ -6,7 +6,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from harness import machine, matmul_peak
 from comparison import pieces
 from comparison.models import Entry, describe, resolve
 from comparison.options import Plan
-from comparison.pieces import Interrupted, Piece, Store, key_of
+from comparison.pieces import Interrupted, Piece, Store, key_of, training_key
 from comparison.recipes import PUBLISHED, Recipe, published
 from comparison.report import write_report
 from visionzoo.data.sources.base import fingerprint
@@ -27,6 +27,8 @@ from visionzoo.files import write_json
 __all__ = ["Interrupted", "compare"]
 
 PACE_STEPS = 12
+#: Of a training: fewer could not be timed.
+LEAST_STEPS = 5
 #: For the first estimate: seconds that a process needs before it trains, and the share of the matrix peak it reaches.
 START_SECONDS, SHARE_OF_PEAK = 10.0, 0.25
 
@@ -137,25 +139,49 @@ class Comparison:
             "batch": max(options.speed_batch, options.budget.batch_size),
         }
         about = {"model": entry.name, "recipe": column, "seed": seed, "fraction": fraction}
-        key = key_of(kind, entry.label, column, f"seed{seed}", f"{fraction:g}")
+        key = training_key(entry, column, seed, fraction, kind)
+        evaluation["answers_to"] = str(self.store.answers(key))
         spec = {"run": run, "evaluation": evaluation, "folder": str(self.out / "work" / key / "run")}
         return Piece(kind, key, about, spec)
 
-    def steps(self, entry: Entry, column: str) -> int | None:
-        """Optimizer steps of a model's budget; None if the trial that tells could not be made.
+    def probing(self, seed: int, fraction: float) -> Piece:
+        options, probe = self.options, self.options.probe
+        assert probe.model is not None
+        assert probe.weights is not None
+        about = {"model": probe.model, "recipe": "probe", "seed": seed, "fraction": fraction}
+        about |= {"weights": Path(probe.weights).name, "image_size": probe.image_size}
+        key = key_of("probe", probe.model, f"seed{seed}", f"{fraction:g}")
+        spec = {
+            "model": probe.model,
+            "weights": probe.weights,
+            "image_size": probe.image_size,
+            "path": options.data.path,
+            "val_path": options.data.val_path,
+            "seed": seed,
+            "fraction": fraction,
+            "batch_size": probe.batch_size,
+            "device": self.plan.device,
+            "answers": str(self.store.answers(key)),
+        }
+        return Piece("probe", key, about, spec)
+
+    def steps(self, entry: Entry, column: str, fraction: float) -> int | None:
+        """Optimizer steps of a model's budget on a share of the images; None if the trial that tells could not be made.
 
         Raises:
             ValueError: for a budget of minutes that is over before it has begun.
         """
         budget = self.options.budget
-        if budget.minutes is None:
-            return budget.steps
+        share = fraction**budget.share_exponent
+        if budget.steps is not None:
+            return max(round(budget.steps * share), LEAST_STEPS)
+        assert budget.minutes is not None
         trial = self.training(entry, column, self.plan.seeds[0], 1.0, PACE_STEPS, kind="pace")
         record = self.do(trial)
         if record["status"] != "done":
             return None
-        steps = int(60 * budget.minutes / record["result"]["seconds_per_step"])
-        if steps < 5:
+        steps = int(60 * budget.minutes * share / record["result"]["seconds_per_step"])
+        if steps < LEAST_STEPS:
             raise ValueError(f"{entry.label} makes {steps} steps in {budget.minutes:g} minutes; give it more")
         return steps
 
@@ -181,7 +207,7 @@ class Comparison:
             for fraction in reversed(shares)
         ]
         kept = sum(self.store.finished(self.training(*one, steps=0)) is not None for one in todo)
-        self.say(self._opening(len(todo), kept))
+        self.say(self._opening(todo, kept))
         records = [self._speed(entry, job) for entry in self.entries for job in ("inference", "training")]
         misfits = {r["about"]["model"] for r in records if r["status"] == pieces.OUT_OF_MEMORY}
         trained = []
@@ -189,7 +215,7 @@ class Comparison:
         for number, one in enumerate(todo, 1):
             entry, column, seed, fraction = one
             name = f"[{number}/{len(todo)}] {entry.label}, {column} recipe, seed {seed}, {fraction:.0%} of the images"
-            steps = self.steps(entry, column)
+            steps = self.steps(entry, column, fraction)
             if steps is None:
                 self.say(f"{name}: left out, its trial run failed")
                 continue
@@ -201,7 +227,7 @@ class Comparison:
                 left -= 1
                 self.seconds.append(time.monotonic() - start)
             self.say(f"{name}: {self._outcome(record, before is not None, left)}")
-        everything = [*records, *trained]
+        everything = [*records, *trained, *self._probes()]
         failed = [r for r in everything if r["status"] == "failed"]
         page = write_report(self.out, self.plan, self.entries, self.data, everything)
         self.say(f"{len(failed)} failed; see 'why' in {self.out / 'pieces'}" if failed else "all done")
@@ -209,6 +235,18 @@ class Comparison:
             self.say(f"out of memory: {', '.join(sorted(misfits))}")
         self.say(f"written to {page}")
         return 1 if failed else 0
+
+    def _probes(self) -> list[dict[str, Any]]:
+        """The rows of the frozen backbone: last, since they wait for no other and none waits for them."""
+        found = []
+        for fraction in reversed(self.plan.probe_fractions):
+            for seed in self.plan.seeds:
+                piece = self.probing(seed, fraction)
+                before = self.store.finished(piece)
+                found.append(before or self.do(piece))
+                name = f"{self.options.probe.model}, frozen, seed {seed}, {fraction:.0%} of the images"
+                self.say(f"{name}: {found[-1]['status']}{' (kept)' if before else ''}")
+        return found
 
     def _speed(self, entry: Entry, job: str) -> dict[str, Any]:
         piece = self.speed(entry, job)
@@ -229,17 +267,17 @@ class Comparison:
         typical = statistics.median(self.seconds)
         return f"{text} in {self.seconds[-1]:.0f} s" + (f"; about {_span(left * typical)} left" if left else "")
 
-    def _opening(self, runs: int, kept: int) -> str:
-        budget = self.options.budget
+    def _opening(self, todo: Sequence[tuple[Entry, str, int, float]], kept: int) -> str:
+        budget, runs = self.options.budget, len(todo)
         if budget.minutes is not None:
             seconds = (60 * budget.minutes + START_SECONDS) * runs
             what = f"{budget.minutes:g} minutes"
         else:
             assert budget.steps is not None
             peak = matmul_peak(torch.float32, self.plan.device) * SHARE_OF_PEAK
-            images = budget.steps * budget.batch_size
-            per_model = runs / len(self.entries)
-            flops = sum(6e9 * e.gmacs * images * per_model for e in self.entries)  # forward 2, backward 4 per product
+            counts = [(e, self.steps(e, column, fraction) or 0) for e, column, _, fraction in todo]
+            # forward 2, backward 4 per product
+            flops = sum(6e9 * e.gmacs * steps * budget.batch_size for e, steps in counts)
             seconds = flops / peak + runs * START_SECONDS
             what = f"{budget.steps:,} steps of {budget.batch_size} images"
         seconds = seconds * (runs - kept) / runs + 2 * START_SECONDS * len(self.entries)

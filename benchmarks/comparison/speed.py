@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comparison.small  # noqa: F401  registers the networks of the pilot
 from visionzoo.inference.speed import Case, run_here
 
 

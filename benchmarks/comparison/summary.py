@@ -50,12 +50,23 @@ class Speed:
     training: dict[str, Any] | None
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """A linear classifier on a pretrained backbone, on one share of the images."""
+
+    model: str
+    fraction: float
+    train_images: int
+    accuracy: Spread
+
+
 @dataclass
 class Summary:
     """Everything that is shown."""
 
     speeds: list[Speed]
     scores: list[Score]
+    frozen: list[Frozen]
     problems: list[str]  #: what did not run, and why
 
     def score(self, entry: Entry, recipe: str) -> Score | None:
@@ -88,7 +99,17 @@ def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> Su
             same = [r["result"] for r in mine if (r["about"]["recipe"], r["about"]["fraction"]) == (recipe, fraction)]
             scores.append(_score(entry, recipe, fraction, same))
     scores.sort(key=lambda s: (s.recipe, s.fraction))
-    return Summary(speeds, scores, problems)
+    return Summary(speeds, scores, _frozen(done), problems)
+
+
+def _frozen(done: Sequence[dict[str, Any]]) -> list[Frozen]:
+    mine = [r for r in done if r["kind"] == "probe"]
+    found = []
+    for model, fraction in sorted({(r["about"]["model"], r["about"]["fraction"]) for r in mine}):
+        same = [r["result"] for r in mine if (r["about"]["model"], r["about"]["fraction"]) == (model, fraction)]
+        spread = Spread.of([r["accuracy"] for r in same])
+        found.append(Frozen(model, fraction, same[0]["train_images"], spread))
+    return found
 
 
 def _score(entry: Entry, recipe: str, fraction: float, results: list[dict[str, Any]]) -> Score:

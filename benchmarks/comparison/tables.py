@@ -10,6 +10,7 @@ from comparison.corruptions import CORRUPTIONS
 from comparison.models import Entry
 from comparison.options import Plan
 from comparison.recipes import PUBLISHED, Recipe, published
+from comparison.significance import Pair
 from comparison.summary import Spread, Summary
 
 GIB = 2**30
@@ -38,11 +39,15 @@ def percent(spread: Spread | None) -> str:
     return text if spread.deviation is None else f"{text} ± {100 * spread.deviation:.1f}"
 
 
-def all_tables(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> list[Table]:
+def all_tables(summary: Summary, plan: Plan, entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Table]:
     """Those there are results for."""
     found = [accuracy(summary, plan, entries), cost(summary, entries)]
+    if pairs:
+        found.append(differences(pairs))
     if any(len(shares) > 1 for shares in plan.fractions.values()):
         found.append(fractions(summary, plan, entries))
+    if summary.frozen:
+        found.append(frozen(summary))
     if plan.corruptions:
         found.append(robustness(summary, plan, entries))
     found.append(recipes(plan, entries))
@@ -65,6 +70,23 @@ def accuracy(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
     seeds = f"{len(plan.seeds)} seeds: mean ± standard deviation" if len(plan.seeds) > 1 else "one seed"
     note = f"All images. {seeds}. Corrupted: mean of all corruptions and severities. ECE (15 bins): lower is better."
     return Table("Accuracy", note, ["model", "kind", *columns], rows)
+
+
+def differences(pairs: Sequence[Pair]) -> Table:
+    rows = []
+    for pair in pairs:
+        seen = pair.difference
+        points = f"{100 * seen.value:+.1f} ({100 * seen.low:+.1f} to {100 * seen.high:+.1f})"
+        share = f"{100 * pair.fraction:g} %"
+        rows.append(
+            [pair.one.label, pair.other.label, pair.recipe, share, points, f"{pair.adjusted:.3f}", pair.verdict]
+        )
+    note = (
+        "Every pair on the same held-out images: paired bootstrap over images and seeds, 95 % interval, p after Holm "
+        "among all rows. What would be shown is the smallest true difference that is found 8 times of 10, before Holm."
+    )
+    header = ["one", "other", "recipe", "share", "one less other, points", "p (Holm)", "verdict"]
+    return Table("Differences", note, header, rows)
 
 
 def cost(summary: Summary, entries: Sequence[Entry]) -> Table:
@@ -113,6 +135,12 @@ def fractions(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
         "Top-1 % by the share of training images. The budget is the same for every share, so a small one is seen often."
     )
     return Table("Data efficiency", note, header, rows)
+
+
+def frozen(summary: Summary) -> Table:
+    rows = [[f.model, f"{100 * f.fraction:g} %", f"{f.train_images:,}", percent(f.accuracy)] for f in summary.frozen]
+    note = "Pretrained on other images and not trained here: a linear classifier on its features."
+    return Table("A frozen backbone", note, ["model", "share", "training images", "top-1 %"], rows)
 
 
 def robustness(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:

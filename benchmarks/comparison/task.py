@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from comparison.models import use_channels_last
@@ -43,8 +42,8 @@ class RecipeClassify(ClassifyTask):
         channels_last: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(image_size=image_size, **kwargs)
-        self.optimizer_name, self.loss_name = optimizer, loss
+        super().__init__(image_size=image_size, optimizer=optimizer, **kwargs)
+        self.loss_name = loss
         self.model.preprocess = equal_preprocess(image_size)  # type: ignore[assignment]
         self.use_model(self.model, self.in_chans)
         if channels_last:
@@ -55,14 +54,3 @@ class RecipeClassify(ClassifyTask):
             return super()._loss(logits, targets, smoothing)
         present = (soft_targets(targets, self.num_classes) > PRESENT).float()
         return binary_cross_entropy(logits, present, label_smoothing=smoothing)
-
-    def make_optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        if self.optimizer_name == "adamw":
-            return super().make_optimizer(groups, lr)
-        # the names are for our own table of groups; torch would store every one
-        groups = [{k: v for k, v in g.items() if k != "param_names"} for g in groups]
-        if self.optimizer_name == "sgd":
-            return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-        from timm.optim import Lamb
-
-        return Lamb(groups, lr=lr)

@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 
 MODULES = ("harness", "report", "comparison", "cnn_vs_vit")
+KEPT = "comparison.small"  # what it registers is registered once
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = [
     "--data.path", "shapes:60", "--data.num_workers", "0", "--data.eval_limit", "30", "--data.corruption_limit", "12",
@@ -30,14 +31,14 @@ TINY = [
 def load(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Import a module of the comparison as the script would, without a process of its own for each piece."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in [n for n in sys.modules if n.split(".")[0] in MODULES]:
+    for name in [n for n in sys.modules if n.split(".")[0] in MODULES and n != KEPT]:
         monkeypatch.delitem(sys.modules, name)
 
     def module(name: str) -> ModuleType:
         return importlib.import_module(name)
 
     yield module
-    for name in [n for n in sys.modules if n.split(".")[0] in MODULES]:
+    for name in [n for n in sys.modules if n.split(".")[0] in MODULES and n != KEPT]:
         del sys.modules[name]
 
 
@@ -169,10 +170,10 @@ def test_minutes_become_steps_by_a_trial(load: Any, here: list[tuple[str, str]],
     args = [a for a in TINY if a not in ("--budget.steps", "6")]
     args += ["--out", str(tmp_path), "--budget.minutes", "0.5", "--models", "vit_nano_patch4_32"]
     comparison = load("comparison.runner").Comparison(options.check(options.parse(args)))
-    steps = comparison.steps(comparison.entries[0], "equal")
+    steps = comparison.steps(comparison.entries[0], "equal", 1.0)
     record = json.loads(next((tmp_path / "pieces").glob("pace-*.json")).read_text())
     assert steps == int(30 / record["result"]["seconds_per_step"])
-    assert comparison.steps(comparison.entries[0], "equal") == steps
+    assert comparison.steps(comparison.entries[0], "equal", 1.0) == steps
     assert len(here) == 1  # the trial is kept, so a resumed comparison has the same budget
 
 
@@ -244,6 +245,100 @@ def test_recipes_scale_with_the_batch(load: Any) -> None:
     ]  # fmt: skip
 
 
+def test_the_networks_of_the_pilot_cost_the_same_and_are_of_five_families(load: Any) -> None:
+    models, recipes = load("comparison.models"), load("comparison.recipes")
+    names = ("resnet_pilot", "convnext_pilot", "vit_pilot", "swin_pilot", "cct_pilot")
+    entries = [models.describe(models.resolve(name), 32, 10) for name in names]
+    assert [e.kind for e in entries] == ["CNN", "CNN", "ViT", "ViT", "hybrid"]
+    costs = [e.gmacs for e in entries]
+    assert max(costs) < 1.2 * min(costs)
+    assert max(costs) == pytest.approx(0.0107, rel=0.1)
+    used = [recipes.published(e.name, e.kind) for e in entries]
+    assert used == ["resnet on CIFAR", "convnext", "deit", "swin", "compact transformer"]
+    cct = recipes.PUBLISHED["compact transformer"]  # its released configuration, value for value
+    assert (cct.lr, cct.batch, cct.weight_decay, cct.warmup) == (55e-5, 128, 6e-2, 10 / 300)
+    assert (cct.mixup, cct.cutmix, cct.erasing, cct.label_smoothing, cct.crop_scale) == (0.8, 1.0, 0.0, 0.1, (0.8, 1.0))
+    assert (cct.policy, cct.magnitude) == ("randaugment", 9.0)
+
+
+def test_the_hybrid_resamples_its_positions_and_takes_gradients(load: Any) -> None:
+    load("comparison.small")
+    from visionzoo.models.classifier import create_classifier
+
+    model = create_classifier("timm/cct_pilot", 3, image_size=32, drop_path=0.1)
+    for size in (32, 48):
+        model(torch.randn(2, 3, size, size)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_smaller_shares_have_fewer_steps_and_a_frozen_backbone_has_a_row(
+    load: Any, here: list[tuple[str, str]], tmp_path: Path, capsys: Any
+) -> None:
+    more = ["--models", "lcnet_035", "--recipes", "equal", "--corruptions", "none", "--budget.steps", "10"]
+    more += ["--budget.share_exponent", "0.5", "--probe.model", "vit_nano_patch4_32", "--probe.fractions", "0.5"]
+    assert run(load, tmp_path, *more) == 2
+    assert "probe.model=vit_nano_patch4_32 needs weights" in capsys.readouterr().err
+    assert here == []
+    more += ["--probe.weights", "random"]
+    assert run(load, tmp_path, *more) == 0
+    steps = {r["about"]["fraction"]: r["result"]["steps"] for r in records(tmp_path, "train")}
+    assert steps == {1: 10, 0.5: 7}
+    (probed,) = records(tmp_path, "probe")
+    assert probed["result"]["train_images"] == 30
+    assert "| vit_nano_patch4_32 | 50 % | 30 |" in (tmp_path / "results.md").read_text()
+    answers = load("comparison.answers")
+    for key in ("train-lcnet_035-equal-seed0-1", "probe-vit_nano_patch4_32-seed0-0.5"):
+        found = answers.read_answers(tmp_path / "pieces" / f"{key}.parquet")
+        record = json.loads((tmp_path / "pieces" / f"{key}.json").read_text())
+        assert found.right.mean() == pytest.approx(record["result"]["accuracy"])
+        assert len(set(found.position)) == record["result"]["images"]
+
+
+def test_pairs_are_compared_over_seeds_and_networks_are_ranked(load: Any, tmp_path: Path) -> None:
+    significance, models = load("comparison.significance"), load("comparison.models")
+    answers, pieces = load("comparison.answers"), load("comparison.pieces")
+    entries = [models.Entry(f"net{i}", "CNN", 1, 1.0) for i in range(3)]
+    rng = np.random.default_rng(0)
+    (tmp_path / "pieces").mkdir()
+    rows = []
+    for seed in range(3):
+        for entry, chance in zip(entries, (0.9, 0.9, 0.7), strict=True):
+            right = rng.random(500) < chance
+            about = {"model": entry.name, "recipe": "equal", "seed": seed, "fraction": 1.0}
+            result = {"accuracy": float(right.mean())}
+            rows.append({"kind": "train", "status": "done", "about": about, "result": result})
+            key = pieces.training_key(entry, "equal", seed, 1.0)
+            label = np.zeros(500, int)
+            found = answers.Answers(np.arange(500), label, (~right).astype(int), np.ones(500))
+            found.write(tmp_path / "pieces" / f"{key}.parquet")
+    same, first, second = significance.compare_pairs(tmp_path, entries, rows)
+    assert same.verdict.startswith("no difference seen; n = 3 would show")
+    assert (first.verdict, second.verdict) == ("net0 is better", "net1 is better")
+    assert first.adjusted >= first.difference.p
+    here, ranking = significance.rank(entries, rows, "equal")
+    assert ranking.blocks == 3
+    assert ranking.ranks[2] == 3
+    assert significance.rank(entries, rows, "published") is None
+    plots = load("comparison.plots")
+    assert plots.critical_difference(here, ranking, tmp_path / "cd.png").stat().st_size > 5000
+    other = answers.Answers(np.arange(1, 501), label, label, np.ones(500))
+    other.write(tmp_path / "pieces" / f"{key}.parquet")
+    with pytest.raises(ValueError, match="other images than the rest"):
+        significance.compare_pairs(tmp_path, entries, rows)
+
+
+def test_one_seed_is_never_called_a_difference(load: Any) -> None:
+    from visionzoo.metrics.differences import paired_difference
+
+    verdict = load("comparison.significance").verdict
+    difference = paired_difference(np.ones(100, bool), np.zeros(100, bool))
+    assert verdict("a", "b", difference, 0.0) == "one seed: what another training would give is not known"
+
+
+def records(out: Path, kind: str) -> list[dict[str, Any]]:
+    return [r for r in json.loads((out / "results.json").read_text())["rows"] if r["kind"] == kind]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "lamb"])
 def test_other_optimizers_follow_the_schedule_and_mixed_labels_count(load: Any, optimizer: str) -> None:
     task = load("comparison.task").RecipeClassify(
@@ -255,6 +350,8 @@ def test_other_optimizers_follow_the_schedule_and_mixed_labels_count(load: Any, 
     made = task.configure_optimizers()
     assert {g["weight_decay"] for g in made["optimizer"].param_groups} == {0.0, 0.3}
     assert made["optimizer"].param_groups[0]["lr"] == pytest.approx(0.05)  # the first of two warm-up steps
+    if optimizer == "sgd":
+        assert all(g["nesterov"] and g["momentum"] == 0.9 for g in made["optimizer"].param_groups)
     logits, mixed = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([[0.7, 0.3, 0.0]])
     want = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([[1.0, 1.0, 0.0]]))
     assert task._loss(logits, mixed) == pytest.approx(float(want))

@@ -60,7 +60,15 @@ def test_an_option_of_several_commands_is_the_same_in_each() -> None:
 def test_no_command_has_another_word_for_it(command: tuple[str, ...]) -> None:
     own = {("fit",): {"--backbone"}}.get(command, set())  # of which it makes a model
     assert set(OTHER_WORDS) & set(_options(LEAVES[command])) == own
-    works_on_a_model = command not in (("models",), ("data", "check"), ("cache",), ("env",), ("fit",), ("demo",))
+    works_on_a_model = command not in (
+        ("models",),
+        ("data", "check"),
+        ("cache",),
+        ("env",),
+        ("fit",),
+        ("demo",),
+        ("bench compare",),
+    )
     assert ("--model" in _options(LEAVES[command])) == works_on_a_model
 
 

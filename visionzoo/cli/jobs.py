@@ -27,6 +27,7 @@ JOBS: dict[str, tuple[tuple[str, str], ...]] = {
     "Trust it": (
         ("visionzoo calibrate RUN --data.path photos", "probabilities that mean what they say"),
         ("visionzoo report RUN", "one page about a run"),
+        ("visionzoo bench compare RUN1 RUN2", "whether two runs differ, and where"),
         ("visionzoo bench vit_small_patch16_224", "speed and memory on this machine"),
     ),
     "Carry it away": (

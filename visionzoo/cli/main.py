@@ -87,6 +87,7 @@ def _command(given: list[str]) -> int:
     known = ["train", *COMMANDS]
     try:
         args, _ = take_option(given, "import")
+        args = _joined(args)
         name = next((a for a in args if not a.startswith("-")), None)
         if name is not None and name not in known:
             hint = suggestion(name, known, otherwise=f"the commands are {', '.join(known)}")
@@ -105,6 +106,13 @@ def _command(given: list[str]) -> int:
             raise
         say(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _joined(args: list[str]) -> list[str]:
+    """A command of two words as one."""
+    at = next((i for i, a in enumerate(args) if not a.startswith("-")), len(args))
+    both = " ".join(args[at : at + 2])
+    return [*args[:at], both, *args[at + 2 :]] if both in COMMANDS else args
 
 
 def command_parser(only: str | None) -> argparse.ArgumentParser:

@@ -198,8 +198,16 @@ def linear_probe(
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """(accuracy, C) from features (N, D) and labels (N,): logistic regression, its C chosen on held-out training
-    images, fitted again on all of them."""
+    """(accuracy, C) of :func:`fit_linear` on test features (M, D) and labels (M,)."""
+    fitted, strength = fit_linear(x, y, strengths=strengths, seed=seed)
+    return float(fitted.score(test_x, test_y)), strength
+
+
+def fit_linear(
+    x: np.ndarray, y: np.ndarray, *, strengths: Sequence[float] = STRENGTHS, seed: int = 0
+) -> tuple[Any, float]:
+    """(scikit-learn's classifier, C) from features (N, D) and labels (N,): logistic regression, its C chosen on
+    held-out training images, fitted again on all of them."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -217,7 +225,7 @@ def linear_probe(
         else:
             # of equal scores the strongest penalty
             best = max(strengths, key=lambda c: (fitted(c, kept).score(x[held], y[held]), -c))
-        return float(fitted(best, np.arange(len(y))).score(test_x, test_y)), best
+        return fitted(best, np.arange(len(y))), best
 
 
 def _pair(splits: Splits, path: str) -> tuple[Source, Source]:

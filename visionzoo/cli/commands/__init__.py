@@ -6,7 +6,7 @@ Importing one is cheap: whatever needs torch is imported inside ``run``. Errors 
 
 from __future__ import annotations
 
-#: command -> the module that has it
+#: command, of one word or two -> the module that has it
 COMMANDS: dict[str, str] = {
     "models": "visionzoo.cli.commands.models",
     "fit": "visionzoo.cli.commands.fit",
@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "report": "visionzoo.cli.commands.report",
     "demo": "visionzoo.cli.commands.demo",
     "bench": "visionzoo.cli.commands.bench",
+    "bench compare": "visionzoo.cli.commands.bench_compare",
     "cache": "visionzoo.cli.commands.cache",
     "completion": "visionzoo.cli.commands.completion",
     "env": "visionzoo.cli.commands.env",

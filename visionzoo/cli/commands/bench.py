@@ -30,7 +30,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "bench",
         help="measure speed and memory on this machine",
         description="Throughput, latency of one image, peak memory and the largest batch that fits, for inference and "
-        "for a training step. Every measurement runs in a process of its own.",
+        "for a training step. Every measurement runs in a process of its own. `visionzoo bench compare RUN1 RUN2` "
+        "compares what two runs answered.",
     )
     parser.add_argument(
         "run",

@@ -1,0 +1,134 @@
+"""The pages of released models: one row for each model and data set, and what they make of changed images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from comparison.imagenet_c import CORRUPTIONS, mean_corruption_error
+
+from released.robust import agreements
+from visionzoo.report import write_page
+from visionzoo.report.charts import Chart, ChartLine
+from visionzoo.report.components import PageSection, Paragraph, SortedTable, TableCell
+
+TONES = ("one", "two", "three")
+NUMBERS = (
+    ("top-1 %", "top1", ".2f"),
+    ("top-5 %", "top5", ".2f"),
+    ("ECE %", "ece", ".1f"),
+    ("params M", "param_count", ".2f"),
+    ("pixels", "img_size", "d"),
+    ("crop", "crop_pct", ".3f"),
+    ("classes", "classes", "d"),
+    ("images", "images", ",d"),
+)
+
+
+def write_results(out: Path, rows: Sequence[dict[str, Any]], notes: Sequence[str], problems: Sequence[str]) -> Path:
+    """Write the page, and give its path."""
+    cells = [
+        [
+            TableCell(row["model"]),
+            TableCell(row["data"]),
+            *(TableCell(format(row[name], form), row[name]) for _, name, form in NUMBERS),
+            TableCell(row["interpolation"]),
+        ]
+        for row in rows
+    ]
+    columns = [("model", False), ("data", False), *((title, True) for title, *_ in NUMBERS), ("interpolation", False)]
+    caption = "Classes is among how many a model was asked. The preprocessing and test size are the model's own."
+    parts: list[Any] = [SortedTable("released", caption, columns, cells, searched=True)]
+    parts += [Paragraph(note, "note") for note in notes]
+    trouble = [Paragraph(problem, "warning") for problem in problems]
+    sections = [PageSection("results", "Results", parts), PageSection("problems", "Problems", trouble)]
+    return write_page(out, "Released models", sections)
+
+
+def write_robustness(
+    out: Path, found: dict[str, dict[str, Any]], baseline: str | None, settings: dict[str, Any]
+) -> Path:
+    """The page of :mod:`released.robust`: curves, tables, and how errors and layers agree."""
+    curves = [
+        ("occlusion", "Patches left out", "share of 14 x 14 patches"),
+        ("shuffle", "Patches shuffled", "patches along an edge"),
+        ("resolution", "Detail left", "share of the pixels along an edge"),
+        ("pgd", "Adversary (PGD, 10 steps)", "largest change, of 255"),
+    ]
+    charts: list[Any] = []
+    for look, title, axis in curves:
+        lines = [
+            ChartLine(label, list(zip(looks[look]["x"], (100 * a for a in looks[look]["accuracy"]), strict=True)),
+                      TONES[i % len(TONES)], dashed=i >= len(TONES), dots=True)
+            for i, (label, looks) in enumerate(found.items()) if look in looks
+        ]  # fmt: skip
+        rising = [ChartLine(x.name, sorted(x.points), x.tone, x.dashed, x.dots) for x in lines]
+        if lines:
+            charts.append(Chart(look, f"{title}: top-1, %", rising, x_name=axis, bounds=(0.0, 100.0)))
+    sections = [
+        PageSection("summary", "Summary", [_overview(found, baseline)]),
+        PageSection("curves", "Curves", charts),
+        PageSection("corruptions", "ImageNet-C", _corruptions(found)),
+        PageSection("agreement", "Agreement", _agreement(found)),
+    ]
+    subtitle = f"{settings['images']:,} images of {settings['data']}"
+    return write_page(out, "Robustness", sections, subtitle=subtitle)
+
+
+def _number(value: float | None, scale: float = 100.0) -> TableCell:
+    return TableCell("-", "") if value is None else TableCell(f"{scale * value:.1f}", scale * value)
+
+
+def _mce(looks: dict[str, Any], reference: dict[str, Any] | None) -> float | None:
+    errors = looks.get("imagenet_c")
+    if not errors or not reference or not reference.get("imagenet_c"):
+        return None
+    return mean_corruption_error(errors, reference["imagenet_c"])[0]
+
+
+def _overview(found: dict[str, dict[str, Any]], baseline: str | None) -> SortedTable:
+    columns = [("model", False), ("top-1 %", True), ("ECE %", True), ("mCE", True), ("shape %", True)]
+    columns += [("texture %", True), ("share of shape", True), ("AUROC energy", True), ("FPR95 energy", True)]
+    columns += [("AUROC max-softmax", True), ("FPR95 max-softmax", True)]
+    rows = []
+    for label, looks in found.items():
+        own, shape, strange = looks.get("clean", {}), looks.get("shape_texture", {}), looks.get("ood", {})
+        scores = [strange.get(n, {}).get(k) for n in ("energy", "max_softmax") for k in ("auroc", "fpr95")]
+        mce = _mce(looks, found.get(baseline) if baseline else None)
+        values = [own.get("accuracy"), own.get("ece")]
+        values2 = [shape.get("shape"), shape.get("texture"), shape.get("shape_share"), *scores]
+        rows.append([TableCell(label), *map(_number, values), _number(mce, 1.0), *(_number(v) for v in values2)])
+    caption = f"mCE is of {baseline}'s errors." if baseline else "No baseline was given for mCE."
+    return SortedTable("overview", caption, columns, rows, searched=True)
+
+
+def _corruptions(found: dict[str, dict[str, Any]]) -> list[Any]:
+    having = {label: looks["imagenet_c"] for label, looks in found.items() if looks.get("imagenet_c")}
+    if not having:
+        return []
+    names = list(next(iter(having.values())))
+    rows = [
+        [TableCell(label), *(_number(sum(errors[n]) / len(errors[n])) for n in names)]
+        for label, errors in having.items()
+    ]
+    columns = [("model", False), *((n.replace("_", " "), True) for n in names)]
+    parts: list[Any] = [SortedTable("c", "Mean top-1 error of five severities, %.", columns, rows)]
+    if missing := [n for n in CORRUPTIONS if n not in names]:
+        text = f"{', '.join(missing)} is left out: its photographs come with `pip install --no-deps imagecorruptions`."
+        parts.append(Paragraph(f"{len(names)} of {len(CORRUPTIONS)} corruptions; {text}", "warning"))
+    return parts
+
+
+def _agreement(found: dict[str, dict[str, Any]]) -> list[Any]:
+    rows = []
+    for one, other, kappa in agreements(found):
+        cka = found[one].get(f"cka {other}", {}).get("cka")
+        last = None if cka is None else cka[-1][-1]
+        cells = [TableCell("-", "") if v is None or v != v else TableCell(f"{v:.2f}", v) for v in (kappa, last)]
+        rows.append([TableCell(one), TableCell(other), *cells])
+    caption = (
+        "Kappa: whether two are wrong on the same images, 0 is chance. CKA: whether their last maps hold the same."
+    )
+    columns = [("one", False), ("other", False), ("kappa of errors", True), ("CKA of the last maps", True)]
+    return [SortedTable("pairs", caption, columns, rows)] if rows else []

@@ -1,0 +1,142 @@
+"""One released model on one data set: the answers for every image, and the score.
+
+Legend: N images, B batch, C channels, (H, W) pixels, K outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models import get_pretrained_cfg
+
+from released.labels import CLASSES, Question
+from visionzoo.backbones import backbone_info
+from visionzoo.data.sources.base import Source
+from visionzoo.data.sources.split import limited
+from visionzoo.inference.device import resolve_device
+from visionzoo.inference.named import weights_of
+from visionzoo.inference.stream import Stream
+from visionzoo.models.bundle import load_bundle
+from visionzoo.models.classifier import create_classifier
+from visionzoo.runs.tables import read_table, write_table
+
+TOP = 5
+COLUMNS = {"position": "int64", "sample": "string", "answers": "list<int64>", "confidence": "float"}
+
+
+@dataclass(frozen=True)
+class Released:
+    """A model and its weights; ``name=weights`` on the command line."""
+
+    name: str  #: of a backbone, ``timm/`` or not, or a run folder
+    weights: str | None  #: None for those that were published with it
+
+    @classmethod
+    def parse(cls, text: str) -> Released:
+        name, _, weights = text.partition("=")
+        return cls(name, weights or None)
+
+    @property
+    def label(self) -> str:
+        """How it is called."""
+        return self.name if self.weights is None else f"{self.name}={Path(self.weights).name}"
+
+    def build(self, device: str | None, *, check: bool = True) -> Any:
+        """The classifier, in evaluation mode on the device, at the size that timm's results tables test it at.
+
+        Args:
+            device: None for a GPU where there is one.
+            check: whether it must have ImageNet's classes.
+
+        Raises:
+            ValueError: for other weights than a classifier's of 1000 classes.
+        """
+        if Path(self.name).is_dir():
+            model = load_bundle(self.name)[0]
+        else:
+            weights = self.weights or backbone_info(self.name).weights
+            source = weights_of(self.name, weights)
+            # random weights are the same ones every time
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = create_classifier(self.name, CLASSES, weights=source, image_size=test_size(self.name, weights))
+        outputs = getattr(model, "num_classes", None)
+        if check and outputs != CLASSES:
+            raise ValueError(f"{self.name} has {outputs} outputs; ImageNet and its relatives ask for {CLASSES}")
+        return model.to(resolve_device(device)).eval()
+
+
+def test_size(name: str, weights: str | None) -> tuple[int, int] | None:
+    """(H, W) that the published weights are tested at, where that is another size than they were trained at."""
+    tagged = weights.removeprefix("timm:") if weights and weights.startswith("timm:") else name.removeprefix("timm/")
+    cfg = get_pretrained_cfg(tagged, allow_unregistered=True)
+    size = None if cfg is None else cfg.test_input_size
+    return None if size is None else (int(size[1]), int(size[2]))
+
+
+def at_most(source: Source, limit: int | None) -> Source:
+    """So many images, every class by its share, the same ones each time; None, or more than there are, for all."""
+    return source if limit is None or limit >= len(source) else limited(source, limit, seed=0)
+
+
+def answer(model: Any, source: Source, asked: Question, batch_size: int, path: Path) -> None:
+    """Write what a model answers for each image, among the outputs that are asked: ``path``, atomically."""
+    device = next(model.parameters()).device
+    columns = torch.from_numpy(asked.asked).to(device)
+    stream = Stream(lambda x: model(x).index_select(1, columns), model.preprocess, device)
+    rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for output in stream.run(len(source), source.read, source.sample_id, batch_size):
+        if not output.positions:
+            continue
+        best = output.values.topk(min(TOP, len(asked.asked)), 1)
+        rows["position"] += output.positions
+        rows["sample"] += [source.sample_id(i) for i in output.positions]
+        rows["answers"] += asked.asked[best.indices.numpy()].tolist()
+        rows["confidence"] += output.values.softmax(1).amax(1).tolist()
+    spec = model.preprocess
+    about = {
+        "images": len(source),
+        "image_size": list(spec.image_size),
+        "crop_pct": spec.crop_pct,
+        "interpolation": spec.interpolation,
+        "params": sum(p.numel() for p in model.parameters()),
+        "asked": len(asked.asked),
+    }
+    write_table(path, COLUMNS, rows, about)
+
+
+def score(path: Path, asked: Question) -> dict[str, Any]:
+    """The row of results: per cent as in timm's tables, of the images that have a label and could be read."""
+    rows, about = read_table(path, COLUMNS)
+    counted = [(i, a, c) for i, a, c in zip(rows["position"], rows["answers"], rows["confidence"], strict=True)]
+    counted = [(i, a, c) for i, a, c in counted if asked.right[i]]
+    if not counted:
+        raise ValueError(f"{path} has no image with a label")
+    first = np.array([a[0] in asked.right[i] for i, a, _ in counted])
+    five = np.array([bool(asked.right[i] & set(a)) for i, a, _ in counted])
+    sure = np.array([c for *_, c in counted])
+    return {
+        "top1": 100 * float(first.mean()),
+        "top1_err": 100 - 100 * float(first.mean()),
+        "top5": 100 * float(five.mean()),
+        "top5_err": 100 - 100 * float(five.mean()),
+        "ece": 100 * _calibration_error(sure, first),
+        "param_count": about["params"] / 1e6,
+        "img_size": about["image_size"][0],
+        "crop_pct": about["crop_pct"],
+        "interpolation": about["interpolation"],
+        "classes": about["asked"],
+        "images": len(counted),
+        "unreadable": about["images"] - len(rows["position"]),
+    }
+
+
+def _calibration_error(sure: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """:func:`visionzoo.metrics.calibration.calibration_error`, of the highest probabilities (N,): all that is kept."""
+    place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    gaps = [(place == b).sum() * abs(right[place == b].mean() - sure[place == b].mean()) for b in set(place.tolist())]
+    return float(sum(gaps) / len(right))

@@ -1,0 +1,102 @@
+"""What released models, or your runs, make of changed images: where CNNs and Transformers differ most.
+
+    python benchmarks/robustness.py --models timm/resnet50.a1_in1k,vit_small_patch16_224 --data.path IMAGENET \\
+        --out results/robust --baseline timm/resnet18.tv_in1k --ood_path TEXTURES
+
+ImageNet-C with mCE against the baseline, patches left out and shuffled, shape against texture, detail, PGD, images of
+none of the classes, calibration, agreement of errors, CKA between layers. ``docs/benchmarks.md`` says how each is
+defined. The same command goes on where an interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comparison.options import Many, many, parse_options
+from evaluate import EvaluationData
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessOptions:
+    """Everything that can be said."""
+
+    models: Many  #: as evaluate.py takes them; runs are asked for their own labels
+    data: EvaluationData  #: one data set
+    out: str  #: folder of the results; the same command goes on there
+    looks: Many = "all"  #: all, or some of released.robust.LOOKS
+    baseline: str | None = None  #: one of the models, whose mCE is 100; none for plain errors
+    ood_path: str | None = None  #: images of none of the classes
+    limit: int | None = 500  #: images, every class by its share; none for all
+    batch_size: int = 64
+    device: str | None = None  #: none for a GPU where there is one
+
+
+def study(options: RobustnessOptions) -> int:
+    """Do what is not done yet, and write ``results.json`` and ``index.html``."""
+    from released.page import write_robustness
+    from released.robust import LOOKS, Study, Subject
+    from released.scoring import Released, at_most
+
+    from visionzoo.data.sources.open import open_data
+    from visionzoo.files import write_json
+
+    wanted = many("looks", options.looks, str)
+    wanted = [n for n in LOOKS if n != "ood" or options.ood_path is not None] if wanted == ["all"] else wanted
+    if unknown := sorted(set(wanted) - set(LOOKS)):
+        raise ValueError(f"looks={unknown[0]} must be all, or some of {', '.join(LOOKS)}")
+    if "ood" in wanted and options.ood_path is None:
+        raise ValueError("looks=ood needs ood_path, images of none of the classes")
+    models = [Released.parse(text) for text in many("models", options.models, str)]
+    if options.baseline is not None and options.baseline not in [m.label for m in models]:
+        raise ValueError(f"baseline={options.baseline} must be one of the models: {', '.join(m.label for m in models)}")
+    paths, rules = many("data.path", options.data.path, str), many("data.classes", options.data.classes, str)
+    if len(paths) != 1 or len(rules) != 1:
+        raise ValueError(f"data.path={','.join(paths)} and data.classes={','.join(rules)} must be one data set")
+    path, rule = paths[0], rules[0]
+    source = at_most(open_data(path, val_fraction=1.0).to_evaluate, options.limit)
+    subjects = [Subject(m, source, rule, options.device, options.batch_size) for m in models]
+    for subject in subjects:
+        assert subject.question is not None  # labels that do not fit are said before any work
+    out = Path(options.out)
+    (out / "pieces").mkdir(parents=True, exist_ok=True)
+    settings = {"data": Path(path).name, "images": len(source), "classes": rule}
+    _check_settings(out / "settings.json", settings)
+    other = None
+    if options.ood_path is not None:
+        other = at_most(open_data(options.ood_path, "images").first, options.limit)
+    found = Study(subjects, out, lambda text: print(text, flush=True)).run(wanted, other)
+    write_json(out / "results.json", {**settings, "baseline": options.baseline, "models": found})
+    print(f"written to {write_robustness(out / 'index.html', found, options.baseline, settings)}")
+    return 0
+
+
+def _check_settings(path: Path, now: dict[str, object]) -> None:
+    import json
+
+    from visionzoo.files import write_json
+
+    if path.is_file() and (then := json.loads(path.read_text())) != now:
+        raise ValueError(f"{path.parent} holds results of {then}, and this asks for {now}; give another --out")
+    write_json(path, now)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns 0; 2 for the user's error, 130 when interrupted."""
+    try:
+        return study(parse_options(RobustnessOptions, argv, "python benchmarks/robustness.py"))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("VISIONZOO_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

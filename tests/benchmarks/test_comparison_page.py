@@ -1,0 +1,150 @@
+"""The page of a comparison in a real browser: it sorts, filters, opens runs, saves plots, and says what to take."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+OURS = ("harness", "report", "comparison", "cnn_vs_vit")
+#: name, kind, parameters, milliseconds, chance of being right
+NETWORKS = (
+    ("small<b>", "CNN", 200_000, 1.0, 0.7),
+    ("middle", "ViT", 500_000, 2.0, 0.9),
+    ("big", "hybrid", 5e6, 9.0, 0.9),
+)
+
+
+def load(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A comparison of three networks, two shares and three seeds, without the training."""
+    sys.path.insert(0, str(FOLDER))
+    out = tmp_path_factory.mktemp("comparison")
+    (out / "pieces").mkdir()
+    models, answers, pieces = (load(f"comparison.{n}") for n in ("models", "answers", "pieces"))
+    rng = np.random.default_rng(0)
+    entries, records = [], []
+    machine = {"command": "python", "date": "today", "cpu": "one", "threads": 1, "cores": 2, "load": 0.0}
+    machine |= {"git": None, "versions": {}}
+    for name, kind, params, ms, chance in NETWORKS:
+        entry = models.Entry(name, kind, params, 0.01)
+        entries.append(entry)
+        speed = {"images_per_second": 1000 / ms, "peak_bytes": 2**30, "latency_ms": {"p50": ms, "p95": 2 * ms}}
+        for job in ("inference", "training"):
+            about = {"model": name, "job": job}
+            records.append({"kind": "speed", "status": "done", "about": about, "result": speed, "machine": machine})
+        for seed in range(3):
+            for fraction in (0.1, 1.0):
+                right = rng.random(800) < chance - 0.3 * (fraction < 1)
+                key = pieces.training_key(entry, "equal", seed, fraction)
+                found = answers.Answers(np.arange(800), np.zeros(800, int), (~right).astype(int), np.ones(800))
+                found.write(out / "pieces" / f"{key}.parquet")
+                result = {"accuracy": float(right.mean()), "ece": 0.1, "steps": 100, "train_seconds": 60.0}
+                result |= {"train_images": int(1000 * fraction), "images": 800}
+                about = {"model": name, "recipe": "equal", "seed": seed, "fraction": fraction}
+                records.append(
+                    {"kind": "train", "status": "done", "about": about, "result": result, "machine": machine}
+                )
+    options = load("comparison.options")
+    told = ["--models", "a", "--data.path", "x", "--out", str(out), "--budget.steps", "9", "--recipes", "equal"]
+    told += ["--corruptions", "none", "--fractions", "0.1,1"]
+    plan = options.check(options.parse(told))
+    data = {"name": "made", "classes": 2, "train_images": 1000, "held_out_images": 800}
+    yield load("comparison.report").write_report(out, plan, entries, data, records)
+    sys.path.remove(str(FOLDER))
+    for name in [n for n in sys.modules if n.split(".")[0] in OURS and n != "comparison.small"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def page(browser: Any, written: Path) -> Iterator[Any]:
+    problems: list[str] = []
+    asked: list[str] = []
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    opened.on("console", lambda message: problems.append(message.text))
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(written.as_uri())
+    yield opened
+    opened.close()
+    assert problems == []
+    assert [u for u in asked if not u.startswith(("data:", "blob:"))] == [written.as_uri()]
+
+
+def test_the_box_says_what_keeps_the_limits(page: Any) -> None:
+    names = lambda: page.eval_on_selector_all("#survivors strong", "n => n.map(x => x.textContent)")  # noqa: E731
+    assert set(names()[:2]) == {"middle, equal recipe", "big, equal recipe"}
+    assert names()[2] == "small<b>, equal recipe"
+    assert "not told apart from the first" in page.text_content("#survivors li:nth-child(2)")
+    assert "not told apart" not in page.text_content("#survivors li:nth-child(3)")
+    page.fill("#choose [name=ms]", "3")
+    assert names() == ["middle, equal recipe", "small<b>, equal recipe"]
+    page.fill("#choose [name=mb]", "1")  # 500,000 parameters are 2 MB
+    assert names() == ["small<b>, equal recipe"]
+    page.fill("#choose [name=images]", "150")
+    page.fill("#choose [name=classes]", "40")
+    note = page.text_content("#choice-note")
+    assert note.startswith("Measured with 100 training images. These were measured on 2 classes")
+    page.fill("#choose [name=mb]", "0.1")
+    assert page.text_content("#choice-note").endswith("Nothing keeps these limits.")
+
+
+def test_a_point_opens_its_run(page: Any) -> None:
+    points = page.query_selector_all("#latency [data-run]")
+    assert len(points) == 3
+    assert page.is_hidden("#run")
+    points[2].hover()
+    told = page.text_content("#run")
+    assert told.startswith("big, equal recipe")
+    assert "20.0 MB in float32" in told
+    points[2].click()
+    page.mouse.move(5, 5)
+    assert page.is_visible("#run")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#run")
+    points[0].focus()
+    assert page.text_content("#run").startswith("small<b>")
+
+
+def test_tables_sort_and_filter(page: Any) -> None:
+    column = "#table-0 tbody tr:not([hidden]) td:first-child"
+    shown = lambda: page.eval_on_selector_all(column, "n => n.map(x => x.textContent)")  # noqa: E731
+    page.click("#table-0 th button")
+    assert shown() == ["big", "middle", "small<b>"]
+    page.click("#table-0 th button")
+    assert shown() == ["small<b>", "middle", "big"]
+    page.fill("[data-table=table-0]", "MID vit")
+    assert shown() == ["middle"]
+    assert page.text_content("p:has([data-table=table-0]) output") == "1 of 3 rows"
+
+
+def test_plots_are_saved_as_svg(page: Any, tmp_path: Path) -> None:
+    with page.expect_download() as download:
+        page.click("button.save")
+    download.value.save_as(tmp_path / "plot.svg")
+    text = (tmp_path / "plot.svg").read_text()
+    assert text.startswith("<svg")
+    assert text.count("<circle") == 3
+    links = page.query_selector_all("figcaption a[download$='.svg']")
+    assert {link.get_attribute("download") for link in links} >= {"accuracy_cost.svg", "critical_difference_equal.svg"}
+
+
+def test_the_page_tells_real_differences(written: Path) -> None:
+    text = written.with_name("results.md").read_text()
+    assert "middle is better" in text
+    assert "no difference seen; n = 3 would show" in text
+    assert json.loads(written.with_name("results.json").read_text())["models"]
+    assert "small&lt;b&gt;" in written.read_text()
+    assert "<b>," not in written.read_text()
