@@ -65,7 +65,7 @@ def one(job: tuple[str, int, dict[str, Any]]) -> tuple[str, int, float, float]:
             RunFolder(folder),
             held,
             network,
-            seconds=1e6,
+            deadline=begun + 1e6,
             to_beat=0.0,
             seed=seed,
             device=device,
