@@ -166,6 +166,8 @@ class MultiViewOptions(Options):
         small_scale: area of the random region of a small view.
         color_strength: of the colour jitter: 1 is SimCLR's, 0.5 that of MoCo v3 and DINO, 0 none.
         grey: probability of a grey view.
+        blur: factor on the probabilities of blur; 0 for images so small that it hides what is on them (CIFAR, as in
+            2002.05709, appendix B.9).
         hflip: probability of a mirror image.
     """
 
@@ -176,12 +178,13 @@ class MultiViewOptions(Options):
     small_scale: tuple[float, float] = (0.05, 0.25)
     color_strength: float = 0.5
     grey: float = 0.2
+    blur: float = 1.0
     hflip: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("recipe", self.recipe, ("simclr", "byol"))
-        for name in ("grey", "hflip"):
+        for name in ("grey", "blur", "hflip"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("color_strength", self.color_strength, 0, 1.25)
         check_range("small_views", self.small_views, 0, 32)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from visionzoo.data.dataset import SourceDataset
-from visionzoo.data.module import Collator, VisionData
+from visionzoo.data.module import Collator, VisionData, evenly_spaced
 from visionzoo.data.options import ViewsOptions
 from visionzoo.data.sources.base import Source
-from visionzoo.data.sources.open import open_data
+from visionzoo.data.sources.open import kind_of, open_data
+from visionzoo.data.sources.reading import ImageReading, Kind, LabelReading, ReadOptions
 from visionzoo.data.ssl_samples import ViewCollate, ViewDataset, ViewTransform, view_kinds
+from visionzoo.types import ViewBatch
 
 
 class SslData(VisionData):
@@ -26,6 +29,7 @@ class SslData(VisionData):
         val_path: str | None = None,
         val_fraction: float | None = None,
         train_limit: int | float | None = None,
+        use_labels: bool | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -37,6 +41,8 @@ class SslData(VisionData):
                 test split if there is one, otherwise holds out 0.2 of labelled images, 0.05 of others. 0 holds none
                 out.
             train_limit: train on this many images (whole number) or this share of them (float). None for all.
+            use_labels: score held-out images by their labels, which are never learned from. None where the data have
+                some: all but a folder of images without subfolders.
             kwargs: see :class:`visionzoo.data.options.ViewsOptions`.
 
         Raises:
@@ -44,7 +50,14 @@ class SslData(VisionData):
             ValueError: for a path without images, or an option out of range.
         """
         options = ViewsOptions(**kwargs)
-        splits = open_data(path, "images", options, val_path=val_path, val_fraction=val_fraction)
+        labelled = kind_of(path) == "labels" if use_labels is None else use_labels
+        kind: Kind = "labels" if labelled else "images"
+        try:
+            splits = open_data(path, kind, _options_of(kind, options), val_path=val_path, val_fraction=val_fraction)
+        except ValueError as error:
+            if not labelled or use_labels:
+                raise
+            raise ValueError(f"{error}; --data.use_labels false reads no labels") from error
         super().__init__(path, options, splits, train_limit)
 
     def training_set(self, source: Source) -> tuple[SourceDataset, Collator]:
@@ -53,3 +66,17 @@ class SslData(VisionData):
         channels = len(self.spec.mean)
         dataset = ViewDataset(source, transforms, seed=self.seed)
         return dataset, ViewCollate(source, [(channels, *kind.size) for kind in kinds])
+
+    def sample_views(self, count: int) -> ViewBatch:
+        """Views of up to ``count`` held-out images (training ones where none are), evenly spaced; always the same."""
+        source = self.val_source or self.train_source
+        if source is None:
+            raise ValueError(f"{self.path} has no images")
+        dataset, collate = self.training_set(source)
+        return collate([dataset[(0, int(i))] for i in evenly_spaced(len(source), count)])
+
+
+def _options_of(kind: Kind, options: ViewsOptions) -> ReadOptions:
+    """Those of reading, of the class that belongs to the kind."""
+    reading = LabelReading if kind == "labels" else ImageReading
+    return reading(**{field.name: getattr(options, field.name) for field in fields(reading)})

@@ -77,8 +77,8 @@ class ViewTransform:
             )  # fmt: skip
         if options.grey:
             steps.append(A.ToGray(p=options.grey))
-        if kind.blur:
-            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=kind.blur))
+        if blur := kind.blur * options.blur:
+            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=blur))
         if kind.solarize:
             steps.append(A.Solarize(threshold_range=(0.5, 0.5), p=kind.solarize))
         self._steps = A.Compose(steps, p=1.0) if steps else None

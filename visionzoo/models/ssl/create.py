@@ -8,7 +8,8 @@ from visionzoo.backbones import create_backbone
 from visionzoo.models.ssl.dino import Dino
 from visionzoo.models.ssl.moco import MoCo
 from visionzoo.models.ssl.simclr import SimCLR
-from visionzoo.weights import install_load_hook, load_weights
+from visionzoo.models.ssl.views import ViewModel
+from visionzoo.weights import LoadReport, install_load_hook, load_weights
 
 SslMethod = Literal["simclr", "moco", "dino"]
 #: What the papers use: SimCLR's appendix B.9, MoCo v3's reference for ViTs, DINO's for a ViT-S.
@@ -38,7 +39,7 @@ def create_ssl(
     Args:
         backbone: a name from ``visionzoo models``.
         method: simclr (arXiv 2002.05709), moco (v3, 2104.02057) or dino (2104.14294).
-        weights: None for random weights; otherwise a source for :func:`visionzoo.load_weights`.
+        weights: None for random weights; otherwise a source for :func:`start_from`, of the backbone alone.
         image_size: pixels, one number or (height, width); None for the size the backbone was made for.
         in_chans: channels of images.
         hidden: width of the heads' hidden layers; None for the paper's (simclr: that of the features).
@@ -83,5 +84,14 @@ def create_ssl(
     }
     install_load_hook(model)
     if weights is not None:
-        load_weights(model, weights, in_chans_policy=in_chans_policy)
+        start_from(model, weights, in_chans_policy=in_chans_policy)
     return model
+
+
+def start_from(model: ViewModel, weights: Any, in_chans_policy: str | None = None) -> LoadReport:
+    """Load the backbone alone, from anything that :func:`visionzoo.load_weights` reads; heads keep their values, and a
+    teacher starts where the student does."""
+    report = load_weights(model.encoder, weights, in_chans_policy=in_chans_policy)
+    if model.teacher is not None:
+        model.start_teacher()
+    return report

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visionzoo.backbones.base import Backbone
 from visionzoo.losses.contrastive import Gather
-from visionzoo.losses.self_supervised import check_temperature, self_distillation
+from visionzoo.losses.self_supervised import check_temperature, self_distillation, sharpened
+from visionzoo.metrics.representation import entropy_share
 from visionzoo.models.ssl.heads import PrototypeHead
-from visionzoo.models.ssl.views import ViewModel, follow, momentum_copy, pooled
+from visionzoo.models.ssl.views import ViewLoss, ViewModel, pooled
+
+LARGE = 2  #: views that the teacher sees
 
 
 class Dino(ViewModel):
@@ -27,49 +30,53 @@ class Dino(ViewModel):
         temperature: the student's.
     """
 
+    evaluates_teacher = True
     centre: Tensor
+    teacher_temperature = 0.04  #: it may change from step to step
+    centre_momentum = 0.9  #: share of the centre that stays after a step, in [0, 1]
 
     def __init__(self, encoder: Backbone, *, hidden: int, out: int, temperature: float) -> None:
         super().__init__(encoder)
         check_temperature("temperature", temperature)
         self.temperature = temperature
         self.projector = PrototypeHead(encoder.pooled_dim, out, hidden)
-        self.teacher = momentum_copy(nn.ModuleDict({"encoder": encoder, "projector": self.projector}))
+        self.start_teacher()
         self.register_buffer("centre", torch.zeros(out))
 
-    def train(self, mode: bool = True) -> Dino:
-        """As in torch, but the teacher drops nothing."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
+    def loss(self, views: Sequence[Tensor], gather: Gather | None = None) -> ViewLoss:
+        """Normalised views (B, C, H, W) of each image, the two large ones first -> the loss, and the mean (K,) of what
+        the teacher says.
 
-    def outputs(self, views: Sequence[Tensor], large: int) -> tuple[list[Tensor], list[Tensor]]:
-        """What the student says of all normalised views, and the teacher of the first ``large``: (B, K) each."""
+        Raises ValueError for fewer than two views.
+        """
+        del gather  # images are not compared with each other
+        if len(views) < LARGE:
+            raise ValueError(f"{len(views)} views of each image; DINO needs two large ones")
         student = [self.projector(x) for x in self.pooled(views)]
-        with torch.no_grad():
-            teacher = [self.teacher["projector"](x) for x in pooled(self.teacher["encoder"], views[:large])]
-        return student, teacher
-
-    def distil(self, student: Sequence[Tensor], teacher: Sequence[Tensor], teacher_temperature: float) -> Tensor:
-        """The loss of :meth:`outputs`, a float32 scalar."""
-        return self_distillation(
+        teacher = self._teacher_says(views[:LARGE])
+        loss = self_distillation(
             student,
             teacher,
             self.centre,
             student_temperature=self.temperature,
-            teacher_temperature=teacher_temperature,
+            teacher_temperature=self.teacher_temperature,
         )
+        return ViewLoss(loss, torch.cat(teacher).float().mean(0))
 
     @torch.no_grad()
-    def move_centre(self, teacher: Sequence[Tensor], momentum: float, gather: Gather | None = None) -> None:
-        """Move the centre towards the mean of what the teacher said (equation 4), of all processes."""
-        mean = torch.cat(list(teacher)).float().mean(0)
-        if gather is not None:
-            mean = gather(mean[None])[0].mean(0)
-        self.centre.lerp_(mean, 1 - momentum)
+    def _teacher_says(self, views: Sequence[Tensor]) -> list[Tensor]:
+        assert self.teacher is not None
+        return [self.teacher["projector"](x) for x in pooled(self.teacher["encoder"], views)]
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
-        """Move the teacher after a step of the optimizer; ``momentum`` in [0, 1) is the share of it that stays."""
-        follow(self.teacher["encoder"], self.encoder, momentum)
-        follow(self.teacher["projector"], self.projector, momentum)
+    def remember(self, seen: Tensor, gather: Gather | None = None) -> None:
+        """Move the centre towards the mean (K,) of what the teacher said (equation 4), in all processes; not after a
+        step that was left out."""
+        mean = seen if gather is None else gather(seen[None])[0].mean(0)
+        mean = torch.where(torch.isfinite(mean).all(), mean.to(self.centre), self.centre)
+        self.centre.lerp_(mean, 1 - self.centre_momentum)
+
+    def signs(self, views: Sequence[Tensor]) -> dict[str, float]:
+        """How sure the teacher is of an image, and how evenly images share the prototypes, for views (B, C, H, W)."""
+        said = sharpened(torch.cat(self._teacher_says(views[:LARGE])), self.centre, self.teacher_temperature)
+        return {"teacher_entropy": entropy_share(said), "prototype_entropy": entropy_share(said.mean(0, keepdim=True))}

@@ -11,19 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionzoo.layers.sync_norm import SyncNorm1d
+
 
 def mlp(widths: list[int], *, last_norm: bool) -> nn.Sequential:
     """Linear layers without bias, BatchNorm and ReLU between them: (B, widths[0]) -> (B, widths[-1]).
 
-    ``last_norm`` puts a BatchNorm without scale and shift behind the last (MoCo v3's ``_build_mlp``; SimCLR's code too).
+    BatchNorm is over the images of all processes. ``last_norm`` puts one without scale and shift behind the last (MoCo
+    v3's ``_build_mlp``; SimCLR's code too).
     """
     layers: list[nn.Module] = []
     for place, (wide, narrow) in enumerate(pairwise(widths), 2):
         layers.append(nn.Linear(wide, narrow, bias=False))
         if place < len(widths):
-            layers += [nn.BatchNorm1d(narrow), nn.ReLU(inplace=True)]
+            layers += [SyncNorm1d(narrow), nn.ReLU(inplace=True)]
         elif last_norm:
-            layers.append(nn.BatchNorm1d(narrow, affine=False))
+            layers.append(SyncNorm1d(narrow, affine=False))
     return nn.Sequential(*layers)
 
 

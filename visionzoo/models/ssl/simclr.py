@@ -1,4 +1,7 @@
-"""SimCLR (arXiv 2002.05709): two views of an image should be alike, and unlike all views of others."""
+"""SimCLR (arXiv 2002.05709): two views of an image should be alike, and unlike all views of others.
+
+Legend: B images.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from torch import Tensor
 from visionzoo.backbones.base import Backbone
 from visionzoo.losses.contrastive import Gather
 from visionzoo.losses.self_supervised import check_temperature, nt_xent
+from visionzoo.metrics.representation import effective_negatives
 from visionzoo.models.ssl.heads import mlp
-from visionzoo.models.ssl.views import ViewModel
+from visionzoo.models.ssl.views import ViewLoss, ViewModel, check_pair
 
 
 class SimCLR(ViewModel):
@@ -30,9 +34,13 @@ class SimCLR(ViewModel):
         width = encoder.pooled_dim
         self.projector = mlp([width, hidden or width, out], last_norm=True)
 
-    def loss(self, views: Sequence[Tensor], gather: Gather | None = None) -> Tensor:
-        """Two normalised views (B, C, H, W) of each image -> a float32 scalar. Raises ValueError for another number."""
-        if len(views) != 2:
-            raise ValueError(f"{len(views)} views of each image; SimCLR compares two")
+    def loss(self, views: Sequence[Tensor], gather: Gather | None = None) -> ViewLoss:
+        """Two normalised views (B, C, H, W) of each image -> the loss. Raises ValueError for another number."""
+        check_pair(views, "SimCLR")
         first, second = (self.projector(x) for x in self.pooled(views))
-        return nt_xent(first, second, self.temperature, gather=gather)
+        return ViewLoss(nt_xent(first, second, self.temperature, gather=gather))
+
+    def signs(self, views: Sequence[Tensor]) -> dict[str, float]:
+        """How many of the other images count, for two views (B, C, H, W) of each image."""
+        first, second = (self.projector(x) for x in self.pooled(views))
+        return {"negatives": effective_negatives(first, second, self.temperature)}
