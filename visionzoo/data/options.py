@@ -158,8 +158,8 @@ class MultiViewOptions(Options):
     """The views of an image in pretraining. Checked at birth.
 
     Args:
-        recipe: ``simclr`` (arXiv 2002.05709, appendix A) or ``byol`` (2006.07733, appendix B; as MoCo v3 and DINO): which
-            views are blurred and solarised.
+        recipe: ``simclr`` (arXiv 2002.05709, appendix A) or ``byol`` (2006.07733, appendix B; as MoCo v3 and DINO):
+            which views are blurred and solarised.
         large_scale: area of the random region of the two large views, as a share of the image.
         small_views: further, small views of each image (DINO's multi-crop uses 8).
         small_size: height and width of a small view in pixels; a multiple of the patch.

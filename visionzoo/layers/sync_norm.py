@@ -44,13 +44,13 @@ class _SumOfAll(torch.autograd.Function):
     """The sum over processes; each sends its gradient back to all."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_ctx: Any, values: Tensor) -> Tensor:  # type: ignore[override]
         values = values.clone()
         dist.all_reduce(values)
         return values
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         grad = grad.clone()
         dist.all_reduce(grad)
         return grad

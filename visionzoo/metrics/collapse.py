@@ -22,9 +22,9 @@ def diagnose(now: Mapping[str, float], start: Mapping[str, float], images: int) 
     """What has collapsed and the likely reason, in one line; empty where nothing has.
 
     Args:
-        now: ``spread`` of the features; where the method has a teacher with prototypes ``teacher_entropy`` (of an image)
-            and ``prototype_entropy`` (of all images together), as shares of the largest; where images are compared
-            ``negatives``, how many others count.
+        now: ``spread`` of the features; where the method has a teacher with prototypes ``teacher_entropy`` (of an
+            image) and ``prototype_entropy`` (of all images together), as shares of the largest; where images are
+            compared ``negatives``, how many others count.
         start: the same before the first step; of ``teacher_entropy`` the lowest so far.
         images: how many they were measured on.
     """
@@ -52,7 +52,7 @@ def diagnose(now: Mapping[str, float], start: Mapping[str, float], images: int) 
     if now["spread"] < SAME_FEATURES * start["spread"]:
         return (
             f"all images get nearly the same features (spread {now['spread']:.2g}, {start['spread']:.2g} before "
-            "training): nothing holds them apart. Either a gradient reaches the targets (no stop-gradient, or a teacher "
-            "that is the student: model.momentum), or the learning rate is too high"
+            "training): nothing holds them apart. Either a gradient reaches the targets (no stop-gradient, or a "
+            "teacher that is the student: model.momentum), or the learning rate is too high"
         )
     return ""

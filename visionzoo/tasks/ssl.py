@@ -27,8 +27,8 @@ from visionzoo.tasks.ssl_evaluation import FeatureSample, feature_scores
 from visionzoo.types import ImageBatch, ViewBatch
 from visionzoo.weights import load_weights
 
-#: Of training, where the user says nothing: MoCo v3's for ViTs (arXiv 2104.02057, table 1 and its reference code), DINO's
-#: for a ViT-S (2104.14294, its reference code). SimCLR's own recipe is LARS; with AdamW it takes MoCo v3's.
+#: Of training, where the user says nothing: MoCo v3's for ViTs (arXiv 2104.02057, its reference code), DINO's for a
+#: ViT-S (2104.14294, its reference code). SimCLR's own recipe is LARS; with AdamW it takes MoCo v3's.
 RECIPES: dict[str, dict[str, float]] = {
     "simclr": {"base_lr": 1.5e-4, "weight_decay": 0.1, "momentum": 0.0},
     "moco": {"base_lr": 1.5e-4, "weight_decay": 0.1, "momentum": 0.99},
@@ -135,8 +135,8 @@ class SslTask(VisionTask):
         self.watch_every_n_steps, self.watch_images, self.on_collapse = watch_every_n_steps, watch_images, on_collapse
         self._check()
         found = trunk_options(weights, {"backbone": backbone, "image_size": image_size})
-        given = {"hidden": hidden, "out": out, "temperature": temperature, "queue": queue}
-        chosen = {k: known.get(k) if v is None else v for k, v in given.items()}
+        given: dict[str, Any] = {"hidden": hidden, "out": out, "temperature": temperature, "queue": queue}
+        chosen: dict[str, Any] = {k: known.get(k) if v is None else v for k, v in given.items()}
         chosen["queue"] = chosen["queue"] or 0
         model = create_ssl(**found, method=self.method, **chosen, in_chans=in_chans, drop_path=drop_path)
         if weights is not None and known:
@@ -197,8 +197,8 @@ class SslTask(VisionTask):
         patch = max(patch) if isinstance(patch, tuple) else patch
         if options.small_size < patch:
             raise ValueError(
-                f"data.small_size={options.small_size} is smaller than a patch of {self.backbone_name}, {patch} pixels; "
-                f"take a multiple of {patch}"
+                f"data.small_size={options.small_size} is smaller than a patch of {self.backbone_name}, {patch} "
+                f"pixels; take a multiple of {patch}"
             )
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -317,8 +317,8 @@ class SslTask(VisionTask):
 
 
 def momentum_at(step: int, total: int, momentum: float) -> float:
-    """The share of the teacher that stays after optimizer step ``step`` of ``total``: half a cosine from ``momentum`` to
-    1 (BYOL, arXiv 2006.07733, section 3.2)."""
+    """The share of the teacher that stays after optimizer step ``step`` of ``total``: half a cosine from ``momentum``
+    to 1 (BYOL, arXiv 2006.07733, section 3.2)."""
     done = min(1.0, step / max(1, total))
     return 1 - (1 - momentum) * (1 + math.cos(math.pi * done)) / 2
 

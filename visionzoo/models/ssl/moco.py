@@ -24,7 +24,8 @@ class MoCo(ViewModel):
     """MoCo v3, or with a queue the loss of v1 and v2. Made by :func:`visionzoo.models.ssl.create_ssl`.
 
     The patch embedding of a ViT stays as it was drawn (2104.02057, section 4.2). With BatchNorm in the encoder, keys of
-    a queue would know their batch by its statistics; v1 shuffles images among processes against that, v3 needs no queue.
+    a queue would know their batch by its statistics; v1 shuffles images among processes against that, v3 needs no
+    queue.
 
     Args:
         encoder: the backbone.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,8 @@ class ViewModel(EncoderModel):
     @property
     def evaluated(self) -> Backbone:
         """The backbone that a run hands on."""
-        return self.teacher["encoder"] if self.evaluates_teacher and self.teacher is not None else self.encoder  # type: ignore[return-value]
+        backbone: Any = self.teacher["encoder"] if self.evaluates_teacher and self.teacher is not None else self.encoder
+        return backbone
 
     def loss(self, views: Sequence[Tensor], gather: Gather | None = None) -> ViewLoss:
         """Normalised views (B, C, H, W) of each image, of any sizes -> the loss.
@@ -55,6 +56,7 @@ class ViewModel(EncoderModel):
             views: large ones first.
             gather: with several processes, what brings their features together.
         """
+        del views, gather
         raise AssertionError(f"{type(self).__name__} must implement loss")
 
     def remember(self, seen: Tensor, gather: Gather | None = None) -> None:
@@ -63,6 +65,7 @@ class ViewModel(EncoderModel):
     def signs(self, views: Sequence[Tensor]) -> dict[str, float]:
         """What the heads say of two normalised views (B, C, H, W) of each image, in eval mode: see
         :func:`visionzoo.metrics.collapse.diagnose`."""
+        del views
         raise AssertionError(f"{type(self).__name__} must implement signs")
 
     def exported(self) -> EncoderModel:
