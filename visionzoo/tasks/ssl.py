@@ -264,6 +264,7 @@ class SslTask(VisionTask):
             self.monitor = "val/effective_rank"  # RankMe (arXiv 2210.02885) chooses without labels
         return {name: torch.tensor(value) for name, value in scores.items()}
 
+    @torch.no_grad()
     def measure(self, data: Any) -> dict[str, float]:
         """What the features of held-out images say now, for :class:`Watch`; in eval mode.
 

@@ -27,7 +27,7 @@ class FeatureSample:
     def add(self, features: Tensor, labels: Tensor, index: Tensor) -> None:
         """Take (B, D) features, labels (B,), -1 where there is none, and positions (B,) into account."""
         known = labels.tolist() if labels.ndim == 1 else [-1] * len(features)  # several labels each are not scored
-        for feature, label, place in zip(features.float().cpu(), known, index.tolist(), strict=True):
+        for feature, label, place in zip(features.detach().float().cpu(), known, index.tolist(), strict=True):
             self._rows.append((sample_key(place), place, label, feature))
         if len(self._rows) > 2 * MOST:
             self._rows = _fewer(self._rows)
