@@ -103,7 +103,7 @@ def entropy_share(probabilities: Tensor) -> float:
         probabilities: (N, K), K at least 2.
     """
     logs = probabilities.double().clamp(min=1e-30).log()
-    return float(-(probabilities.double() * logs).sum(1).mean() / math.log(probabilities.shape[1]))
+    return abs(float((probabilities.double() * logs).sum(1).mean())) / math.log(probabilities.shape[1])
 
 
 def spread(features: Tensor) -> float:

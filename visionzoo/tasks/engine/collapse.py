@@ -32,7 +32,7 @@ class Watch(Callback):
 
     def __init__(self, every_n_steps: int, on_collapse: OnCollapse = "stop") -> None:
         self.every_n_steps, self.on_collapse = every_n_steps, on_collapse
-        self.start: dict[str, float] = {}  #: before the first step; of the teacher's entropy the lowest so far
+        self.start: dict[str, float] = {}  #: before the first step; and the lowest entropy of the teacher so far
         self.sightings = 0  #: in a row
         self.healthy = 0  #: the last optimizer step at which nothing was seen
         self.went_back = False
@@ -71,7 +71,8 @@ class Watch(Callback):
             signs = self._measure(trainer, pl_module)
             found = diagnose(signs, self.start, int(signs["images"]))
             if "teacher_entropy" in signs:
-                self.start["teacher_entropy"] = min(self.start["teacher_entropy"], signs["teacher_entropy"])
+                lowest = self.start.get("lowest_entropy", 1.0)
+                self.start["lowest_entropy"] = min(lowest, signs["teacher_entropy"])
         found = trainer.strategy.broadcast(found)
         if not found:
             self.sightings, self.healthy = 0, step
