@@ -8,16 +8,21 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import Kill, Killed, fit_quietly
 from tiny_ssl import CASES, fit_ssl, ssl_data, ssl_task
 
+import visionzoo as vz
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.trunk import load_trunk
 from visionzoo.runs import RunFolder
+from visionzoo.runs.gallery import read_gallery
 from visionzoo.tasks.classify import ClassifyTask
+from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.mae import MaeTask
 from visionzoo.tasks.ssl import SslTask, momentum_at
+from visionzoo.tasks.ssl_pictures import head_attention, nearest_places
 from visionzoo.types import ImageBatch, ViewBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*dataloader is not resumable.*")
@@ -225,3 +230,19 @@ def test_images_alone_are_no_training_batch() -> None:
 def test_predict_says_what_to_use_instead() -> None:
     with pytest.raises(ValueError, match="visionzoo embed"):
         ssl_task().on_predict_epoch_start()
+
+
+def test_sheets_show_views_heads_and_neighbours(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    module, data = ssl_task("dino"), ssl_data("dino")
+    fit_quietly(module, data, run.path, callbacks=[Sheets(2, 3)], max_steps=2, limit_val_batches=0)
+    assert [p.name for p in run.sheets.glob("*.png")] == ["step_0000002.png"]
+    gallery = read_gallery(run.sheets / "step_0000002.parquet")
+    assert len(gallery.pictures) == 3
+    assert gallery.about.note == "Each is: image, view, head, near"
+    with Image.open(run.sheets / "step_0000002.png") as picture:
+        assert picture.width > (1 + 4 + 2 + 3) * 128  # image, views, at least two heads, neighbours
+    near = nearest_places(torch.eye(3), torch.eye(3), [0, 1, 2], [0, 1, 2])
+    assert all(i not in row for i, row in enumerate(near)), "no image is its own neighbour"
+    resnet = vz.create_backbone("timm/resnet18", image_size=32)
+    assert head_attention(resnet, torch.zeros(1, 3, 32, 32)) == []

@@ -24,12 +24,6 @@ from visionzoo.types import Preprocess
 Collator = Callable[[Sequence[Sample]], Any]
 
 
-def evenly_spaced(length: int, count: int) -> list[int]:
-    """Up to ``count`` places among ``length``."""
-    places: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
-    return places
-
-
 class VisionData(pl.LightningDataModule):
     """Loaders over sources. The model owns the input size: ``preprocess`` is taken from it in :meth:`setup`.
 
@@ -233,7 +227,8 @@ class VisionData(pl.LightningDataModule):
         if source is None:
             raise ValueError(f"{self.path} has no images")
         dataset, collate = self.evaluation_set(source)
-        return collate([dataset[(0, i)] for i in evenly_spaced(len(source), count)])
+        places = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+        return collate([dataset[(0, int(i))] for i in places])
 
     # Resuming. Lightning stores no order, and iterates the loader before it knows the epoch.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from visionzoo.data.dataset import SourceDataset
-from visionzoo.data.module import Collator, VisionData, evenly_spaced
+from visionzoo.data.module import Collator, VisionData
 from visionzoo.data.options import ViewsOptions
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.open import kind_of, open_data
@@ -67,13 +68,12 @@ class SslData(VisionData):
         dataset = ViewDataset(source, transforms, seed=self.seed)
         return dataset, ViewCollate(source, [(channels, *kind.size) for kind in kinds])
 
-    def sample_views(self, count: int) -> ViewBatch:
-        """Views of up to ``count`` held-out images (training ones where none are), evenly spaced; always the same."""
+    def sample_views(self, places: Sequence[int]) -> ViewBatch:
+        """Views of the held-out images (training ones where none are) at some places, always the same ones."""
         source = self.val_source or self.train_source
-        if source is None:
-            raise ValueError(f"{self.path} has no images")
+        assert source is not None, "sample_batch has said so"
         dataset, collate = self.training_set(source)
-        return collate([dataset[(0, int(i))] for i in evenly_spaced(len(source), count)])
+        return collate([dataset[(0, place)] for place in places])
 
 
 def _options_of(kind: Kind, options: ViewsOptions) -> ReadOptions:

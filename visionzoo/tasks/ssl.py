@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback
 from torch import Tensor, nn
@@ -18,12 +20,15 @@ from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.ssl import Dino, ViewModel, create_ssl, start_from
 from visionzoo.models.ssl.create import USUAL, SslMethod
 from visionzoo.registry import require_capability
+from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import view_batch
 from visionzoo.tasks.engine.collapse import OnCollapse, Watch
+from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.ssl_evaluation import FeatureSample, feature_scores
+from visionzoo.tasks.ssl_pictures import AMONG, VIEWS, head_attention, nearest_places, view_sheet
 from visionzoo.types import ImageBatch, ViewBatch
 from visionzoo.weights import load_weights
 
@@ -73,6 +78,8 @@ class SslTask(VisionTask):
         watch_images: held-out images that are looked at.
         on_collapse: stop ends a run that has collapsed; back goes back once to the newest checkpoint from before, at a
             tenth of the learning rate; warn goes on.
+        sheet_every_n_steps: optimizer steps between sheets of views, attention and neighbours; 0 draws one at the end.
+        sheet_images: images on a sheet.
     """
 
     task_name = "ssl"
@@ -108,6 +115,8 @@ class SslTask(VisionTask):
         watch_every_n_steps: int = 50,
         watch_images: int = 256,
         on_collapse: OnCollapse = "stop",
+        sheet_every_n_steps: int = 500,
+        sheet_images: int = 8,
         **kwargs: Any,
     ) -> None:
         run = run_config(weights)
@@ -133,6 +142,7 @@ class SslTask(VisionTask):
         self.warmup_teacher_temperature, self.warmup_teacher_epochs = warmup_teacher_temperature, warmup_teacher_epochs
         self.freeze_last_epochs = freeze_last_epochs
         self.watch_every_n_steps, self.watch_images, self.on_collapse = watch_every_n_steps, watch_images, on_collapse
+        self.sheet_every_n_steps, self.sheet_images = sheet_every_n_steps, sheet_images
         self._check()
         found = trunk_options(weights, {"backbone": backbone, "image_size": image_size})
         given: dict[str, Any] = {"hidden": hidden, "out": out, "temperature": temperature, "queue": queue}
@@ -163,6 +173,7 @@ class SslTask(VisionTask):
         check_temperature("warmup_teacher_temperature", self.warmup_teacher_temperature)
         for name, least in (
             ("warmup_teacher_epochs", 0), ("freeze_last_epochs", 0), ("watch_every_n_steps", 0), ("watch_images", 2),
+            ("sheet_every_n_steps", 0), ("sheet_images", 1),
         ):  # fmt: skip
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
@@ -272,7 +283,7 @@ class SslTask(VisionTask):
         (:meth:`ViewModel.signs`), and ``teacher_gap``, the mean cosine distance of student and teacher.
         """
         images = data.sample_batch(self.watch_images).to(self.device)
-        views = [self.normalize(v) for v in data.sample_views(self.watch_images).to(self.device).views[:2]]
+        views = [self.normalize(v) for v in data.sample_views(images.index.tolist()).to(self.device).views[:2]]
         self._set_teacher()
         network = self.model.evaluated
         first, second = (network(view).pooled.float().cpu() for view in views)
@@ -298,8 +309,33 @@ class SslTask(VisionTask):
         return self.model.exported(), config
 
     def run_callbacks(self) -> list[Callback]:
-        """Whether it learns."""
-        return [Watch(self.watch_every_n_steps, self.on_collapse)]
+        """Whether it learns, and sheets."""
+        watch = Watch(self.watch_every_n_steps, self.on_collapse)
+        return [watch, Sheets(self.sheet_every_n_steps, self.sheet_images)]
+
+    @torch.no_grad()
+    def draw_sheet(self, batch: ImageBatch, out: Path, title: str = "") -> Path:
+        """Draw held-out images (B, C, H, W), each with its views, the attention of heads where the backbone has such,
+        and the images that are nearest to it."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        among = data.sample_batch(AMONG).to(self.device)
+        network, images = self.model.evaluated, self.normalize(batch.images.to(self.device))
+        features, others = network(images).pooled, network(self.normalize(among.images)).pooled
+        near = nearest_places(features.float(), others.float(), batch.index.tolist(), among.index.tolist())
+        views = data.sample_views(batch.index.tolist()).views
+        columns = [("image", _pixels(batch.images))]
+        columns += [(f"view {n}", _pixels(view)) for n, view in enumerate(views[:VIEWS], 1)]
+        columns += [(f"head {n}", heads) for n, heads in enumerate(head_attention(network, images), 1)]
+        pictures = _pixels(among.images)
+        columns += [(f"near {n}", pictures[list(places)]) for n, places in enumerate(zip(*near, strict=True), 1)]
+        return view_sheet(columns, out, title)
+
+    def draw_results(self, folder: RunFolder) -> None:
+        """Draw the sheet of the exported weights."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = data.sample_batch(self.sheet_images)
+        if len(batch.images) > 1:
+            self.draw_sheet(batch, folder.views, title="Held-out images")
 
     def summary(self, metrics: Mapping[str, float]) -> str:
         """k-NN accuracy and effective rank."""
@@ -315,6 +351,12 @@ class SslTask(VisionTask):
             return super()._warmup(total)
         per_epoch, most = self._steps_per_epoch(), 10 if self.method == "dino" else 40
         return total // 10 if per_epoch is None else min(round(most * per_epoch), total // 10)
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    """(B, C, H, W) uint8 -> (B, H, W, 1 or 3); of 2 or more than 3 channels the first is drawn."""
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels if pixels.shape[3] in (1, 3) else pixels[..., :1]
 
 
 def momentum_at(step: int, total: int, momentum: float) -> float:
