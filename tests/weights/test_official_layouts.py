@@ -183,7 +183,7 @@ def test_official_layout_is_written_as_it_was_read(case: str) -> None:
 
 @pytest.mark.parametrize("part", ["module.base_encoder.", "module.encoder_q."])
 def test_checkpoints_of_moco_and_dino_as_they_are_saved(part: str) -> None:
-    """DDP puts ``module.`` before every key; those of ResNets have torchvision's names, with the projector as ``fc``."""
+    """DDP puts ``module.`` before every key; ResNets have torchvision's names, with the projector as ``fc``."""
     source, fresh = (vz.create_backbone("timm/resnet18") for _ in range(2))
     perturb(source)
     inside = {f"{part}{k}": v for k, v in source.state_dict().items()}
