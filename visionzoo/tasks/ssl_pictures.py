@@ -5,7 +5,7 @@ Legend: B images of a sheet, N images among which neighbours are found, C channe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def nearest_places(features: Tensor, among: Tensor, own: Sequence[int], places: 
     return found.topk(min(NEIGHBOURS, found.shape[1] - 1), dim=1).indices.tolist()  # type: ignore[no-any-return]
 
 
-def view_sheet(columns: Sequence[tuple[str, Sequence[np.ndarray]]], out: Path, title: str) -> Path:
+def view_sheet(columns: Sequence[tuple[str, Iterable[np.ndarray]]], out: Path, title: str) -> Path:
     """Draw a row for each image, and keep the rows one by one for a page.
 
     Args:
