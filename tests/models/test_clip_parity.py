@@ -25,13 +25,7 @@ FAST = (
     "ViT-B-16-SigLIP2",
     "ViT-B-32-SigLIP2-256",
 )
-SLOW = (
-    "ViT-gopt-16-SigLIP2-256",
-    "ViT-L-16-SigLIP2-512",
-    "ViT-L-14-336-quickgelu",
-    "ViT-SO400M-14-SigLIP",
-    "ViT-L-16-SigLIP-256",
-)
+SLOW = ("ViT-gopt-16-SigLIP2-256", "ViT-L-16-SigLIP2-512", "ViT-L-14-336-quickgelu", "ViT-SO400M-14-SigLIP", "ViT-L-16-SigLIP-256")
 
 
 def compare(name, depth):
