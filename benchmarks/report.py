@@ -33,6 +33,10 @@ SCRIPTS: dict[str, tuple[str, tuple[tuple[tuple[str, ...], str, float], ...]]] =
         "A training step of MAE against transformers",
         ((("fp32",), "visionzoo", 1.15), (("bf16",), "visionzoo", 1.3)),
     ),
+    "ssl": (
+        "Pretraining on views against lightly",
+        ((("fp32",), "visionzoo", 1.15), (("bf16",), "visionzoo", 1.3), (("views",), "visionzoo", 1.5)),
+    ),
     "clip": (
         "CLIP against open_clip and transformers",
         ((("classifier",), "visionzoo", 6.0), (("training",), "visionzoo", 1.5)),

@@ -18,10 +18,12 @@ def is_a(value: Any, hint: Any) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(is_a(value, arg) for arg in args)
-    if origin is tuple:
+    if origin is typing.Literal:
+        return any(type(value) is type(arg) and value == arg for arg in args)
+    if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             return False
-        each = args[:1] * len(value) if args[-1] is Ellipsis else args
+        each = args[:1] * len(value) if origin is list or args[-1] is Ellipsis else args
         return len(each) == len(value) and all(is_a(v, a) for v, a in zip(value, each, strict=True))
     if origin is dict:
         return isinstance(value, dict) and all(is_a(k, args[0]) and is_a(v, args[1]) for k, v in value.items())
@@ -50,8 +52,10 @@ def in_words(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(dict.fromkeys(in_words(a) for a in args))
-    if origin is tuple:
-        number = "" if args[-1] is Ellipsis else f"{len(args)} "
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin in (tuple, list):
+        number = "" if origin is list or args[-1] is Ellipsis else f"{len(args)} "
         return f"a list of {number}{_NAMES.get(args[0], 'value')}s"
     if origin is dict:
         return "an object" if args[1] is Any else f"an object of {_NAMES.get(args[1], 'value')}s"

@@ -113,6 +113,25 @@ class ImageBatch(NamedTuple):
         return ImageBatch(*_moved(self, device))
 
 
+class ViewBatch(NamedTuple):
+    """A batch of images, each seen several times, as it leaves the loader."""
+
+    views: tuple[Tensor, ...]  #: (B, C, H, W) uint8 in 0..255 each, RGB; large ones first, then small ones
+    labels: Tensor  #: (B,) int64 class indices where the data have them, else -1; never learned from
+    index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
+    bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every image that could not be read
+
+    @property
+    def images(self) -> Tensor:
+        """The first view of each image, (B, C, H, W)."""
+        return self.views[0]
+
+    def to(self, device: torch.device | str) -> ViewBatch:
+        """The batch with its tensors on a device; where they lie in page-locked memory, nobody waits for the copy."""
+        views = tuple(view.to(device, non_blocking=True) for view in self.views)
+        return ViewBatch(views, *_moved(self[1:], device))
+
+
 class CaptionBatch(NamedTuple):
     """A batch of images with captions as it leaves the loader. Texts travel as strings: a tokenizer belongs to a model.
 

@@ -267,6 +267,16 @@ def test_captions_that_are_too_long_are_counted(tmp_path: Path) -> None:
     assert "longer" not in whole.summary({})
 
 
+def test_the_temperature_of_a_checkpoint_is_within_bounds(tmp_path: Path) -> None:
+    """It is bounded before the save: else a resumed run took its first step with another temperature."""
+    module = task()
+    with torch.no_grad():
+        module.model.logit_scale.fill_(math.log(100) + 1)
+    fit(module, tmp_path, max_steps=1, every_n_steps=1)
+    stored = torch.load(RunFolder(tmp_path).last, weights_only=True)["state_dict"]["model.logit_scale"]
+    assert float(stored) <= math.log(100) + 1e-6
+
+
 @pytest.mark.parametrize("micro_batch", [0, 8])
 def test_a_broken_temperature_is_said(micro_batch: int, tmp_path: Path) -> None:
     module = task(micro_batch=micro_batch)

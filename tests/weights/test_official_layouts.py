@@ -12,6 +12,7 @@ import torch
 from peers import CLASSES, HEADS, SWIN, VIT, WIDTH, images, perturb, timm_model
 from torch import Tensor, nn
 
+import visionzoo as vz
 from visionzoo.weights import export_weights, load_weights, read_state_dict
 from visionzoo.weights.adapters import LAYOUTS
 from visionzoo.weights.adapters.swin import shift_mask
@@ -106,6 +107,16 @@ CASES: dict[str, tuple[str, str, dict[str, float], Callable[[StateDict], StateDi
     "deit3": ("deit", "deit3_small_patch16_224", {}, lambda s: rename(s, (r"ls([12])\.gamma", r"gamma_\1"))),
     "mae": ("mae", VIT_TINY, {}, lambda s: s | {"mask_token": torch.ones(1), "decoder_embed.weight": torch.ones(1)}),
     "mae_encoder_only": ("timm", VIT_TINY, {}, dict),
+    "moco_v3": (
+        "moco_v3",
+        VIT_TINY,
+        {"num_classes": 0},
+        lambda s: (
+            {f"base_encoder.{k}": v for k, v in s.items()}
+            | {f"momentum_encoder.{k}": v + 1 for k, v in s.items()}
+            | dict.fromkeys(("base_encoder.head.0.weight", "predictor.0.weight"), torch.ones(1))
+        ),
+    ),
     "dino": ("dino", VIT_TINY, {"num_classes": 0}, lambda s: s | {"head.mlp.0.weight": torch.ones(1)}),
     "dinov2": ("dinov2", DINOV2_SMALL, {}, lambda s: s | {"mask_token": torch.ones(1, WIDTH)}),
     "dinov2_chunked": (
@@ -160,6 +171,7 @@ def test_official_layout_is_written_as_it_was_read(case: str) -> None:
     back = layout.from_timm(source.state_dict(), facts_of(source))
     # Pretraining tokens are gone, tables that code computes come back computed, a folded class token stays whole.
     remade = ("mask_token", "decoder", "head.mlp", "periods", "attn_mask", "relative_", "cls_token", "pos_embed")
+    remade += ("momentum_encoder", "base_encoder.head", "predictor")
     comparable = {k: v for k, v in state.items() if not any(name in k for name in remade)}
     if case == "dinov2_chunked":
         comparable = rename(comparable, (r"blocks\.\d\.(\d)\.", r"blocks.\1."))
@@ -167,6 +179,23 @@ def test_official_layout_is_written_as_it_was_read(case: str) -> None:
     for key, tensor in comparable.items():
         assert torch.equal(back[key], tensor), key
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in layout.to_timm(back).items())
+
+
+@pytest.mark.parametrize("part", ["module.base_encoder.", "module.encoder_q."])
+def test_checkpoints_of_moco_and_dino_as_they_are_saved(part: str) -> None:
+    """DDP puts ``module.`` before every key; ResNets have torchvision's names, with the projector as ``fc``."""
+    source, fresh = (vz.create_backbone("timm/resnet18") for _ in range(2))
+    perturb(source)
+    inside = {f"{part}{k}": v for k, v in source.state_dict().items()}
+    others = {f"{part}fc.0.weight": torch.ones(2, 2), "module.predictor.0.weight": torch.ones(2, 2)}
+    report = load_weights(fresh, {"epoch": 3, "state_dict": inside | others})
+    assert report.share == 1
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in fresh.state_dict().items())
+    vit, fresh_vit, state = make("dino")
+    teacher = {f"module.backbone.{k}" if not k.startswith("head") else f"module.{k}": v for k, v in state.items()}
+    student = {k: torch.zeros_like(v) for k, v in teacher.items()}
+    assert load_weights(fresh_vit, {"student": student, "teacher": teacher, "epoch": 3}).share == 1
+    assert all(torch.equal(v, vit.state_dict()[k]) for k, v in fresh_vit.state_dict().items())
 
 
 def test_dinov3_without_biases_loads_where_training_left_them_at_zero() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 JOBS: dict[str, tuple[tuple[str, str], ...]] = {
     "Train": (
         ("visionzoo fit photos --minutes 10", "the best classifier in that time"),
-        ("visionzoo train classify fit --data.path digits", "also clip, mae, segment"),
+        ("visionzoo train classify fit --data.path digits", "also clip, mae, segment, ssl"),
         ("visionzoo probe RUN --data.path photos", "score frozen features"),
         ("visionzoo models 'vit_*'", "list backbones"),
     ),

@@ -71,6 +71,11 @@ TASKS: dict[str, TaskEntry] = {
         task="visionzoo.tasks.mae:MaeTask",
         data="visionzoo.data.mae:MaeData",
     ),
+    "ssl": TaskEntry(
+        summary="pretrain on several views of images without labels",
+        task="visionzoo.tasks.ssl:SslTask",
+        data="visionzoo.data.ssl:SslData",
+    ),
 }
 
 

@@ -154,6 +154,48 @@ class ViewOptions(BaseAugment):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiViewOptions(Options):
+    """The views of an image in pretraining. Checked at birth.
+
+    Args:
+        recipe: ``simclr`` (arXiv 2002.05709, appendix A) or ``byol`` (2006.07733, appendix B; as MoCo v3 and DINO):
+            which views are blurred and solarised.
+        large_scale: area of the random region of the two large views, as a share of the image.
+        small_views: further, small views of each image (DINO's multi-crop uses 8).
+        small_size: height and width of a small view in pixels; a multiple of the patch.
+        small_scale: area of the random region of a small view.
+        color_strength: of the colour jitter: 1 is SimCLR's, 0.5 that of MoCo v3 and DINO, 0 none.
+        grey: probability of a grey view.
+        blur: factor on the probabilities of blur; 0 for images so small that it hides what is on them (CIFAR, as in
+            2002.05709, appendix B.9).
+        hflip: probability of a mirror image.
+    """
+
+    recipe: Literal["simclr", "byol"] = "byol"
+    large_scale: tuple[float, float] = (0.25, 1.0)
+    small_views: int = 0
+    small_size: int = 96
+    small_scale: tuple[float, float] = (0.05, 0.25)
+    color_strength: float = 0.5
+    grey: float = 0.2
+    blur: float = 1.0
+    hflip: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("recipe", self.recipe, ("simclr", "byol"))
+        for name in ("grey", "blur", "hflip"):
+            check_range(name, getattr(self, name), 0, 1)
+        check_range("color_strength", self.color_strength, 0, 1.25)
+        check_range("small_views", self.small_views, 0, 32)
+        check_range("small_size", self.small_size, 1, 4096)
+        for name in ("large_scale", "small_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"{name}={(low, high)} must be (smallest, largest) with 0 < smallest <= largest <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoaderOptions(ReadOptions):
     """How samples become batches.
 
@@ -195,6 +237,11 @@ class UnlabelledOptions(LoaderOptions, AugmentOptions, ImageReading):
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     policy: Policy = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsOptions(LoaderOptions, MultiViewOptions, LabelReading):
+    """Options of :class:`visionzoo.data.ssl.SslData`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ BUILDERS: dict[str, tuple[str, str] | Callable[..., nn.Module]] = {
     "clip": ("visionzoo.models.clip.create", "create_clip"),
     "simmim": ("visionzoo.models.simmim", "create_simmim"),
     "segment": ("visionzoo.models.sam.build", "create_sam"),
+    "ssl": ("visionzoo.models.ssl", "create_ssl"),
 }
 
 

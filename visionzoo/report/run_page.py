@@ -187,6 +187,7 @@ class _RunPage:
             return [] if self.config.get("multi_label") else [self.folder.answers]
         pictures = {
             "mae": self.folder.reconstruction,
+            "ssl": self.folder.views,
             "clip": self.folder.retrieval,
             "segment": self.folder.masks_sheet,
         }

@@ -33,6 +33,7 @@ class RunFolder:
         self.retrieval = self.path / "retrieval.png"
         self.masks_sheet = self.path / "masks.png"
         self.reconstruction = self.path / "reconstruction.png"
+        self.views = self.path / "views.png"  #: views, attention and neighbours, of pretraining on views
         self.results = self.path / "results.json"  #: the scores of the exported weights
         self.answers = self.path / "answers.parquet"  #: what was answered for held-out images, see ``runs/answers.py``
         self.report = self.path / "report.html"  #: everything on one page

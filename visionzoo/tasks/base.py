@@ -212,6 +212,11 @@ class VisionTask(TaskInterface):
         algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
         Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The step of the optimizer, and what the task has follow it; Lightning's later hooks come after the save."""
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
+
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Nothing where :class:`TrainingStep` has begun to fill them; a task may have a training_step of its own."""
         if not self.take_step.filled:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionzoo.types import CaptionBatch, ImageBatch
+from visionzoo.types import CaptionBatch, ImageBatch, ViewBatch
 
 
 def image_batch(batch: Any) -> ImageBatch:
@@ -41,6 +41,32 @@ def caption_batch(batch: Any) -> CaptionBatch | ImageBatch:
             places = torch.arange(len(images), device=images.device)
             return CaptionBatch(_pixels(images), tuple(texts), places, places)
     raise ValueError(f"need batches of visionzoo.types.CaptionBatch, or (images, texts); got {describe(batch)}")
+
+
+def view_batch(batch: Any) -> ViewBatch | ImageBatch:
+    """Several views (B, C, H, W) uint8 of each image, alone or with labels (B,), as torchvision's data sets give them
+    with lightly's transforms -> :class:`ViewBatch`; batches of ours as they are.
+
+    Raises:
+        ValueError: for anything else, for views that are not uint8, and for views of other numbers of images.
+    """
+    if isinstance(batch, ViewBatch | ImageBatch):
+        return batch
+    views, labels = batch if _pair_of_views(batch) else (batch, None)
+    if not isinstance(views, list | tuple) or not views or not all(isinstance(view, Tensor) for view in views):
+        raise ValueError(
+            f"need batches of visionzoo.types.ViewBatch, or several views of each image: (views, labels); got "
+            f"{describe(batch)}"
+        )
+    sizes = [len(_pixels(view)) for view in views]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"the views are of {sizes} images; each must be of the same ones")
+    index = torch.arange(sizes[0], device=views[0].device)
+    return ViewBatch(tuple(views), index.new_full((sizes[0],), -1) if labels is None else labels, index)
+
+
+def _pair_of_views(batch: Any) -> bool:
+    return isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[0], list | tuple)
 
 
 def _pixels(images: Tensor) -> Tensor:

@@ -276,7 +276,7 @@ class ClipTask(VisionTask):
         """Count texts that are cut anew."""
         self.train_cut.reset()
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def after_step(self) -> None:
         """Keep CLIP's temperature within bounds."""
         self.model.clamp_logit_scale()
 

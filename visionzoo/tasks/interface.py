@@ -57,6 +57,10 @@ class TaskInterface(LightningModule):
         del size
         yield self.train_loss(batch)
 
+    def after_step(self) -> None:
+        """What follows a step of the optimizer, before anything is saved: weights that are bounded, a teacher that
+        moves, what is remembered of the batches of the step."""
+
     def can_split(self) -> bool:
         """Whether :meth:`loss_parts` can take this task's batches apart."""
         return type(self).loss_parts is not TaskInterface.loss_parts

@@ -128,7 +128,7 @@ def panels(series: list[Series]) -> list[Panel]:
         elif _SCORE.search(one.name):
             score.series.append(one)
         else:
-            key = re.sub(r"^(train|val|test)[/_-]", "", one.name)
+            key = re.sub(r"^(train|val|test|watch)[/_-]", "", one.name)
             others.setdefault(key, Panel(key)).series.append(one)
     if score.series and all(_ACCURACY.search(s.name) for s in score.series):
         score.title = "Accuracy"

@@ -21,6 +21,8 @@ PARTS = (
     "teacher.backbone.",
     "student.",
     "student.backbone.",
+    "base_encoder.",
+    "encoder_q.",
     "model.",
     "net.",
     "network.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -125,21 +126,29 @@ class NonFinite(Callback):
                 f"{evidence}, {why}; {task.run_folder.nonfinite} lists their samples. Lower the learning rate, clip "
                 "gradients (--trainer.gradient_clip_val 1.0), use bf16 or 32-bit precision, or look at these samples"
             )
-        checkpoint = trainer.strategy.load_checkpoint(last)
-        if isinstance(trainer.strategy, FullySharded):  # which has loaded the weights by this
-            trainer.strategy.load_optimizer_state_dict(checkpoint)
-        else:
-            # where weights are averaged, state_dict is the average
-            task.load_state_dict({**checkpoint["state_dict"], **checkpoint.get("ema_trained", {})})
-            for own, stored in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-                own.load_state_dict(stored)
-        task.lr_factor *= SLOWER
-        task.apply_optimizer_options()
+        step = go_back(trainer, task, last)
         self.went_back, self.in_a_row = True, 0
         rank_zero_warn(
-            f"{evidence}: weights and optimizer are back at those of {last} (step {checkpoint['global_step']}), "
+            f"{evidence}: weights and optimizer are back at those of {last} (step {step}), "
             f"and the learning rate goes on at {SLOWER:g} of what it was"
         )
+
+
+def go_back(trainer: Trainer, task: VisionTask, path: Path) -> int:
+    """Put weights and optimizer back to those of a checkpoint, lower the learning rate by :data:`SLOWER`, and give the
+    checkpoint's optimizer step; call it on every rank. The order of the data goes on."""
+    checkpoint = trainer.strategy.load_checkpoint(path)
+    if isinstance(trainer.strategy, FullySharded):  # which has loaded the weights by this
+        trainer.strategy.load_optimizer_state_dict(checkpoint)
+    else:
+        # where weights are averaged, state_dict is the average
+        task.load_state_dict({**checkpoint["state_dict"], **checkpoint.get("ema_trained", {})})
+        for own, stored in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+            own.load_state_dict(stored)
+    task.lr_factor *= SLOWER
+    task.apply_optimizer_options()
+    step: int = checkpoint["global_step"]
+    return step
 
 
 class _Step(NamedTuple):

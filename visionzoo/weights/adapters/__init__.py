@@ -11,6 +11,7 @@ from visionzoo.weights.adapters.deit import DEIT
 from visionzoo.weights.adapters.dino import DINO, DINOV2, DINOV3
 from visionzoo.weights.adapters.layout import Layout
 from visionzoo.weights.adapters.mae import MAE, MAE_LAYOUTS
+from visionzoo.weights.adapters.moco import MOCO_V3
 from visionzoo.weights.adapters.rules import Facts
 from visionzoo.weights.adapters.sam import SAM_LAYOUTS
 from visionzoo.weights.adapters.swin import SWIN
@@ -32,6 +33,7 @@ LAYOUTS: dict[str, Layout] = {
         DINO,
         DINOV2,
         DINOV3,
+        MOCO_V3,
         BEIT,
         CLIP_TOWER,
         SWIN,

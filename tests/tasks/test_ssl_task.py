@@ -1,0 +1,248 @@
+"""Pretraining on views: learning, state, hand-over, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_run import Kill, Killed, fit_quietly
+from tiny_ssl import CASES, fit_ssl, ssl_data, ssl_task
+
+import visionzoo as vz
+from visionzoo.models.bundle import load_bundle
+from visionzoo.models.trunk import load_trunk
+from visionzoo.runs import RunFolder
+from visionzoo.runs.gallery import read_gallery
+from visionzoo.tasks.classify import ClassifyTask
+from visionzoo.tasks.engine.sheets import Sheets
+from visionzoo.tasks.mae import MaeTask
+from visionzoo.tasks.ssl import SslTask, momentum_at
+from visionzoo.tasks.ssl_pictures import head_attention, nearest_places
+from visionzoo.types import ImageBatch, ViewBatch
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*dataloader is not resumable.*")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, SslTask]]:
+    """A finished run of every case, and its task."""
+    root = tmp_path_factory.mktemp("runs")
+    return {case: (root / case, fit_ssl(case, root / case, task={"drop_path": 0.1})[0]) for case in CASES}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resume_is_bit_equal(case: str, runs: dict[str, tuple[Path, SslTask]], tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "cut")
+    with pytest.raises(Killed):
+        fit_ssl(case, run.path, task={"drop_path": 0.1}, callbacks=[Kill(6)], every_n_steps=5)
+    stored = torch.load(run.last, weights_only=True)
+    assert stored["global_step"] == 5  # in the second epoch of four steps
+    resumed, _ = fit_ssl(case, run.path, run.last, task={"drop_path": 0.1})
+    whole = runs[case][1].state_dict()
+    assert set(stored["state_dict"]) == set(whole)
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_the_teacher_of_a_checkpoint_has_taken_its_last_step(tmp_path: Path) -> None:
+    """What follows a step comes before what is saved: else the teacher of every checkpoint was one step behind."""
+    seen: dict[str, torch.Tensor] = {}
+
+    class Keep(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, *args: Any) -> None:
+            if trainer.global_step == 2:
+                seen.update({k: v.clone() for k, v in module.state_dict().items()})
+
+    with pytest.raises(Killed):
+        fit_ssl("queue", tmp_path, callbacks=[Keep(), Kill(3)], every_n_steps=2)
+    checkpoint = torch.load(RunFolder(tmp_path).last, weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert int(seen["model.place"]) == 2 * 2 * 32
+    for name, tensor in checkpoint["state_dict"].items():
+        assert torch.equal(tensor, seen[name]), name
+
+
+def test_the_queue_holds_the_keys_of_the_last_steps_and_may_be_long_or_short(tmp_path: Path) -> None:
+    for size in (32, 256):
+        module, _ = fit_ssl("queue", tmp_path / str(size), task={"queue": size}, max_steps=2)
+        lengths = module.model.queue.norm(dim=1)  # type: ignore[union-attr,operator]
+        torch.testing.assert_close(lengths, torch.ones(size))
+
+
+def test_schedules() -> None:
+    assert momentum_at(0, 100, 0.99) == pytest.approx(0.99)
+    assert momentum_at(50, 100, 0.99) == pytest.approx(0.995)
+    assert momentum_at(100, 100, 0.99) == 1
+    module = ssl_task("dino")
+    start = module.model.projector.prototypes.detach().clone()
+    temperatures = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, task: Any, *args: Any) -> None:
+            temperatures.append(task.model.teacher_temperature)
+            moved = not torch.equal(task.model.projector.prototypes, start)
+            assert moved == (trainer.global_step > 2), "half an epoch of four steps"
+
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        fit_quietly(module, ssl_data("dino"), Path(folder), callbacks=[Look()], limit_val_batches=0)
+    assert temperatures[:6] == pytest.approx([0.04 + 0.03 * k / 6 for k in range(6)])
+    assert temperatures[6:] == pytest.approx([0.07, 0.07])
+
+
+def test_what_is_handed_on_is_the_student_or_dinos_teacher(runs: dict[str, tuple[Path, SslTask]]) -> None:
+    for case, (folder, task) in runs.items():
+        stored = load_file(folder / "model.safetensors")
+        assert not any(k.startswith("teacher.") for k in stored)
+        part = "teacher.encoder." if case == "dino" else "encoder."
+        state = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
+        for name, tensor in load_trunk(folder).state_dict().items():
+            assert torch.equal(tensor, stored[f"encoder.{name}"])
+            assert torch.equal(tensor, state["model." + part + name]), f"{case}: {name}"
+        again, config = load_bundle(folder)
+        assert config.task == "ssl"
+        assert config.architecture["method"] == task.method
+        if again.teacher is not None:
+            for name, tensor in again.teacher["encoder"].state_dict().items():
+                assert torch.equal(tensor, again.encoder.state_dict()[name])
+
+
+def test_any_task_starts_from_it_and_it_from_any(runs: dict[str, tuple[Path, SslTask]], tmp_path: Path) -> None:
+    folder = str(runs["dino"][0])
+    with pytest.warns(UserWarning, match="head"):
+        classify = ClassifyTask(num_classes=10, weights=folder)
+    assert classify.opening_line.startswith("54 of 54 tensors of the backbone (100.0%) loaded from ")
+    again = SslTask(weights=folder, watch_every_n_steps=0)
+    assert again.method == "dino"
+    assert again.model.architecture["out"] == 32
+    trained = load_bundle(folder)[0].state_dict()
+    assert all(torch.equal(v, trained[k]) for k, v in again.model.state_dict().items())
+    other = SslTask(weights=folder, method="moco", hidden=32, out=16)
+    assert other.opening_line.startswith("54 of 54 tensors of the backbone")
+    for name, tensor in other.model.teacher["encoder"].state_dict().items():  # type: ignore[index]
+        assert torch.equal(tensor, trained[f"encoder.{name}"])
+    with pytest.raises(ValueError, match="task 'ssl', which has nothing to reconstruct with"):
+        MaeTask(weights=folder)
+
+
+@pytest.mark.slow
+def test_it_learns_without_labels(tmp_path: Path) -> None:
+    module = ssl_task("simclr", image_size=16, hidden=None, out=128, lr=1e-3)
+    gentle = {"blur": 0, "hflip": 0, "color_strength": 0.3}
+    data = ssl_data("simclr", train_limit=None, batch_size=128, **gentle)
+    untrained = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    before = untrained.validate(module, datamodule=data, verbose=False)[0]["val/knn_accuracy"]
+    loop = fit_quietly(module, data, tmp_path, max_epochs=4)
+    assert float(loop.callback_metrics["val/knn_accuracy"]) > before + 0.1
+
+
+def test_without_labels_the_effective_rank_chooses(tmp_path: Path) -> None:
+    module = ssl_task()
+    loop = fit_quietly(module, ssl_data(use_labels=False), tmp_path, max_epochs=1)
+    assert module.monitor == "val/effective_rank"
+    assert "val/knn_accuracy" not in loop.callback_metrics
+    assert RunFolder(tmp_path).best.is_file()
+
+
+def test_scores_do_not_depend_on_the_batches() -> None:
+    module, found = ssl_task().eval(), []
+    for size in (50, 359):
+        data = ssl_data(eval_batch_size=size)
+        data.preprocess = module.preprocess
+        for batch in data.val_dataloader():  # type: ignore[union-attr]
+            module.update_evaluation(batch)
+        found.append({k: float(v) for k, v in module.finish_evaluation().items()})
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_loaders_of_others_are_taken() -> None:
+    module = ssl_task()
+    views = [torch.zeros(3, 3, 8, 8, dtype=torch.uint8)] * 2
+    assert isinstance(module.take_batch(views), ViewBatch)
+    batch = module.take_batch((views, torch.tensor([1, 2, 3])))
+    assert batch.labels.tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"several views of each image.*got Tensor"):
+        module.take_batch(views[0])
+    with pytest.raises(ValueError, match=r"the views are of \[3, 2\] images"):
+        module.take_batch([views[0], views[0][:2]])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"momentum": 1.0}, r"momentum=1.0 must be in \[0, 1\): at 1 the teacher never moves"),
+        ({"centre_momentum": 1.0}, r"centre_momentum=1.0 must be in \[0, 1\): at 1 the centre never moves"),
+        ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        ({"teacher_temperature": 0.0}, "teacher_temperature=0.0 must be above 0"),
+        ({"method": "byol"}, "method='byol' is unknown; use simclr, moco or dino"),
+        ({"method": "simclr", "queue": 64}, "queue=64 belongs to moco"),
+        ({"method": "moco", "queue": -1}, "queue=-1 must be at least 0"),
+        ({"backbone": None}, "model.backbone is not given"),
+        ({"out": 0}, "out=0 must be at least 1"),
+        ({"image_size": 3}, "3"),
+        ({"on_collapse": "ignore"}, "on_collapse='ignore' is unknown; use stop, back or warn"),
+        ({"ema_decay": 0.9}, "dino's teacher is a moving average already"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        ssl_task("dino", **options)
+
+
+@pytest.mark.parametrize(
+    ("case", "task", "data", "text"),
+    [
+        ("dino", {}, {"batch_size": 1}, "a step of 1 image has nothing to tell it from; give --data.batch_size 2"),
+        ("simclr", {}, {"small_views": 2}, "data.small_views=2 is for dino; simclr compares two views of one size"),
+        ("dino", {}, {"small_size": 3}, "data.small_size=3 is smaller than a patch of vit_nano_patch4_32, 4 pixels"),
+        (
+            "dino",
+            {"backbone": "timm/vit_relpos_small_patch16_224", "image_size": None},
+            {"small_size": 96},
+            r"data.small_views\) needs the capability 'any_size'",
+        ),
+    ],
+)
+def test_bad_data(case: str, task: dict[str, Any], data: dict[str, Any], text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=text):
+        fit_quietly(ssl_task(case, **task), ssl_data(case, **data), tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "nothing is written"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_view_is_refused(case: str) -> None:
+    with pytest.raises(ValueError, match="1 views of each image"):
+        ssl_task(case).model.loss([torch.zeros(2, 3, 8, 8)])
+
+
+def test_images_alone_are_no_training_batch() -> None:
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="training needs several views of each image, got ImageBatch"):
+        ssl_task().train_loss(ImageBatch(images, torch.zeros(2), torch.arange(2)))  # type: ignore[arg-type]
+
+
+def test_predict_says_what_to_use_instead() -> None:
+    with pytest.raises(ValueError, match="visionzoo embed"):
+        ssl_task().on_predict_epoch_start()
+
+
+def test_sheets_show_views_heads_and_neighbours(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    module, data = ssl_task("dino"), ssl_data("dino")
+    fit_quietly(module, data, run.path, callbacks=[Sheets(2, 3)], max_steps=2, limit_val_batches=0)
+    assert [p.name for p in run.sheets.glob("*.png")] == ["step_0000002.png"]
+    gallery = read_gallery(run.sheets / "step_0000002.parquet")
+    assert len(gallery.pictures) == 3
+    assert gallery.about.note == "Each is: image, view, head, near"
+    with Image.open(run.sheets / "step_0000002.png") as picture:
+        assert picture.width > (1 + 4 + 2 + 3) * 128  # image, views, at least two heads, neighbours
+    near = nearest_places(torch.eye(3), torch.eye(3), [0, 1, 2], [0, 1, 2])
+    assert all(i not in row for i, row in enumerate(near)), "no image is its own neighbour"
+    resnet = vz.create_backbone("timm/resnet18", image_size=32)
+    assert head_attention(resnet, torch.zeros(1, 3, 32, 32)) == []
