@@ -117,7 +117,6 @@ def open_image_sizes(size: tuple[int, int], stride: int) -> list[tuple[int, int]
         stride: pixels of a cell of its grid.
     """
     height, width = size
-    # a graph is made at the first: whole cells, since what pads others makes it many times slower
-    wide = -(-height // stride) * stride + stride, max(2, width // stride // 2) * stride
+    wide = height + stride, max(2, width // stride // 2) * stride
     odd = height - stride // 2 - 1 + height % 2, width + stride // 2 + 1 - width % 2
     return [wide, size, (max(odd[0], 1) | 1, odd[1] | 1)]
