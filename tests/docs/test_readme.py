@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from visionzoo.cli.main import _parser
+from visionzoo.cli.main import command_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,7 +47,7 @@ def test_readmes_python_runs_as_typed_and_answers_as_it_says(monkeypatch: pytest
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_have_the_options_that_the_pages_type(page: Path) -> None:
-    parser = _parser(only=None)
+    parser = command_parser(only=None)
     for block in blocks(page, "bash", ""):
         for line in block.replace("\\\n", " ").splitlines():
             command = line.partition(" #")[0].split("&&")[-1].strip()
