@@ -156,4 +156,5 @@ def test_int8_keeps_the_accuracy_and_says_what_it_costs(
         return
     assert "times smaller than fp32" in captured.out
     assert "before" in captured.out
+    assert "as fast as bf16 in PyTorch" in captured.out
     assert vz.load_exported(out).predict(pictures[:3])

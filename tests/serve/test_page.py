@@ -29,7 +29,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     problems: list[str] = []
     pages = []
 
-    def run(server: Any, **options: Any) -> Any:
+    def run(server: Any, path: str = "", **options: Any) -> Any:
         page = browser.new_page(**{"viewport": {"width": 1200, "height": 900}, **options})
         page.set_default_timeout(15000)
 
@@ -47,8 +47,8 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         page.route("**/*", guard)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", heard)
-        page.goto(server.address)
-        page.wait_for_selector("body[data-ready=yes]")
+        page.goto(server.address + path)
+        page.wait_for_selector("body[data-ready=yes]", timeout=60000)  # the segmenter may be loaded for it
         pages.append(page)
         return page
 
@@ -226,6 +226,18 @@ def test_small_dark_and_by_touch(server: Any, open_page: Callable[..., Any]) -> 
     fields = "[...document.querySelectorAll('button, input, select')]"
     unnamed = f"{fields}.filter(e => !e.textContent.trim() && !e.ariaLabel && !e.labels?.length).length"
     assert page.evaluate(unnamed) == 0
+
+
+def test_the_printed_address_lets_in_and_hides_its_token(
+    start: Callable[..., Any], open_page: Callable[..., Any]
+) -> None:
+    page = open_page(start(token="a-secret"), "/?token=a-secret")
+    assert "a-secret" not in page.url
+    expect(page.locator("#place")).to_contain_text("1 of")  # what the page asks for by itself has it too
+    page.reload()
+    page.wait_for_selector("body[data-ready=yes]")
+    (cookie,) = page.context.cookies()
+    assert (cookie["value"], cookie["httpOnly"], cookie["sameSite"]) == ("a-secret", True, "Strict")
 
 
 def test_documentation_is_drawn(server: Any, open_page: Callable[..., Any]) -> None:

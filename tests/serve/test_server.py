@@ -17,8 +17,10 @@ import pytest
 from PIL import Image
 
 import visionzoo as vz
-from visionzoo.data.sources.rle import read_segmentation
+from visionzoo.data.sources.open import open_data
+from visionzoo.data.sources.rle import RLE, read_segmentation
 from visionzoo.embedded import EMBEDDED, embedded_names, read_card
+from visionzoo.serve import demo
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
 
@@ -205,6 +207,48 @@ def test_what_was_trained_on_drawings_is_taken(
     assert server.ask("POST", "/page/reload").json() == {"name": "runs/demo-photos-2"}
     assert server.ask("POST", f"/v1/masks?picture={key}&point=9,9").status == 200
     assert server.demo.segment.encoded == 1  # by the new model
+
+
+def test_the_first_who_clicks_waits_for_the_segmenter_and_nobody_before(
+    monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any], nucleus: bytes
+) -> None:
+    loaded: list[str] = []
+    load = demo._predictor
+    monkeypatch.setattr(demo, "_predictor", lambda source, *rest: loaded.append(source) or load(source, *rest))
+    server = start()
+    state = server.ask("GET", "/page/state").json()["segment"]
+    assert loaded == []
+    with ThreadPoolExecutor(4) as clients:
+        answers = list(clients.map(lambda x: server.ask("POST", f"/v1/masks?point={x},9", nucleus), (9, 19, 29, 39)))
+    assert [answer.status for answer in answers] == [200] * 4
+    assert loaded == ["embedded"]
+    assert server.ask("GET", "/page/state").json()["segment"] == state  # as was promised
+    with pytest.raises(ValueError, match="runs/none"):
+        start(segment="runs/none")  # what was named is looked at before anything is answered
+
+
+@pytest.mark.parametrize(
+    "size", [(40, 60), (40, 40)]
+)  # (width, height) as stored; a square one has the same size turned
+def test_what_is_drawn_in_a_turned_photograph_fits_it_in_training(
+    start: Callable[..., Any], tmp_path: Path, size: tuple[int, int]
+) -> None:
+    for k in range(2):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by a quarter
+        photo = Image.fromarray(np.random.default_rng(k).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+        photo.save(tmp_path / f"{k}.jpg", exif=exif)
+    server = start(folder=str(tmp_path))
+    mask = np.zeros((size[0], size[1]), dtype=bool)
+    mask[5:20, 3:9] = True
+    sent = {"objects": [{"name": "x", "segmentation": RLE.of(np.ascontiguousarray(mask.T)).uncompressed()}]}
+    for k in range(2):
+        opened = server.ask("POST", f"/page/folder/{k}/open").json()
+        assert (opened["height"], opened["width"]) == mask.shape  # as a person sees it
+        assert server.ask("POST", f"/page/folder/{k}/objects", sent).json()["objects"] == 1
+    image, objects = open_data(str(tmp_path), "objects").train.pair(0)
+    assert (image.height, image.width) == mask.shape
+    assert (objects.mask(0) == mask).all()
 
 
 def test_documentation_is_here(server: Any) -> None:

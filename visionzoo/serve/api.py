@@ -135,7 +135,8 @@ class Api:
         """The mask of one object. Pixels count from the upper left corner."""
         asked = prompts_of(point or [], box, text, self.demo.bounds)
         held = await self.picture(request, picture)
-        return MaskAnswer(**(await self.demo.segment.mask(held, asked)).to_dict())
+        segment = await self.demo.segmenter()
+        return MaskAnswer(**(await segment.mask(held, asked)).to_dict())
 
     async def embed(
         self,

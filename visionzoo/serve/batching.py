@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from visionzoo.serve.bounds import Refused
@@ -14,7 +14,7 @@ from visionzoo.serve.bounds import Refused
 
 class _Asked(NamedTuple):
     item: Any
-    answer: Future[Any]
+    answer: asyncio.Future[Any]  #: of the loop that asks, and touched there alone
 
 
 class Batcher:
@@ -56,7 +56,7 @@ class Batcher:
             Refused: 429 where too many wait, 503 where the answer takes too long or the server stops; and whatever
                 ``run`` raises for this item.
         """
-        answer: Future[Any] = Future()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed:
             raise Refused(503, "the server is stopping")
         try:
@@ -66,7 +66,8 @@ class Batcher:
                 429, f"{self._queue.maxsize} requests wait for {self.name} already; try again in a moment"
             ) from None
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(answer), self.seconds)
+            async with asyncio.timeout(self.seconds):
+                return await answer
         except TimeoutError:
             raise Refused(503, f"{self.name} did not answer within {self.seconds:g} seconds") from None
 
@@ -83,8 +84,8 @@ class Batcher:
                 left = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if left is not None and left.answer.set_running_or_notify_cancel():
-                left.answer.set_exception(Refused(503, "the server is stopping"))
+            if left is not None:
+                _give([(left, Refused(503, "the server is stopping"))])
         self._queue.put(None)
         self._thread.join(self.seconds)
 
@@ -100,23 +101,35 @@ class Batcher:
                     stop = True
                 else:
                     asked.append(following)
-            # those who have gone, or waited too long, need no answer
-            asked = [one for one in asked if one.answer.set_running_or_notify_cancel()]
+            asked = [one for one in asked if not one.answer.done()]  # who has gone, or waited too long, needs no answer
             if asked:
                 self._saw_batch(self.name, len(asked))
-                self._answer(asked)
+                _give(self._answered(asked))
             if stop:
                 return
 
-    def _answer(self, asked: list[_Asked]) -> None:
+    def _answered(self, asked: list[_Asked]) -> list[tuple[_Asked, Any]]:
+        """Each with its answer, or the exception that it is."""
         try:
-            answers = self._run([one.item for one in asked])
+            return list(zip(asked, self._run([one.item for one in asked]), strict=True))
         except Exception as error:  # whatever it is, it belongs to those who asked, and the thread goes on
             if len(asked) == 1:
-                asked[0].answer.set_exception(error)
-                return
-            for one in asked:  # one of them is to blame; the others shall not pay
-                self._answer([one])
-            return
-        for one, answer in zip(asked, answers, strict=True):
-            one.answer.set_result(answer)
+                return [(asked[0], error)]
+            return [found for one in asked for found in self._answered([one])]  # one is to blame; no other shall pay
+
+
+def _give(answers: list[tuple[_Asked, Any]]) -> None:
+    """Hand answers to the loop that waits, all at once: waking it for each would cost more than a small model."""
+
+    def tell() -> None:
+        for one, answer in answers:
+            if one.answer.done():  # has gone
+                continue
+            if isinstance(answer, Exception):
+                one.answer.set_exception(answer)
+            else:
+                one.answer.set_result(answer)
+
+    loop = answers[0][0].answer.get_loop()
+    with suppress(RuntimeError):  # it is closed: nobody waits
+        loop.call_soon_threadsafe(tell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,11 @@ class Demo:
         cache = None if self._temporary is None else Path(self._temporary.name) / ".cache"
         self._search = ImageSearch(clip, cache_dir=cache)
         self._searches = self._make("search", self._find, batch=1)
-        self.segment = self._segmenter(options.segment, options.weights)
         self.segment_name = options.segment
+        self._loading = threading.Lock()
+        self._segment: SegmentService | None = None
+        if options.segment != "embedded":  # what a person names is wrong at once, and not at the first click
+            self._segment = self._segmenter(options.segment, options.weights)
 
     @property
     def _own_folder(self) -> str:
@@ -102,6 +106,24 @@ class Demo:
         return SegmentService(predictor, texts, self.store, self.bounds, self._make)
 
     @property
+    def segment(self) -> SegmentService:
+        """The segmenter. Ours is loaded by the first who wants it: timm takes longer to import than all the rest."""
+        with self._loading:
+            if self._segment is None:
+                self._segment = self._segmenter(self.options.segment, self.options.weights)
+            return self._segment
+
+    async def segmenter(self) -> SegmentService:
+        """:attr:`segment`, while others are answered."""
+        return self._segment if self._segment is not None else await asyncio.to_thread(lambda: self.segment)
+
+    @property
+    def segment_abilities(self) -> dict[str, bool]:
+        """What the page may offer, known before the segmenter is loaded: ``text`` and ``everything``."""
+        found = self._segment
+        return {"text": bool(found and found.texts), "everything": found is None or found.finds_everything}
+
+    @property
     def retrained(self) -> Path:
         """Where the page says that a segmenter is to be trained from what was drawn."""
         return Path("runs") / f"demo-{Path(self.folder.root).name}"
@@ -116,11 +138,11 @@ class Demo:
         newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
         if newest is None:
             raise Refused(404, f"there is no finished run {self.retrained} yet; the command above makes it")
-        before = self.segment
-        self.segment = await asyncio.to_thread(self._segmenter, str(newest.parent), None)
+        before = self._segment
+        self._segment = await asyncio.to_thread(self._segmenter, str(newest.parent), None)
         self.segment_name = str(newest.parent)
         self.store.forget_embeddings()
-        for line in before.lines:
+        for line in before.lines if before is not None else ():
             self._batchers.remove(line)
             await asyncio.to_thread(line.close)
         return self.segment_name

@@ -6,6 +6,7 @@ those of a name that was turned to 127.0.0.1 afterwards (DNS rebinding) carry th
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -54,7 +55,11 @@ class Guard:
             await send({"type": "websocket.close", "code": 1003})
             return
 
+        started = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -62,7 +67,11 @@ class Guard:
             await send(message)
 
         answer = self._answer(scope)
-        await (self.app if answer is None else answer)(scope, receive, send_guarded)
+        try:
+            await (self.app if answer is None else answer)(scope, receive, send_guarded)
+        except asyncio.CancelledError:  # the server stops, and will not wait for this one any longer
+            if not started:
+                await refusal(503, "the server is stopping")(scope, receive, send_guarded)
 
     def _answer(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)

@@ -67,7 +67,7 @@ class PageApi:
         """What there is."""
         demo = self.demo
         calibration = getattr(demo.classify.labeller, "calibration", None)
-        labeller, clip, segment = demo.classify.labeller, demo.clip, demo.segment
+        labeller, clip = demo.classify.labeller, demo.clip
         return {
             "classify": {
                 "name": labeller.name,
@@ -80,11 +80,7 @@ class PageApi:
                 "labels": list(clip.labels)[:60],
                 "attention": "attention_maps" in clip.model.visual.trunk.capabilities,
             },
-            "segment": {
-                "name": demo.segment_name,
-                "text": segment.texts is not None,
-                "everything": segment.finds_everything,
-            },
+            "segment": {"name": demo.segment_name, **demo.segment_abilities},
             "folder": {"name": demo.folder.path.name, "count": len(demo.folder), "own": demo.has_own_pictures},
             "retrain": self._retrain(),
         }
@@ -144,7 +140,8 @@ class PageApi:
         options = await read_model(request, EverythingOptions, self.demo.bounds)
         if options.points_per_side > self.demo.bounds.grid:
             raise ValueError(f"a grid of {options.points_per_side} is too fine; at most {self.demo.bounds.grid} a side")
-        lines = await self.demo.segment.everything(
+        segment = await self.demo.segmenter()
+        lines = await segment.everything(
             await self.demo.store.get(picture).image(),
             points_per_side=options.points_per_side,
             points_per_batch=32,  # so that there is progress to see

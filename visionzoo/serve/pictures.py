@@ -20,6 +20,8 @@ VIEW = 2048
 
 #: Pixels of a picture that are kept until they are first asked for.
 SMALL = 4_000_000
+#: What is no larger than this, in bytes and in pixels, is decoded sooner than a thread could be asked to.
+_TINY_BYTES, _TINY_PIXELS = 8192, 64 * 64
 
 
 @dataclass
@@ -33,11 +35,17 @@ class HeldPicture:
     embedded: asyncio.Task[Any] | None = field(default=None, repr=False)  #: what the segmenter made of it
 
     async def image(self) -> Image.Image:
-        """Decoded, upright, RGB. Pixels are not kept: they are many times larger than the file."""
+        """Decoded, upright, RGB. Pixels are not kept, but of tiny ones: they are many times larger than the file."""
         if self.decoded is not None:
-            first, self.decoded = self.decoded, None
+            first = self.decoded
+            self.decoded = first if is_tiny(first) else None
             return first
         return await asyncio.to_thread(open_image, self.data)
+
+
+def is_tiny(image: Image.Image) -> bool:
+    """Whether work on an image takes less time than handing it to a thread."""
+    return image.width * image.height <= _TINY_PIXELS
 
 
 def decode(data: bytes, bounds: Bounds) -> Image.Image:
@@ -46,18 +54,26 @@ def decode(data: bytes, bounds: Bounds) -> Image.Image:
     Raises:
         Refused: 413 for too many pixels, 400 for what is no picture.
     """
-    image_extensions()  # lets PIL read HEIC where that is installed
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            pixels = opened.width * opened.height
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        pixels = 0  # open_image says why
-    if pixels > bounds.pixels:
+    if (pixels := _pixels(data)) > bounds.pixels:
         raise Refused(413, f"the picture has {pixels:,} pixels; at most {bounds.pixels:,} are taken. Make it smaller")
+    return _read(data)
+
+
+def _read(data: bytes) -> Image.Image:
     try:
         return open_image(data)
     except UnreadableImage as error:
         raise Refused(400, f"this is no picture that can be read: {error.reason}") from None
+
+
+def _pixels(data: bytes) -> int:
+    """By the head of a file; 0 where that cannot be read, and ``open_image`` will say why."""
+    image_extensions()  # lets PIL read HEIC where that is installed
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            return opened.width * opened.height
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0
 
 
 def as_view(image: Image.Image, longest: int = VIEW) -> bytes:
@@ -87,7 +103,8 @@ class PictureStore:
         """
         key = hashlib.sha256(data).hexdigest()[:32]
         if key not in self._held:
-            image = await asyncio.to_thread(decode, data, self.bounds)
+            tiny = len(data) <= _TINY_BYTES and 0 < _pixels(data) <= min(_TINY_PIXELS, self.bounds.pixels)
+            image = _read(data) if tiny else await asyncio.to_thread(decode, data, self.bounds)
             small = image if image.width * image.height <= SMALL else None
             self._held[key] = HeldPicture(key, data, (image.height, image.width), small)
             while len(self._held) > self.bounds.pictures:

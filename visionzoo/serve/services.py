@@ -30,6 +30,7 @@ from visionzoo.models.clip import Clip
 from visionzoo.models.preprocess import Normalize
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
+from visionzoo.serve.pictures import is_tiny
 
 #: Makes a :class:`Batcher` of a name and a function, with the bounds of the server.
 MakeBatcher = Callable[..., Batcher]
@@ -37,6 +38,36 @@ MakeBatcher = Callable[..., Batcher]
 _TEMPLATES_KEPT = 8
 #: Sentences after which what was encoded is forgotten: people may type for years.
 _TEXTS_KEPT = 200_000
+
+
+class PictureLine:
+    """A model of pictures, and the line before it."""
+
+    def __init__(self, name: str, stream: Stream, make: MakeBatcher, then: Callable[[Tensor, Any], Any] | None = None):
+        """
+        Args:
+            name: of the line.
+            stream: the model.
+            make: the line.
+            then: (1, ...) what the model gives and the question -> the answer, in the model's thread: the loop that
+                serves all does no work that another thread could stand in the way of.
+        """
+        self._stream, self._then = stream, then
+        self._line = make(name, self._run)
+
+    async def ask(self, image: Image.Image, question: Any = None) -> Any:
+        """What ``then`` makes of the model's answer, or that itself."""
+        transform = self._stream.transform
+        ready = image if is_tiny(image) else await asyncio.to_thread(transform, image)
+        return await self._line.ask((ready, question))
+
+    def _run(self, asked: list[tuple[Image.Image | Tensor, Any]]) -> list[Any]:
+        """In one thread."""
+        transform = self._stream.transform
+        found = self._stream.answer([x if isinstance(x, Tensor) else transform(x) for x, _ in asked])
+        if self._then is None:
+            return list(found)
+        return [self._then(found[i : i + 1], question) for i, (_, question) in enumerate(asked)]
 
 
 class ClassifyService:
@@ -49,9 +80,8 @@ class ClassifyService:
             Stream(forward, labeller.preprocess, labeller.device, raw=labeller.takes_pixels)
             for forward in (self._scorer.scores, labeller._features)
         ]
-        self._transform = streams[0].transform
-        self._scores = make("classify", streams[0].answer)
-        self._features = make("embed", streams[1].answer)
+        self._scores = PictureLine("classify", streams[0], make, lambda row, asked: asked.answers(self._scorer, row)[0])
+        self._features = PictureLine("embed", streams[1], make)
 
     async def answers(self, image: Image.Image, **asked: Any) -> Prediction:
         """(label, probability), highest first; ``asked`` as :class:`Asked` takes it.
@@ -61,13 +91,12 @@ class ClassifyService:
         """
         question = Asked(**asked)
         question.check(self._scorer, self.labeller.how_to_calibrate)
-        pixels = await asyncio.to_thread(self._transform, image)
-        scores: Tensor = await self._scores.ask(pixels)
-        return question.answers(self._scorer, scores[None])[0]
+        found: Prediction = await self._scores.ask(image, question)
+        return found
 
     async def embed(self, image: Image.Image) -> Tensor:
         """(E,) float32."""
-        found: Tensor = await self._features.ask(await asyncio.to_thread(self._transform, image))
+        found: Tensor = await self._features.ask(image)
         return found
 
 
@@ -77,8 +106,7 @@ class ClipService:
     def __init__(self, model: Clip, labels: Sequence[str], bounds: Bounds, make: MakeBatcher) -> None:
         self.model, self.labels, self._bounds = model, tuple(labels), bounds
         stream = Stream(self._encode, model.preprocess, model.logit_scale.device)
-        self._transform = stream.transform
-        self._images = make("clip", stream.answer)
+        self._images = PictureLine("clip", stream, make)
         self._texts = make("texts", self._embed_texts, batch=1)
         self._caches: dict[Any, TextCache] = {}
 
@@ -107,7 +135,7 @@ class ClipService:
 
     async def embed(self, image: Image.Image) -> Tensor:
         """(E,) float32 of length one."""
-        found: Tensor = await self._images.ask(await asyncio.to_thread(self._transform, image))
+        found: Tensor = await self._images.ask(image)
         return found
 
     async def embed_texts(self, labels: Sequence[str], templates: str | None) -> Tensor:

@@ -128,6 +128,8 @@ class NeckedEncoder(nn.Module):
 
     def _freeze_unused(self) -> None:
         """What the trunk has for pooling has no part in this; distributed training stops at such parameters."""
+        if next(self.parameters()).is_meta:
+            return  # an outline, which is not trained
         ghosts = {k: torch.empty_like(p, device="meta").requires_grad_() for k, p in self.named_parameters()}
         buffers = {k: torch.empty_like(b, device="meta") for k, b in self.named_buffers()}
         images = torch.empty(2, self.trunk.in_chans, *self.image_size, device="meta")
