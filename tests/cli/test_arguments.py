@@ -68,6 +68,8 @@ def test_no_command_has_another_word_for_it(command: tuple[str, ...]) -> None:
         ("fit",),
         ("demo",),
         ("bench compare",),
+        ("push",),  # a run first, and then a name
+        ("completion",),
     )
     assert ("--model" in _options(LEAVES[command])) == works_on_a_model
 
