@@ -70,6 +70,7 @@ def test_no_command_has_another_word_for_it(command: tuple[str, ...]) -> None:
         ("bench compare",),
         ("push",),  # a run first, and then a name
         ("completion",),
+        ("soup",),  # of several
     )
     assert ("--model" in _options(LEAVES[command])) == works_on_a_model
 

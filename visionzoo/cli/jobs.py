@@ -7,6 +7,7 @@ JOBS: dict[str, tuple[tuple[str, str], ...]] = {
     "Train": (
         ("visionzoo fit photos --minutes 10", "the best classifier in that time"),
         ("visionzoo train classify fit --data.path digits", "also clip, mae, segment, ssl"),
+        ("visionzoo soup RUN1 RUN2 --out RUN3", "the mean of several runs"),
         ("visionzoo probe RUN --data.path photos", "score frozen features"),
         ("visionzoo models 'vit_*'", "list backbones"),
     ),

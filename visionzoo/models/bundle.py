@@ -137,9 +137,14 @@ def save_bundle(
     Raises:
         OSError: for a full disk or a folder that cannot be written; files that were there stay as they were.
     """
+    write_bundle(model.state_dict() if state_dict is None else state_dict, config, folder)
+
+
+def write_bundle(weights: Mapping[str, Tensor], config: ModelConfig, folder: str | Path) -> None:
+    """:func:`save_bundle` of weights alone."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(model.state_dict() if state_dict is None else state_dict, folder / WEIGHTS_FILE)
+    write_safetensors(weights, folder / WEIGHTS_FILE)
     imports = {"imports": names} if (names := remembered()) else {}
     write_json(folder / CONFIG_FILE, {**config.to_dict(), **imports})
 

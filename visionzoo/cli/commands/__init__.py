@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "reconstruct": "visionzoo.cli.commands.reconstruct",
     "probe": "visionzoo.cli.commands.probe",
     "export": "visionzoo.cli.commands.export",
+    "soup": "visionzoo.cli.commands.soup",
     "push": "visionzoo.cli.commands.push",
     "report": "visionzoo.cli.commands.report",
     "demo": "visionzoo.cli.commands.demo",
