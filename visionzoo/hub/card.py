@@ -27,6 +27,7 @@ PIPELINES = {
     "segment": "mask-generation",
     "mae": "image-feature-extraction",
     "simmim": "image-feature-extraction",
+    "ssl": "image-feature-extraction",
 }
 #: Classes that a card lists by name.
 LISTED = 50
@@ -83,6 +84,7 @@ _WHAT = {
     "segment": "Masks by clicks and boxes",
     "mae": "A masked autoencoder, whose encoder is to be fine-tuned,",
     "simmim": "A network pretrained to fill in images, to be fine-tuned,",
+    "ssl": "A network pretrained on several views of each image, to be fine-tuned,",
 }
 
 
