@@ -92,7 +92,7 @@ def test_what_cannot_be_imported_is_one_line(name: str, text: str | None, messag
 def test_every_command_takes_import(command: str, work: Path, trace: Path, capsys: Any) -> None:
     extension(work, "ext_command", trace)
     with pytest.raises(SystemExit) as done:
-        main([command, "--import", "ext_command", "--help"])
+        main([*command.split(), "--import", "ext_command", "--help-all"])
     assert done.value.code == 0
     assert trace.exists()
     assert "--import MODULE" in capsys.readouterr().out

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,13 +82,24 @@ def test_what_is_said_of_other_subcommands_and_of_all_options(capsys: pytest.Cap
     assert set(SUBCOMMANDS) == {"fit", "validate", "test", "predict"}
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("visionzoo pre", "predict"), ("visionzoo predict --to", "--top"), ("visionzoo export x --to py", None)],
+)
+def test_a_shell_is_told_the_rest_of_a_word(line: str, expected: str | None, tmp_path: Path) -> None:
+    """As argcomplete's shell code asks."""
+    answers = tmp_path / "answers"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    environment = {**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(answers)}
+    subprocess.run([sys.executable, "-m", "visionzoo.cli.main"], env=environment, check=True, timeout=60)
+    assert [word.strip() for word in answers.read_text().split("\n") if word] == (
+        [] if expected is None else [expected]
+    )
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bash_takes_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "bash"]) == 0
-    script = capsys.readouterr().out
-    asked = "COMP_WORDS=(visionzoo {}); COMP_CWORD={}; _shtab_visionzoo; printf '%s ' \"${{COMPREPLY[@]}}\""
-    for words, place, expected in (("pre", 1, "predict"), ("predict --to", 2, "--top")):
-        done = subprocess.run(
-            ["bash", "-c", script + "\n" + asked.format(words, place)], capture_output=True, text=True
-        )
-        assert expected in done.stdout.split(), done.stderr
+    script = capsys.readouterr().out + "\ncomplete -p visionzoo"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert "_python_argcomplete" in done.stdout

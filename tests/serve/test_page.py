@@ -100,7 +100,7 @@ def test_a_folder_is_annotated(start: Callable[..., Any], open_page: Callable[..
     assert server.demo.segment.encoded == 1
     size = Image.open(photos / "nuclei-1.png").size
 
-    with page.expect_response("**/objects"):
+    with page.expect_response("**/objects", timeout=90000):  # the segmenter is loaded for it
         page.mouse.click(*canvas_point(page, 132, 62, *size))  # a click
     assert len(saved(photos)["annotations"]) == 1
     with page.expect_response("**/objects"):

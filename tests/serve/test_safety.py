@@ -125,6 +125,6 @@ def test_the_command_starts_and_stops_cleanly(stop: signal.Signals) -> None:
     assert process.stdout is not None
     assert process.stdout.readline().startswith("http://127.0.0.1:")
     process.send_signal(stop)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=90)
     assert process.returncode in (0, -stop)
     assert "Traceback" not in out + err

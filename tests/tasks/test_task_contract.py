@@ -114,4 +114,4 @@ def test_names_are_given_once() -> None:
             register_task(name, entry)
     with pytest.raises(ValueError, match="has a builder already"):
         register_builder("simmim", vz.create_simmim)
-    assert list(TASKS) == ["classify", "clip", "segment", "mae"]
+    assert list(TASKS) == ["classify", "clip", "segment", "mae", "ssl"]

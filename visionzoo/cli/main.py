@@ -34,6 +34,10 @@ def _plain_warnings() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``visionzoo COMMAND ...``. Exit code: 0 well, 1 failed, 2 the user's error, 130 Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for the rest of a word
+        import argcomplete
+
+        argcomplete.autocomplete(command_parser(only=None))
     if args and args[0] == "train":
         return _as_a_command(lambda: _train(args[1:], program="visionzoo train"))
     return _as_a_command(lambda: _command(args))

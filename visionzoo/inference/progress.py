@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import TypeVar
 
+from visionzoo.terminal import say
+
 T = TypeVar("T")
 
 #: Seconds between two lines of a log.
@@ -33,5 +35,5 @@ def track(
         if done and (now := clock()) - said >= EVERY:
             said = now
             left = timedelta(seconds=round((now - begun) / done * (total - done)))
-            print(f"{text}: {done:,} of {total:,}, about {left} left", file=sys.stderr, flush=True)
+            say(f"{text}: {done:,} of {total:,}, about {left} left", file=sys.stderr, flush=True)
         yield step

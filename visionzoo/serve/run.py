@@ -22,6 +22,20 @@ _NEXT = 20
 _SWITCH = 0.0005
 
 
+class _Server(uvicorn.Server):
+    """Says that it listens once it does, and a Ctrl-C finds its handler: earlier ones may be lost in an import."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._ready()
+
+
 def bind(host: str, port: int | None) -> socket.socket:
     """A socket that listens at ``host``: at ``port``, or at the first free one from :data:`PORT` on.
 
@@ -87,10 +101,10 @@ def serve(
     )
     shown = (names[0] if names else socket.gethostname() if anywhere else host).lower()
     shown = f"[{shown}]" if ":" in shown else shown
-    ready(f"http://{shown}:{number}/" + (f"?token={token}" if token else ""))
+    address = f"http://{shown}:{number}/" + (f"?token={token}" if token else "")
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config, lambda: ready(address)).run(sockets=[listening])
     finally:
         sys.setswitchinterval(before)

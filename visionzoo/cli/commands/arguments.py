@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from visionzoo.cli.imports import IMPORT_HELP
 from visionzoo.cli.suggest import UsageError, spelled
+from visionzoo.terminal import say
 
 CLIP = (
     "run folder of a CLIP, folder with weights of open_clip or transformers, hf-hub:org/name, or a name with --weights"
@@ -77,7 +78,7 @@ class _HelpAll(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         assert isinstance(parser, CommandParser)
-        print(parser.format_help(everything=True), end="")
+        say(parser.format_help(everything=True).rstrip("\n"))
         parser.exit()
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from visionzoo.cli.commands.arguments import Subparsers
+from visionzoo.terminal import say
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -20,9 +21,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import shtab
+    import argcomplete
 
-    from visionzoo.cli.main import command_parser
-
-    print(shtab.complete(command_parser(only=None), shell=args.shell))
+    say(argcomplete.shellcode(["visionzoo"], shell=args.shell))
     return 0
