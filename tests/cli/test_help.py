@@ -103,3 +103,14 @@ def test_bash_takes_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     script = capsys.readouterr().out + "\ncomplete -p visionzoo"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert "_python_argcomplete" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "choices"),
+    [("classify", "finetune", "full, head, lora"), ("ssl", "method", "simclr, moco, dino")],
+)
+def test_a_word_that_is_none_of_some_is_told_which_there_are(
+    task: str, option: str, choices: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", task, "fit", "--data.path", "digits", f"--model.{option}", "xyz"]) == 2
+    assert capsys.readouterr().err == f"error: --model.{option} xyz is unknown; use {choices}\n"

@@ -78,6 +78,12 @@ def test_a_hub_that_refuses_and_one_that_is_away(run: Path, tmp_path: Path) -> N
     assert done.returncode == 2
     assert "the hub cannot be reached; connect, or write the folder alone by --out FOLDER" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    for asked in (("predict", "hf-hub:me/gone", "x.png"), ("report", "hf-hub:me/gone")):
+        done = commands(hub, tmp_path, *asked)
+        assert done.returncode == 2
+        assert (
+            "hf-hub:me/gone is no run that `visionzoo push` has published, or the hub cannot be reached" in done.stderr
+        )
 
 
 def test_the_card_says_what_is_known_and_lets_nothing_act(run: Path, tmp_path: Path) -> None:

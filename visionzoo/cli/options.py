@@ -27,6 +27,10 @@ LOGGERS = {
 }
 
 
+#: What the parser says of a word that is none of some.
+_CHOICES = re.compile(r'Parser key "([\w.]+)":.*?typing\.Literal\[([^\]]*)\].*(?:Got|Given) value: (\S+)$')
+
+
 def logger_help() -> str:
     """How a logger is named on the command line."""
     names = ", ".join(name + (f" (pip install {needs})" if needs else "") for name, needs in LOGGERS.items())
@@ -60,6 +64,9 @@ def in_plain_words(message: str) -> str:
         return what + logger_help()
     if "data.path" in message and "required" in message:
         return "--data.path is required: a folder of images, a file that lists them, or a built-in set (digits, shapes)"
+    if found := _CHOICES.search(message):
+        key, choices, value = found.groups()
+        return f"--{key} {value} is unknown; use {choices.replace(chr(39), '')}"
     return message
 
 

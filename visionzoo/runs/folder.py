@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from visionzoo.files import refuse_address, similar_names
+from visionzoo.weights.hub import HUB_PREFIX
 
 
 class RunFolder:
@@ -75,6 +76,11 @@ class RunFolder:
         run = cls(path)
         if not run.path.exists():
             refuse_address(path)
+            if str(path).startswith(HUB_PREFIX):
+                raise FileNotFoundError(
+                    f"{path} is no run that `visionzoo push` has published, or the hub cannot be reached and the local "
+                    "cache has no copy"
+                )
             raise FileNotFoundError(f"there is no run folder {run.path}{_near(run.path)}")
         if not run.path.is_dir():
             raise ValueError(f"{run.path} is a file; give the run folder, for example {run.path.parent}")
