@@ -117,7 +117,8 @@ def data_doctor(
         path: anything that ``--data.path`` of a task takes.
         model: a run of any task, a backbone's name, or a CLIP. None for the backbone that ``fit`` takes; where its
             weights are not at hand only pixels are looked at, and ``said`` says so.
-        weights, image_size: for a backbone's name.
+        weights: for a backbone's name.
+        image_size: the same, in pixels.
         label_next: how many images without a label to choose for labelling.
         unlabelled: a folder of images without labels to choose from; None for those of ``path``.
         choice: how they are chosen: ``badge``, ``coreset`` or ``random``.
