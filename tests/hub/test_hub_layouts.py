@@ -10,8 +10,9 @@ import timm
 import torch
 
 import visionzoo as vz
+from visionzoo.cli.main import main
 from visionzoo.hub.layouts import write_open_clip, write_timm
-from visionzoo.models.bundle import ModelConfig
+from visionzoo.models.bundle import ModelConfig, save_bundle
 from visionzoo.models.clip.config import CLIP_MODELS, text_from_open_clip, text_to_open_clip
 
 
@@ -71,3 +72,21 @@ def test_every_text_tower_says_what_it_is() -> None:
     for config in CLIP_MODELS.values():
         said = {"text_cfg": text_to_open_clip(config.text), "quick_gelu": config.text.activation == "quick_gelu"}
         assert text_from_open_clip(said) == config.text
+
+
+def test_transformers_pipeline_answers_as_the_run(tmp_path: Path) -> None:
+    from PIL import Image
+    from transformers import pipeline
+
+    model = vz.create_classifier("vit_tiny_patch16_224", 3, image_size=64)
+    torch.nn.init.normal_(model.get_classifier().weight)
+    save_bundle(model, config_of(model, "classify", ("cat", "dog", "cow")), tmp_path / "run")
+    out = tmp_path / "out"
+    words = ["push", str(tmp_path / "run"), "me/x", "--licence", "mit", "--layout", "transformers", "--out", str(out)]
+    assert main(words) == 0
+    picture = Image.new("RGB", (80, 70), "red")
+    theirs = pipeline("image-classification", model=str(out))(picture)
+    ours = vz.ImageClassifier.load(tmp_path / "run").predict([picture])[0]
+    for answer, (label, probability) in zip(theirs, ours, strict=True):
+        assert answer["label"] == label
+        assert abs(answer["score"] - probability) < 1e-5
