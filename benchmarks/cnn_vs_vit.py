@@ -9,7 +9,6 @@ says how to read it. The same command goes on where an interrupted one stopped. 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -21,18 +20,10 @@ def main(argv: Sequence[str]) -> int:
 
         return child(*argv[1:])
     from comparison.options import check, parse
-    from comparison.runner import Interrupted, compare
+    from comparison.runner import compare
+    from script import exit_code
 
-    try:
-        return compare(check(parse(argv)))
-    except (Interrupted, KeyboardInterrupt):
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("VISIONZOO_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: compare(check(parse(argv))))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ The same command goes on where an interrupted one stopped.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 from comparison.options import Many, many, parse_options
 from comparison.pieces import key_of
+from script import exit_code
 
 #: Columns of the table, timm's first.
 HEADER = ("model", "data", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct")
@@ -96,16 +96,7 @@ def evaluate(options: EvaluationOptions) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0; 1 if a model failed, 2 for the user's error, 130 when interrupted."""
-    try:
-        return evaluate(parse_options(EvaluationOptions, argv, "python benchmarks/evaluate.py"))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("VISIONZOO_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: evaluate(parse_options(EvaluationOptions, argv, "python benchmarks/evaluate.py")))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ defined. The same command goes on where an interrupted one stopped.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from comparison.options import Many, many, parse_options
 from evaluate import EvaluationData
+from script import exit_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +86,7 @@ def _check_settings(path: Path, now: dict[str, object]) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0; 2 for the user's error, 130 when interrupted."""
-    try:
-        return study(parse_options(RobustnessOptions, argv, "python benchmarks/robustness.py"))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("VISIONZOO_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: study(parse_options(RobustnessOptions, argv, "python benchmarks/robustness.py")))
 
 
 if __name__ == "__main__":

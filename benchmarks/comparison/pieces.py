@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from script import Interrupted
+
 from comparison.child import OUT_OF_MEMORY
 from comparison.child import main as child_main
 from comparison.models import Entry
@@ -32,10 +34,6 @@ PRELOADED = (
     "visionzoo.inference.classifier",
     "visionzoo.tasks.classify",
 )
-
-
-class Interrupted(Exception):
-    """Somebody stopped the comparison."""
 
 
 @dataclass(frozen=True)

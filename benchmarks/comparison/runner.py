@@ -17,14 +17,14 @@ from harness import machine, matmul_peak
 from comparison import pieces
 from comparison.models import Entry, describe, resolve
 from comparison.options import Plan
-from comparison.pieces import Interrupted, Piece, Store, key_of, training_key
+from comparison.pieces import Piece, Store, key_of, training_key
 from comparison.recipes import PUBLISHED, Recipe, published
 from comparison.report import write_report
 from visionzoo.data.sources.base import fingerprint
 from visionzoo.data.sources.open import open_data
 from visionzoo.files import write_json
 
-__all__ = ["Interrupted", "compare"]
+__all__ = ["compare"]
 
 PACE_STEPS = 12
 #: Of a training: fewer could not be timed.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -21,3 +25,25 @@ def own_networks() -> Iterator[None]:
     yield
     for name in set(registry._SPECS) - known:
         _ASIDE[name] = registry._SPECS.pop(name)
+
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+#: What it registers, timm's registry too, is registered once in a process.
+_ONCE = "comparison.small"
+
+
+def forget_benchmarks() -> None:
+    """Have the next test import the modules of benchmarks anew."""
+    ours = {path.stem for path in FOLDER.iterdir()}
+    for name in [n for n in sys.modules if n.split(".")[0] in ours and n != _ONCE]:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(FOLDER)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Import a module of the benchmarks as a script there would."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    forget_benchmarks()
+    yield importlib.import_module
+    forget_benchmarks()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,30 +13,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-MODULES = ("harness", "report", "comparison", "cnn_vs_vit")
-KEPT = "comparison.small"  # what it registers is registered once
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = [
     "--data.path", "shapes:60", "--data.num_workers", "0", "--data.eval_limit", "30", "--data.corruption_limit", "12",
     "--models", "lcnet_035,vit_nano_patch4_32", "--image_size", "16", "--budget.steps", "6", "--budget.batch_size", "8",
     "--seeds", "0", "--fractions", "0.5,1", "--corruptions", "jpeg,contrast", "--device", "cpu",
     "--speed_batch", "2", "--speed_rounds", "1",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a module of the comparison as the script would, without a process of its own for each piece."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    for name in [n for n in sys.modules if n.split(".")[0] in MODULES and n != KEPT]:
-        monkeypatch.delitem(sys.modules, name)
-
-    def module(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield module
-    for name in [n for n in sys.modules if n.split(".")[0] in MODULES and n != KEPT]:
-        del sys.modules[name]
 
 
 @pytest.fixture

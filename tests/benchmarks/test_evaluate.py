@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,21 +16,7 @@ from timm.data import ImageNetInfo, create_dataset, create_loader, resolve_data_
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.shapes import ShapesSource
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-OURS = ("harness", "report", "comparison", "released", "evaluate")
 SYNSETS = ImageNetInfo().label_names()
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-    def module(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield module
-    for name in [n for n in sys.modules if n.split(".")[0] in OURS and n != "comparison.small"]:
-        del sys.modules[name]
 
 
 def everything(path: Path) -> Any:

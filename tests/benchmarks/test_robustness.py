@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,21 +12,6 @@ import torch
 from PIL import Image
 
 from visionzoo.data.sources.shapes import ShapesSource
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-OURS = ("harness", "report", "comparison", "released", "evaluate", "robustness")
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-    def module(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield module
-    for name in [n for n in sys.modules if n.split(".")[0] in OURS and n != "comparison.small"]:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
