@@ -255,9 +255,7 @@ export async function startSegment(state, folder) {
   }));
   new ResizeObserver(() => {
     if (!view.picture || by("segment").hidden) return;
-    const { image, width, height } = view.picture, kept = view.preview;
-    view.show(image, width, height);
-    view.preview = kept;
+    view.fit();
     draw();
   }).observe(canvas.parentElement.parentElement);
   await open(0);

@@ -13,6 +13,12 @@ export class View {
   show(image, width, height) {
     this.picture = { image, width, height };
     this.preview = this.box = this.cross = null;
+    this.fit();
+  }
+
+  /** As large as there is room for; what is drawn on the picture stays, since a line of text is enough to move the room. */
+  fit() {
+    const { width, height } = this.picture;
     const wide = Math.max(this.canvas.parentElement.clientWidth, 240), high = Math.max(0.68 * window.innerHeight, 240);
     const scale = Math.min(wide / width, high / height);
     this.canvas.width = Math.max(1, Math.round(width * scale));
