@@ -147,7 +147,9 @@ def test_a_folder_is_annotated(start: Callable[..., Any], open_page: Callable[..
         page.locator("#canvas").focus()
         for key in ("ArrowRight", "ArrowDown"):
             page.keyboard.press(key)
-        page.evaluate("new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))")  # laid out anew
+        page.evaluate(
+            "new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))"
+        )  # laid out anew
         page.keyboard.press("Space")
     assert len(saved(photos)["annotations"]) == 2
     assert server.demo.segment.encoded == 2  # once for each picture

@@ -261,7 +261,7 @@ def test_documentation_is_here(server: Any) -> None:
     assert server.ask("GET", "/healthz").json() == {"status": "ok"}
 
 
-@pytest.mark.parametrize("name", ["digits", "nuclei", "shapes"])
+@pytest.mark.parametrize("name", ["digits", "nuclei", "shapes", "shapes-mae"])
 def test_embedded_models_have_cards(name: str) -> None:
     assert name in embedded_names()
     card = read_card(name)

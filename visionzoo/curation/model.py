@@ -27,6 +27,7 @@ from visionzoo.models.bundle import CONFIG_FILE, read_config
 from visionzoo.models.clip import Clip
 from visionzoo.types import Preprocess
 from visionzoo.weights.fingerprint import model_fingerprint
+from visionzoo.weights.local import local_source
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def open_eye(
     where = resolve_device(device)
     if model is None:
         model, weights = DEFAULT_BACKBONE, weights or backbone_info(DEFAULT_BACKBONE).weights
+    model = local_source(model)
     is_run = (Path(model) / CONFIG_FILE).is_file()
     is_name = not os.path.isdir(model) and (str(model) in list_backbones() or str(model).startswith("timm/"))
     if is_run and "schema_version" not in (Path(model) / CONFIG_FILE).read_text("utf-8", "replace"):

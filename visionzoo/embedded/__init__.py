@@ -16,7 +16,7 @@ from visionzoo.files import similar_names
 EMBEDDED = Path(__file__).parent
 PREFIX = "embedded"
 #: What ``embedded`` alone means, by task.
-MODEL_OF_TASK = {"classify": "digits", "clip": "shapes", "segment": "nuclei"}
+MODEL_OF_TASK = {"classify": "digits", "clip": "shapes", "mae": "shapes-mae", "segment": "nuclei"}
 _FACT = re.compile(r"^- \*\*(.+?)\*\*: (.+)$", re.MULTILINE)
 
 
@@ -30,7 +30,8 @@ def embedded_source(source: Any, task: str | None = None) -> Any:
 
     Args:
         source: what a user named.
-        task: ``classify``, ``clip`` or ``segment``: what ``embedded`` alone is for; None where the name must be said.
+        task: ``classify``, ``clip``, ``mae`` or ``segment``: what ``embedded`` alone is for; None where the name must
+            be said.
 
     Raises:
         ValueError: for a name that there is not, or no name where one is needed.

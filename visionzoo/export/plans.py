@@ -40,6 +40,7 @@ from visionzoo.models.sam import Sam
 from visionzoo.models.sam.build import SAM_BACKBONES
 from visionzoo.runs.folder import RunFolder
 from visionzoo.types import Preprocess
+from visionzoo.weights.local import local_source
 
 #: What can be asked for of each model; the first is what it gets otherwise.
 WANTED = {
@@ -77,6 +78,7 @@ def load_model(source: str, *, weights: str | None = None, image_size: int | tup
         ValueError: for an unknown name, a name without weights, a size that the model cannot take, or a folder of
             another kind.
     """
+    source = local_source(source)
     if is_exported(source):
         raise ValueError(f"{source} is exported already; give the run or the model that it was made of")
     named = not os.path.isdir(source) and not source.startswith(("timm:", "hf-hub:"))

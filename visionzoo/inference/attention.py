@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from visionzoo.backbones import create_backbone, require_capability
 from visionzoo.data.images import ImageInput, open_image
 from visionzoo.data.transforms import EvalTransform
-from visionzoo.embedded import PREFIX
 from visionzoo.inference.classifier import ImageClassifier
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.named import RANDOM, weights_of
 from visionzoo.metrics.rollout import attention_rollout, whole_image_attention
 from visionzoo.models.preprocess import Normalize
 from visionzoo.viz.heatmap import heat_overlay
+from visionzoo.weights.local import local_source
 
 
 def attention_heat(model: nn.Module, images: Tensor) -> Tensor:
@@ -72,7 +72,8 @@ def draw_attention(
             ``weights``, or ``weights`` or ``image_size`` given for a run.
     """
     picture = open_image(image)
-    module, where = _load(str(model), weights, image_size), resolve_device(device)
+    model = str(local_source(str(model), "classify"))
+    module, where = _load(model, weights, image_size), resolve_device(device)
     module.eval().to(where)
     seen = EvalTransform(module.preprocess)(picture)
     pixels = seen.unsqueeze(0).to(where)
@@ -80,7 +81,7 @@ def draw_attention(
     # The last patches may reach beyond the picture, or leave some of it out.
     p = module.patch_embed.patch_size
     seen = F.pad(seen, (0, heat.shape[1] * p - seen.shape[2], 0, heat.shape[0] * p - seen.shape[1]), value=255)
-    name = Path(model).name if _is_run(str(model)) else f"{model}, {'random weights' if weights == RANDOM else weights}"
+    name = Path(model).name if _is_run(model) else f"{model}, {'random weights' if weights == RANDOM else weights}"
     return heat_overlay(seen.permute(1, 2, 0).numpy(), heat.cpu().numpy(), out, title=f"attention rollout, {name}")
 
 
@@ -93,4 +94,4 @@ def _load(model: str, weights: str | None, image_size: int | tuple[int, int] | N
 
 
 def _is_run(model: str) -> bool:
-    return os.path.isdir(model) or model.startswith(("timm:", PREFIX))
+    return os.path.isdir(model) or model.startswith("timm:")

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from visionzoo.data.images import open_image
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.shapes import COMBINATIONS
+from visionzoo.data.transforms import EvalTransform
 from visionzoo.embedded import EMBEDDED, embedded_names
 from visionzoo.inference.classifier import ImageClassifier
 from visionzoo.inference.sam_predictor import SamPredictor
@@ -26,6 +28,7 @@ from visionzoo.inference.score import open_labelled
 from visionzoo.inference.zero_shot import ZeroShotClassifier
 from visionzoo.limits import in_units
 from visionzoo.models.bundle import WEIGHTS_FILE, load_bundle, save_bundle
+from visionzoo.models.preprocess import Normalize
 from visionzoo.terminal import say
 
 #: All embedded models together, in bytes.
@@ -55,6 +58,12 @@ ORIGINS = {
         'the built-in set `shapes`: pictures drawn by this package, with captions such as "a red circle"',
         "data and weights Apache-2.0",
         ("python train.py clip fit --config configs/clip/shapes.yaml --model.text_width 64",),
+    ),
+    "shapes-mae": Origin(
+        "Coloured shapes with patches hidden",
+        "the built-in set `shapes`: pictures drawn by this package",
+        "data and weights Apache-2.0",
+        ("python train.py mae fit --config configs/mae/shapes.yaml",),
     ),
     "nuclei": Origin(
         "Nuclei by a click",
@@ -123,7 +132,7 @@ def _card(name: str, task: str, model: nn.Module, size: int, reached: str, compa
 def _compare(task: str, run: str | Path, halved: Path, path: str) -> str:
     """What was compared, in words. Raises ValueError where an answer changes."""
     compare: dict[str, Callable[..., tuple[int, int, str]]] = {
-        "classify": _labels, "clip": _words, "segment": _masks,
+        "classify": _labels, "clip": _words, "mae": _reconstructions, "segment": _masks,
     }  # fmt: skip
     same, total, what = compare[task](run, halved, path)
     if same != total:
@@ -143,6 +152,18 @@ def _words(run: str | Path, halved: Path, path: str) -> tuple[int, int, str]:
         ZeroShotClassifier.load(f, labels, "a {}", device="cpu").probabilities(images).argmax(1) for f in (run, halved)
     )
     return int((first == second).sum()), len(images), "labels"
+
+
+def _reconstructions(run: str | Path, halved: Path, path: str) -> tuple[int, int, str]:
+    models: list[Any] = [load_bundle(f)[0] for f in (run, halved)]
+    transform, normalize = EvalTransform(models[0].preprocess), Normalize(models[0].preprocess)
+    images = normalize(torch.stack([transform(open_image(image)) for image in _held_out(path)]))
+    rows, columns = models[0].grid_of(tuple(images.shape[2:]))
+    noise = torch.rand(len(images), rows * columns, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        first, second = (normalize.invert(model.reconstruct(images, noise).reconstruction).int() for model in models)
+    same = (first - second).abs().amax((1, 2, 3)) <= 2
+    return int(same.sum()), len(images), "reconstructions (2 of 255 levels)"
 
 
 def _held_out(path: str) -> list[Any]:

@@ -20,12 +20,12 @@ from visionzoo.backbones import create_backbone
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.folder import list_images, open_unlabelled, subfolders
 from visionzoo.data.sources.open import open_data
-from visionzoo.embedded import PREFIX
 from visionzoo.files import atomic_path
 from visionzoo.inference.classifier import ImageClassifier
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.named import weights_of
 from visionzoo.inference.stream import Output, Stream, Unreadable
+from visionzoo.weights.local import local_source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,8 +106,9 @@ class _Embedder:
         image_size: int | tuple[int, int] | None,
         device: str | torch.device | None,
     ) -> None:
-        if not isinstance(model, ImageClassifier) and _is_run(model):
-            model = ImageClassifier.load(model, device)
+        if not isinstance(model, ImageClassifier):
+            model = local_source(model, "classify")
+            model = ImageClassifier.load(model, device) if _is_run(model) else model
         self.name = model.name if isinstance(model, ImageClassifier) else str(model)
         if isinstance(model, ImageClassifier):
             if weights is not None or image_size is not None:
@@ -129,7 +130,7 @@ class _Embedder:
 
 
 def _is_run(model: str | Path) -> bool:
-    return isinstance(model, Path) or model.startswith(("timm:", PREFIX)) or os.path.isdir(model)
+    return isinstance(model, Path) or model.startswith("timm:") or os.path.isdir(model)
 
 
 def _open(path: str, labels: bool) -> list[tuple[str, Source]]:

@@ -29,6 +29,7 @@ from visionzoo.inference.stream import Stream, Unreadable
 from visionzoo.models.bundle import CONFIG_FILE, read_config
 from visionzoo.models.trunk import load_trunk
 from visionzoo.weights.fingerprint import model_fingerprint
+from visionzoo.weights.local import local_source
 
 FeatureKind = Literal["auto", "pooled", "mean"]
 #: Inverse strengths of the linear classifier's L2 penalty that are tried.
@@ -119,6 +120,7 @@ def probe(
     splits = open_data(path, val_path=val_path, val_fraction=val_fraction, seed=seed)
     train, test = _pair(splits, path)
     train = limited(train, train_limit, seed)
+    model = local_source(model)
     is_run = (Path(model) / CONFIG_FILE).is_file()
     backbone = open_backbone(model, weights, image_size, is_run)
     if features not in ("auto", "pooled", "mean"):

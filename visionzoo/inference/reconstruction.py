@@ -19,6 +19,7 @@ from visionzoo.models.masking import check_ratio
 from visionzoo.models.preprocess import Normalize
 from visionzoo.models.simmim import SimMIM
 from visionzoo.viz.reconstruction import reconstruction_sheet
+from visionzoo.weights.local import local_source
 
 
 class Reconstructed(NamedTuple):
@@ -43,7 +44,7 @@ def draw_reconstruction(
 
     Args:
         images: what ``open_image`` takes.
-        model: run folder of ``train.py mae``.
+        model: run folder of ``train.py mae``, or ``embedded``.
         out: the picture to write.
         mask_ratio: share of each image that is hidden, in (0, 1); None for the one it was trained with.
         seed: chooses what is hidden.
@@ -56,7 +57,7 @@ def draw_reconstruction(
     """
     if not images:
         raise ValueError("no images to reconstruct")
-    where = resolve_device(device)
+    where, model = resolve_device(device), local_source(model, "mae")
     module, config = load_bundle(model, where)
     if not isinstance(module, MAE | SimMIM):
         raise ValueError(

@@ -16,7 +16,8 @@ def local_source(source: Any, task: str | None = None) -> Any:
 
     Args:
         source: what a user named.
-        task: ``classify``, ``clip`` or ``segment``: what ``embedded`` alone is for; None where the name must be said.
+        task: ``classify``, ``clip``, ``mae`` or ``segment``: what ``embedded`` alone is for; None where the name must
+            be said.
 
     Raises:
         ValueError: as :func:`visionzoo.embedded.embedded_source`.

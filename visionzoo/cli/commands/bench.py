@@ -60,7 +60,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_target("--json", args.json, ".json")
-    args.model = the_model(args.run, args.model)
+    from visionzoo.weights.local import local_source
+
+    args.model = local_source(the_model(args.run, args.model), "classify")
     if is_exported(args.model):
         return _exported(args)
     from visionzoo.inference.device import resolve_device

@@ -17,7 +17,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "masked image, reconstruction, and reconstruction with the visible patches pasted.",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    add_model(parser, "run folder of `train.py mae`")
+    add_model(parser, "run folder of `train.py mae`, or embedded")
     parser.add_argument("--mask-ratio", type=float, metavar="SHARE", help="share that is hidden (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="chooses what is hidden (default: 0)")
     add_out(parser, "the picture to write", "sheet.png")
