@@ -100,7 +100,7 @@ def test_what_is_handed_on_is_the_student_or_dinos_teacher(runs: dict[str, tuple
     for case, (folder, task) in runs.items():
         stored = load_file(folder / "model.safetensors")
         assert not any(k.startswith("teacher.") for k in stored)
-        part = "teacher.encoder." if case == "dino" else "encoder."
+        part = "teacher.encoder." if task.method == "dino" else "encoder."
         state = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
         for name, tensor in load_trunk(folder).state_dict().items():
             assert torch.equal(tensor, stored[f"encoder.{name}"])
@@ -188,6 +188,13 @@ def test_loaders_of_others_are_taken() -> None:
         ({"image_size": 3}, "3"),
         ({"on_collapse": "ignore"}, "on_collapse='ignore' is unknown; use stop, back or warn"),
         ({"ema_decay": 0.9}, "dino's teacher is a moving average already"),
+        ({"patch_loss_weight": -1.0}, "patch_loss_weight=-1.0 must be at least 0"),
+        ({"patch_loss_weight": 1.0, "method": "simclr"}, "patch_loss_weight=1.0 belongs to dino"),
+        ({"patch_out": 64}, "patch_out=64 is the head of patches; give patch_loss_weight too"),
+        (
+            {"patch_loss_weight": 1.0, "backbone": "timm/resnet18", "image_size": 32},
+            r"\(patch_loss_weight\) needs the capability 'masked_image'",
+        ),
     ],
 )
 def test_bad_options(options: dict[str, Any], text: str) -> None:
@@ -200,6 +207,14 @@ def test_bad_options(options: dict[str, Any], text: str) -> None:
     [
         ("dino", {}, {"batch_size": 1}, "a step of 1 image has nothing to tell it from; give --data.batch_size 2"),
         ("simclr", {}, {"small_views": 2}, "data.small_views=2 is for dino; simclr compares two views of one size"),
+        (
+            "ibot",
+            {},
+            {"mask_probability": 0},
+            r"mask_probability=0 hides none of the 16 patches \(4x4\) of a large view",
+        ),
+        ("ibot", {"image_size": 4}, {"small_views": 0}, r"hides none of the 1 patches"),
+        ("ibot", {"image_size": 18}, {}, "18x18 pixels do not divide into patches of 4 pixels"),
         ("dino", {}, {"small_size": 3}, "data.small_size=3 is smaller than a patch of vit_nano_patch4_32, 4 pixels"),
         (
             "dino",
@@ -219,6 +234,14 @@ def test_bad_data(case: str, task: dict[str, Any], data: dict[str, Any], text: s
 def test_one_view_is_refused(case: str) -> None:
     with pytest.raises(ValueError, match="1 views of each image"):
         ssl_task(case).model.loss([torch.zeros(2, 3, 8, 8)])
+
+
+def test_ibots_loss_is_logged_in_parts(tmp_path: Path) -> None:
+    module, loop = fit_ssl("ibot", tmp_path, max_steps=2)
+    logged = {k: float(v) for k, v in loop.callback_metrics.items()}
+    assert module.model.mask_token.abs().sum() > 0
+    both = logged["train/view_loss"] + logged["train/patch_loss"]
+    assert logged["train/loss"] == pytest.approx(both, rel=1e-5)
 
 
 def test_images_alone_are_no_training_batch() -> None:

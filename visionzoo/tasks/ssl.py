@@ -68,6 +68,10 @@ class SslTask(VisionTask):
         warmup_teacher_temperature: where it starts from, in a straight line.
         warmup_teacher_epochs: over so many epochs.
         freeze_last_epochs: epochs in which dino's prototypes stay as they were drawn.
+        patch_loss_weight: of iBOT's loss (2111.07832), by which dino's student also learns what its teacher says of
+            patches that are hidden from it (data.mask_ratio, data.mask_probability); none for the run's in weights,
+            else 0, which leaves it out; the paper uses 1.
+        patch_out: prototypes of a head of the patches' own; none for the run's, else one head for both, as the paper.
         drop_path: stochastic-depth rate of the encoder's last block; the teacher's is 0.
         base_lr: learning rate for 256 images per optimizer step, scaled linearly to the real number of them; none for
             1.5e-4 (simclr, moco) or 5e-4 (dino).
@@ -84,7 +88,10 @@ class SslTask(VisionTask):
 
     task_name = "ssl"
     monitor = "val/knn_accuracy"
-    settled = frozenset({"backbone", "method", "image_size", "in_chans", "hidden", "out", "temperature", "queue"})
+    settled = frozenset(
+        {"backbone", "method", "image_size", "in_chans", "hidden", "out", "temperature", "queue"}
+        | {"patch_loss_weight", "patch_out"}
+    )
 
     model: ViewModel
 
@@ -107,6 +114,8 @@ class SslTask(VisionTask):
         warmup_teacher_temperature: float = 0.04,
         warmup_teacher_epochs: float = 0.0,
         freeze_last_epochs: float = 1.0,
+        patch_loss_weight: float | None = None,
+        patch_out: int | None = None,
         drop_path: float = 0.0,
         base_lr: float | None = None,
         lr: float | None = None,
@@ -146,8 +155,9 @@ class SslTask(VisionTask):
         self._check()
         found = trunk_options(weights, {"backbone": backbone, "image_size": image_size})
         given: dict[str, Any] = {"hidden": hidden, "out": out, "temperature": temperature, "queue": queue}
+        given |= {"patch_loss_weight": patch_loss_weight, "patch_out": patch_out}
         chosen: dict[str, Any] = {k: known.get(k) if v is None else v for k, v in given.items()}
-        chosen["queue"] = chosen["queue"] or 0
+        chosen |= {k: chosen[k] or 0 for k in ("queue", "patch_loss_weight")}
         model = create_ssl(**found, method=self.method, **chosen, in_chans=in_chans, drop_path=drop_path)
         if weights is not None and known:
             self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy)
@@ -198,6 +208,8 @@ class SslTask(VisionTask):
         if stage != "fit" or data is None or options is None:
             return
         _check_batch(data.batch_size * self.trainer.world_size)
+        if self.mask_grid is not None:
+            _check_masks(self.mask_grid, options)
         small = getattr(options, "small_views", 0)
         if not small:
             return
@@ -211,6 +223,12 @@ class SslTask(VisionTask):
                 f"data.small_size={options.small_size} is smaller than a patch of {self.backbone_name}, {patch} "
                 f"pixels; take a multiple of {patch}"
             )
+
+    @property
+    def mask_grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the patches that the data hide of a large view; None where nothing is hidden."""
+        learns = isinstance(self.model, Dino) and self.model.patch_loss_weight
+        return self.model.mask_grid(self.preprocess.image_size) if learns else None  # type: ignore[operator]
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -230,10 +248,10 @@ class SslTask(VisionTask):
             raise ValueError(f"training needs several views of each image, got {type(batch).__name__}")
         _check_batch(len(batch.images) * self.trainer.world_size)
         self._set_teacher()
-        found = self.model.loss([self.normalize(view) for view in batch.views], gather_features)
+        found = self.model.loss([self.normalize(view) for view in batch.views], gather_features, batch.hidden)
         if found.seen is not None:
             self._seen.append(found.seen)
-        return LossPart(found.loss, {}, len(batch.images))
+        return LossPart(found.loss, {k: v.detach() for k, v in found.parts.items()}, len(batch.images))
 
     def _set_teacher(self) -> None:
         if isinstance(self.model, Dino):
@@ -250,7 +268,7 @@ class SslTask(VisionTask):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Leave dino's prototypes as they were drawn, at first."""
         if isinstance(self.model, Dino) and self._done_of(self.freeze_last_epochs) < 1:
-            self.model.projector.prototypes.grad = None
+            self.model.freeze_prototypes()
 
     def after_step(self) -> None:
         """Remember the batches of the step, and move the teacher."""
@@ -364,6 +382,19 @@ def momentum_at(step: int, total: int, momentum: float) -> float:
     to 1 (BYOL, arXiv 2006.07733, section 3.2)."""
     done = min(1.0, step / max(1, total))
     return 1 - (1 - momentum) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _check_masks(grid: tuple[int, int], options: Any) -> None:
+    """Raises ValueError for options by which no patch of a (rows, columns) grid would be hidden."""
+    ratio, probability = getattr(options, "mask_ratio", None), getattr(options, "mask_probability", None)
+    if ratio is None:  # data of others, which hide what they will
+        return
+    patches = grid[0] * grid[1]
+    if probability == 0 or ratio[1] * patches < 1 or min(grid) < 2:
+        raise ValueError(
+            f"data.mask_ratio={tuple(ratio)} with data.mask_probability={probability} hides none of the {patches} "
+            f"patches ({grid[0]}x{grid[1]}) of a large view; raise them, or take larger images or smaller patches"
+        )
 
 
 def _check_batch(images: int) -> None:
