@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from visionzoo.runs.gallery import read_gallery
 from visionzoo.tasks.classify import ClassifyTask
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.mae import MaeTask
+from visionzoo.tasks.optim import make_optimizer
 from visionzoo.tasks.ssl import SslTask, momentum_at
 from visionzoo.tasks.ssl_pictures import head_attention, nearest_places
 from visionzoo.types import ImageBatch, ViewBatch
@@ -96,6 +98,42 @@ def test_schedules() -> None:
     assert temperatures[6:] == pytest.approx([0.07, 0.07])
 
 
+def test_weight_decay_grows_along_half_a_cosine(tmp_path: Path) -> None:
+    """As the reference's ``cosine_scheduler(0.04, 0.4)``, by the step; what is not decayed stays so."""
+    seen: list[dict[str, float]] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, task: Any, *args: Any) -> None:
+            seen.append({g["name"]: g["weight_decay"] for g in trainer.optimizers[0].param_groups})
+
+    fit_ssl("ibot", tmp_path, task={"weight_decay": 0.04, "weight_decay_end": 0.4}, callbacks=[Look()])
+    expected = [0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert [groups["decay"] for groups in seen] == pytest.approx(expected, rel=1e-12)
+    assert {groups["no decay"] for groups in seen} == {0.0}
+    ends = [ssl_task("dino", **o).weight_decay_end for o in ({}, {"weight_decay": 0.1}, {"weight_decay_end": 0.2})]
+    assert ends == [0.4, 0.1, 0.2]
+    assert ssl_task("moco").weight_decay_end == 0.1
+
+
+def test_lars_adapts_weights_and_leaves_biases_and_norms_alone() -> None:
+    """SimCLR's optimizer (arXiv 1708.03888): rate * 0.001 * |w| / (|g| + wd |w|), with timm's momentum of 0.9."""
+    module = ssl_task("simclr", optimizer="lars", lr=0.3, weight_decay=0.01)
+    optimizer = make_optimizer(module.optimizer_name, module.param_groups(0.3), lr=0.3, betas=module.betas)
+    before = {n: p.detach().clone() for n, p in module.model.named_parameters()}
+    torch.manual_seed(1)
+    for parameter in module.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    for name, parameter in module.model.named_parameters():
+        gradient, weight = parameter.grad, before[name]
+        assert gradient is not None
+        step = 0.3 * gradient
+        if parameter.ndim > 1 and not name.endswith(("cls_token", "pos_embed")):
+            size, pull = weight.norm(), gradient.norm() + 0.01 * weight.norm()
+            step = 0.3 * 0.001 * size / pull * (gradient + 0.01 * weight)
+        torch.testing.assert_close(parameter.detach(), weight - step, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: n + m)
+
+
 def test_what_is_handed_on_is_the_student_or_dinos_teacher(runs: dict[str, tuple[Path, SslTask]]) -> None:
     for case, (folder, task) in runs.items():
         stored = load_file(folder / "model.safetensors")
@@ -127,6 +165,8 @@ def test_any_task_starts_from_it_and_it_from_any(runs: dict[str, tuple[Path, Ssl
     assert other.opening_line.startswith("54 of 54 tensors of the backbone")
     for name, tensor in other.model.teacher["encoder"].state_dict().items():  # type: ignore[index]
         assert torch.equal(tensor, trained[f"encoder.{name}"])
+    hiding = SslTask(weights=folder, patch_loss_weight=1.0)
+    assert hiding.opening_line.startswith("54 of 54 tensors of the backbone"), "it has heads that the run has not"
     with pytest.raises(ValueError, match="task 'ssl', which has nothing to reconstruct with"):
         MaeTask(weights=folder)
 
@@ -188,6 +228,8 @@ def test_loaders_of_others_are_taken() -> None:
         ({"image_size": 3}, "3"),
         ({"on_collapse": "ignore"}, "on_collapse='ignore' is unknown; use stop, back or warn"),
         ({"ema_decay": 0.9}, "dino's teacher is a moving average already"),
+        ({"weight_decay": 0.0, "weight_decay_end": 0.4}, "weight_decay=0 cannot grow to weight_decay_end=0.4"),
+        ({"weight_decay_end": -0.4}, "weight_decay_end=-0.4 must be at least 0"),
         ({"patch_loss_weight": -1.0}, "patch_loss_weight=-1.0 must be at least 0"),
         ({"patch_loss_weight": 1.0, "method": "simclr"}, "patch_loss_weight=1.0 belongs to dino"),
         ({"patch_out": 64}, "patch_out=64 is the head of patches; give patch_loss_weight too"),
