@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import Kill, Killed, fit_quietly
 from tiny_ssl import CASES, fit_ssl, ssl_data, ssl_task
+from torch import Tensor
 
 import visionzoo as vz
 from visionzoo.models.bundle import load_bundle
@@ -27,6 +28,7 @@ from visionzoo.tasks.ssl import SslTask, momentum_at
 from visionzoo.tasks.ssl_pictures import head_attention, nearest_places
 from visionzoo.types import ImageBatch, ViewBatch
 
+ONE = torch.ones(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*dataloader is not resumable.*")
 
 
@@ -169,6 +171,45 @@ def test_any_task_starts_from_it_and_it_from_any(runs: dict[str, tuple[Path, Ssl
     assert hiding.opening_line.startswith("54 of 54 tensors of the backbone"), "it has heads that the run has not"
     with pytest.raises(ValueError, match="task 'ssl', which has nothing to reconstruct with"):
         MaeTask(weights=folder)
+
+
+def ibots(state: dict[str, Tensor]) -> dict[str, Any]:
+    """A checkpoint of bytedance/ibot: a student with a mask token, and heads with a second last layer."""
+    head = {"head.last_layer2.weight_v": torch.ones(2, 2), "head.mlp.0.weight": torch.ones(2, 2)}
+    teacher = {f"backbone.{k}": v for k, v in state.items()} | head
+    student = {f"module.{k}": torch.zeros_like(v) for k, v in teacher.items()}
+    return {"student": student | {"module.backbone.masked_embed": torch.ones(1, 64)}, "teacher": teacher}
+
+
+@pytest.mark.parametrize(
+    ("method", "layout", "official"),
+    [
+        ("dino", "dino", lambda s: {"teacher": {f"backbone.{k}": v for k, v in s.items()} | {"head.mlp.0.bias": ONE}}),
+        ("dino", "dino", ibots),
+        ("dino", "dino", lambda s: s | {"masked_embed": torch.ones(1, 64)}),
+        (
+            "moco",
+            "moco_v3",
+            lambda s: {"state_dict": {f"module.base_encoder.{k}": v for k, v in s.items()} | {"predictor.0.bias": ONE}},
+        ),
+        ("simclr", "timm", dict),
+    ],
+    ids=["dino", "ibot", "ibot's student", "moco v3", "timm"],
+)
+def test_released_weights_come_in_and_go_out(method: str, layout: str, official: Any, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    source = vz.create_backbone("vit_nano_patch4_32", image_size=8)
+    for tensor in source.parameters():
+        torch.nn.init.normal_(tensor)
+    state = {k: v.clone() for k, v in source.state_dict().items()}
+    torch.save(official(state), tmp_path / "released.pth")
+    task = ssl_task("simclr", method=method, weights=str(tmp_path / "released.pth"))
+    assert task.opening_line.startswith("54 of 54 tensors of the backbone (100.0%)")
+    for part in [task.model.encoder, *([task.model.teacher["encoder"]] if task.model.teacher is not None else [])]:
+        assert all(torch.equal(v, state[k]) for k, v in part.state_dict().items())
+    written = vz.export_weights(task.model.evaluated, tmp_path / "out.safetensors", layout=layout)
+    again = vz.create_backbone("vit_nano_patch4_32", image_size=8, weights=written)
+    assert all(torch.equal(v, state[k]) for k, v in again.state_dict().items())
 
 
 @pytest.mark.slow
