@@ -102,7 +102,7 @@ def check_patch_loss(method: str, weight: float, out: int | None) -> None:
         raise ValueError(f"patch_loss_weight={weight} must be at least 0; the paper uses 1")
     if weight and method != "dino":
         raise ValueError(
-            f"patch_loss_weight={weight} belongs to dino; {method} has no teacher that says what a patch is"
+            f"patch_loss_weight={weight} belongs to dino, and the method is {method}: leave one of the two out"
         )
     if out is not None and (out < 1 or not weight):
         why = "must be at least 1" if weight else "is the head of patches; give patch_loss_weight too"
