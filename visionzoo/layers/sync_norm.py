@@ -65,7 +65,7 @@ class SyncNorm3d(_SyncNorm, nn.BatchNorm3d):
 
 
 @cache
-def _classes() -> dict[type[nn.Module], type[nn.Module]]:
+def _classes() -> dict[type[_BatchNorm], type[_SyncNorm]]:
     """The synchronised class of every norm that has one."""
     from timm.layers import BatchNormAct2d
 
@@ -76,11 +76,15 @@ def _classes() -> dict[type[nn.Module], type[nn.Module]]:
             """Drop and activate (B, C, H, W)."""
             return self.act(self.drop(normalised))
 
-    pairs = {nn.BatchNorm1d: SyncNorm1d, nn.BatchNorm2d: SyncNorm2d, nn.BatchNorm3d: SyncNorm3d}
-    return {**pairs, BatchNormAct2d: SyncNormAct2d}
+    pairs: dict[type[_BatchNorm], type[_SyncNorm]] = {
+        nn.BatchNorm1d: SyncNorm1d,
+        nn.BatchNorm2d: SyncNorm2d,
+        nn.BatchNorm3d: SyncNorm3d,
+    }
+    return pairs | {BatchNormAct2d: SyncNormAct2d}
 
 
-def synchronise(model: nn.Module) -> list[tuple[nn.Module, type[nn.Module]]]:
+def synchronise(model: nn.Module) -> list[tuple[_BatchNorm, type[_BatchNorm]]]:
     """Have every BatchNorm of a model take the images of all processes: each becomes, in place, its synchronised
     class, with its own tensors, hooks and keys.
 
@@ -90,12 +94,13 @@ def synchronise(model: nn.Module) -> list[tuple[nn.Module, type[nn.Module]]]:
     Raises:
         ValueError: naming a kind of BatchNorm that has none; nothing is changed then.
     """
-    norms = [(m, type(m)) for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, _SyncNorm)]
+    over_all = (_SyncNorm, nn.SyncBatchNorm)  # already
+    norms = [(m, type(m)) for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, over_all)]
     if unknown := sorted({kind.__name__ for _, kind in norms if kind not in _classes()}):
         known = ", ".join(kind.__name__ for kind in _classes())
         raise ValueError(f"sync_batchnorm does not know {', '.join(unknown)} (it knows {known}); leave it out")
     for module, kind in norms:
-        module.__class__ = _classes()[kind]
+        object.__setattr__(module, "__class__", _classes()[kind])
     return norms
 
 

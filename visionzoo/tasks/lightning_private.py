@@ -51,17 +51,17 @@ class SyncNorms(LayerSync):
     activation, which is lost without a word, and torch's has no kernel for the CPU."""
 
     def __init__(self) -> None:
-        self._changed: list[tuple[nn.Module, type[nn.Module]]] = []
+        self._changed: list[tuple[nn.Module, type]] = []
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Synchronise every BatchNorm. Raises ValueError for one of an unknown kind."""
-        self._changed = synchronise(model)
+        self._changed = [*synchronise(model)]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
         """Make them what they were."""
         for module, kind in self._changed:
-            module.__class__ = kind
+            object.__setattr__(module, "__class__", kind)
         return model
 
 

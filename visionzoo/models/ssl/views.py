@@ -94,7 +94,7 @@ class ViewModel(EncoderModel):
 
     def start_teacher(self) -> None:
         """Make the copy that moves after the backbone and the projectors, as they are now."""
-        student = nn.ModuleDict({name: self._modules[name] for name in self.followed})
+        student = nn.ModuleDict({name: self.get_submodule(name) for name in self.followed})
         self.teacher = copy.deepcopy(student).requires_grad_(False)
 
     @torch.no_grad()
