@@ -1,10 +1,11 @@
 """Pretraining on views: a training step of SimCLR and DINO, and the views of photographs, against lightly.
 
-    python benchmarks/ssl_step.py --threads 1 --precision fp32 bf16
+    python benchmarks/ssl_step.py --threads 1 --size 96 224 --precision fp32 bf16
 
 lightly's side is what its examples do, with its heads, losses and transforms, around the same backbone with the same
 weights and the same views; its DINO example passes each view through the student by itself. Losses are compared before
-anything is timed. bf16 is autocast on both sides. The views are of one JPEG of 500 x 375 pixels, decoded each time.
+anything is timed, and the two take turns. A small view has three sevenths of the size, as 96 of 224, in whole patches.
+bf16 is autocast on both sides. The views are of one JPEG of 500 x 375 pixels, decoded each time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import copy
 import io
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -128,15 +130,15 @@ def loss_in_eval(network: nn.Module, loss: Callable[[list[Tensor]], Tensor], vie
 
 
 def build(
-    args: argparse.Namespace, job: str, precision: str, names: list[str]
+    args: argparse.Namespace, job: str, size: int, precision: str, names: list[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The steps of the named cases, and why others are absent."""
     torch.manual_seed(0)
     backbone, kind = (args.simclr, theirs_simclr) if job == SIMCLR else (args.dino, theirs_dino)
     options: dict[str, Any] = {"hidden": 512} if job == SIMCLR else {"hidden": 2048, "out": args.prototypes}
-    model = create_ssl(backbone, job, image_size=args.size, **options).train()  # type: ignore[arg-type]
-    sizes = [args.size] * 2 + ([args.small_size] * args.small_views if job == DINO else [])
-    views = [torch.randn(args.batch, 3, size, size) for size in sizes]
+    model = create_ssl(backbone, job, image_size=size, **options).train()  # type: ignore[arg-type]
+    sizes = [size] * 2 + ([small_size(args, size)] * args.small_views if job == DINO else [])
+    views = [torch.randn(args.batch, 3, side, side) for side in sizes]
     found, absent = those_there({THEIRS: partial(kind, model)} if THEIRS in names else {})
     if THEIRS in found and len(names) > 1:
         network, loss = found[THEIRS]
@@ -151,30 +153,36 @@ def build(
     return cases, absent
 
 
-def measure(args: argparse.Namespace, job: str, precision: str) -> dict[str, Any]:
+def small_size(args: argparse.Namespace, size: int) -> int:
+    """Side of a small view beside a large one: three sevenths, in whole patches of 16."""
+    return args.small_size or max(16, 16 * round(size * 3 / 7 / 16))
+
+
+def measure(args: argparse.Namespace, job: str, size: int, precision: str) -> dict[str, Any]:
     """A row of steps."""
-    cases, absent = build(args, job, precision, [OURS, THEIRS])
+    cases, absent = build(args, job, size, precision, [OURS, THEIRS])
     cases = those_that_fit(cases, absent)
-    shared = ["--batch", args.batch, "--size", args.size, "--small-size", args.small_size, "--precision", precision]
-    shared += ["--small-views", args.small_views, "--prototypes", args.prototypes]
+    shared = ["--batch", args.batch, "--size", size, "--small-size", small_size(args, size)]
+    shared += ["--small-views", args.small_views, "--prototypes", args.prototypes, "--precision", precision]
     shared += ["--simclr", args.simclr, "--dino", args.dino, "--jobs", job]
     held = {n: in_fresh_process(__file__, "--only", n, *map(str, shared))["peak"] / 2**30 for n in cases}
+    title = f"{job}, {size} pixels, {precision}, batch {args.batch}"
     row = compare_cases(
-        f"{job}, {precision}, batch {args.batch}", cases, THEIRS, rounds=args.rounds, warmup=1, held=held,
+        title, cases, THEIRS, rounds=args.rounds, warmup=1, held=held,
         units=dict.fromkeys(cases, float(args.batch)),
     )  # fmt: skip
     return {**row, "absent": absent}
 
 
-def measure_views(args: argparse.Namespace) -> dict[str, Any]:
+def measure_views(args: argparse.Namespace, size: int) -> dict[str, Any]:
     """A row of views: all those of DINO from a JPEG of noise that was smoothed, as photographs are."""
     noise = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
     raw = file.getvalue()
-    preprocess = Preprocess(image_size=(args.size, args.size), mean=(0.5,) * 3, std=(0.5,) * 3)
+    preprocess = Preprocess(image_size=(size, size), mean=(0.5,) * 3, std=(0.5,) * 3)
     options = MultiViewOptions(
-        large_scale=(0.4, 1.0), small_views=args.small_views, small_size=args.small_size, small_scale=(0.05, 0.4)
+        large_scale=(0.4, 1.0), small_views=args.small_views, small_size=small_size(args, size), small_scale=(0.05, 0.4)
     )
     transforms = [ViewTransform(kind, options, preprocess) for kind in view_kinds(options, preprocess)]
 
@@ -189,7 +197,7 @@ def measure_views(args: argparse.Namespace) -> dict[str, Any]:
         from lightly.transforms import DINOTransform
 
         views = DINOTransform(
-            global_crop_size=args.size, local_crop_size=args.small_size, n_local_views=args.small_views
+            global_crop_size=size, local_crop_size=small_size(args, size), n_local_views=args.small_views
         )
 
         def run() -> None:
@@ -201,7 +209,7 @@ def measure_views(args: argparse.Namespace) -> dict[str, Any]:
     found, absent = those_there({THEIRS: lightlys})
     cases = {OURS: run_ours, **found}
     row = compare_cases(
-        f"{2 + args.small_views} views of an image", cases, THEIRS, rounds=args.rounds, warmup=1,
+        f"{2 + args.small_views} views of an image, {size} pixels", cases, THEIRS, rounds=args.rounds, warmup=1,
         units=dict.fromkeys(cases, float(args.images)),
     )  # fmt: skip
     return {**row, "absent": absent}
@@ -212,8 +220,8 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=(SIMCLR, DINO, VIEWS), default=[SIMCLR, DINO, VIEWS])
     parser.add_argument("--simclr", default="timm/resnet18", help="backbone of the SimCLR row")
     parser.add_argument("--dino", default="vit_small_patch16_224", help="backbone of the DINO row")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--small-size", type=int, default=96)
+    parser.add_argument("--size", type=int, nargs="+", default=[224], help="of large views in pixels; a row for each")
+    parser.add_argument("--small-size", type=int, default=None, help="of small ones; three sevenths by default")
     parser.add_argument("--small-views", type=int, default=6)
     parser.add_argument("--prototypes", type=int, default=8192)
     parser.add_argument("--batch", type=int, default=4)
@@ -227,18 +235,18 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.only:
-        run = build(args, args.jobs[0], args.precision[0], [args.only])[0][args.only]
+        run = build(args, args.jobs[0], args.size[0], args.precision[0], [args.only])[0][args.only]
         run(), run()
         print(json.dumps({"peak": peak_bytes("cpu")}))
         return
     facts = {"machine": machine("cpu", ("lightly",)), **{k: v for k, v in vars(args).items() if k != "only"}}
     record = Record("ssl-cpu", facts, args.out)
-    for job in args.jobs:
+    for job, size in itertools.product(args.jobs, args.size):
         if job == VIEWS:
-            record.row(VIEWS, partial(measure_views, args))
+            record.row(f"{VIEWS}, {size} pixels", partial(measure_views, args, size))
             continue
         for precision in args.precision:
-            record.row(f"{job}, {precision}", partial(measure, args, job, precision))
+            record.row(f"{job}, {size} pixels, {precision}", partial(measure, args, job, size, precision))
     record.finish()
 
 

@@ -35,6 +35,9 @@ RUNS = {
     "mae": f"mae fit {VIT} {SHAPES} --data.batch_size=16 --trainer.gradient_clip_val=0.1",
     "simmim": f"mae fit --model.backbone=swin_nano_patch2_window4_32 {SHAPES} --data.batch_size=32 "
     "--model.mask_patch_size=8 --trainer.accumulate_grad_batches=2",
+    "ssl": f"ssl fit {VIT} {SHAPES} --data.batch_size=16 --model.method=moco --model.hidden=32 --model.queue=64",
+    "ssl_ibot": f"ssl fit {VIT} {SHAPES} --data.batch_size=16 --model.hidden=32 --model.out=32 "
+    "--model.patch_loss_weight=1 --data.small_views=1 --data.small_size=16 --model.watch_every_n_steps=0",
     "clip": f"clip fit {CLIP} --data.batch_size=32 --trainer.gradient_clip_val=1",
     "clip_cached": f"clip fit {CLIP} --data.batch_size=32 --model.micro_batch=8",
     "segment": f"segment fit {VIT} --model.image_size=32 --model.embedding_stride=4 --model.decoder_dim=32 "

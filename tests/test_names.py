@@ -32,7 +32,6 @@ FOR_OTHERS = {
     "SamPredictor with several images": {"use_image"},
     "a pooled backbone": {"copy_for_training"},
     "ImageSearch": {"find"},
-    "iBOT's loss, for a loop of one's own": {"masked_patch_distillation"},
 }  # fmt: skip
 
 

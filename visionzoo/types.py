@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the commands that only look names up do without torch
 #: Everything a backbone can declare. A job asks for what it needs by these names.
 CAPABILITIES: dict[str, str] = {
     "tokens": "can encode a subset of its patch tokens (MAE, FLIP)",
-    "masked_image": "can replace patch embeddings by a mask token (SimMIM)",
+    "masked_image": "can replace patch embeddings by a mask token (SimMIM, iBOT)",
     "pyramid": "gives feature maps at several strides",
     "attention_maps": "gives its attention weights",
     "any_size": "takes input sizes other than the one it was built for",
@@ -113,6 +113,10 @@ class ImageBatch(NamedTuple):
         return ImageBatch(*_moved(self, device))
 
 
+#: Views of an image that have the size which the model was built for; all others are small.
+LARGE_VIEWS = 2
+
+
 class ViewBatch(NamedTuple):
     """A batch of images, each seen several times, as it leaves the loader."""
 
@@ -120,6 +124,8 @@ class ViewBatch(NamedTuple):
     labels: Tensor  #: (B,) int64 class indices where the data have them, else -1; never learned from
     index: Tensor  # type: ignore[assignment]  #: (B,) int64, position of each sample in its source
     bad: tuple[tuple[str, str], ...] = ()  #: (sample id, reason) of every image that could not be read
+    #: (M,) int64, rising: the patches of the large views that the student does not see, as places in (2, B, h, w)
+    hidden: Tensor | None = None
 
     @property
     def images(self) -> Tensor:

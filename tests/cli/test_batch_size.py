@@ -24,6 +24,7 @@ CPU = ["--trainer.accelerator=cpu", "--data.num_workers=0"]
 TASKS = {
     "classify": DIGITS,
     "mae": [*DIGITS, "--model.decoder_dim=32", "--model.decoder_depth=1", "--model.decoder_heads=2"],
+    "ssl": [*DIGITS, "--model.hidden=32", "--model.out=32", "--model.patch_loss_weight=1"],
     "clip": [
         "--data.path=shapes:64", "--model.backbone=vit_nano_patch4_32", "--model.text=nano",
         "--model.context_length=16", "--model.micro_batch=3",
@@ -176,7 +177,7 @@ def test_a_step_that_takes_too_much_is_ended_and_harms_nothing(tmp_path: Path, s
 @pytest.mark.parametrize("task", list(TASKS))
 def test_every_task_is_measured_in_processes_of_its_own(task: str, tmp_path: Path) -> None:
     more = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--run_dir=run"]
-    limit = ["--data.train_limit=24"] if task in ("classify", "mae") else []
+    limit = ["--data.train_limit=24"] if task in ("classify", "mae", "ssl") else []
     run = command(tmp_path, "8G", task, "fit", *TASKS[task], *limit, *more)
     assert run.returncode == 0, run.stderr
     assert "all training images" in run.stdout

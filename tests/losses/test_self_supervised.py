@@ -86,7 +86,11 @@ def test_masked_patches_in_slow_form() -> None:
         for p in hidden:
             target = ((teacher[b, p].detach() - centre) / 0.04).softmax(0)
             total = total - (target * (student[b, p] / 0.1).log_softmax(0)).sum() / len(hidden) / 3
-    same(masked_patch_distillation(student, teacher, mask, centre, **TEMPERATURES), total, student)
+    image = mask.nonzero()[:, 0]
+    same(masked_patch_distillation(student[mask], teacher[mask], image, 3, centre, **TEMPERATURES), total, student)
+    nothing = masked_patch_distillation(student[:0, 0], teacher[:0, 0], image[:0], 3, centre, **TEMPERATURES)
+    assert nothing.item() == 0
+    assert torch.equal(torch.autograd.grad(nothing, student)[0], torch.zeros_like(student))
 
 
 def test_they_are_lightlys() -> None:
@@ -109,7 +113,8 @@ def test_they_are_lightlys() -> None:
     mask[0, :3] = mask[1, 2:7] = mask[2, 4:] = True
     ibot = loss.IBOTPatchLoss(output_dim=12, teacher_temp=0.04, student_temp=0.1)
     ibot.center.value.copy_(centre.view_as(ibot.center.value))
-    ours = masked_patch_distillation(patches, target, mask, centre, **TEMPERATURES)
+    image = mask.nonzero()[:, 0]
+    ours = masked_patch_distillation(patches[mask], target[mask], image, 3, centre, **TEMPERATURES)
     same(ours, ibot(target[mask], patches[mask], mask.view(3, 3, 3)), patches)
 
 
@@ -140,7 +145,7 @@ def test_what_they_refuse() -> None:
         momentum_contrast(torch.ones(2, 4), torch.ones(3, 4), 0.1)
     with pytest.raises(ValueError, match="1 views of the student"):
         self_distillation([one], [one], torch.zeros(4), **TEMPERATURES)
-    with pytest.raises(ValueError, match=r"the mask \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"the images of the patches \(3,\) \(M,\)"):
         masked_patch_distillation(
-            torch.ones(1, 2, 4), torch.ones(1, 2, 4), torch.ones(1, 3), torch.zeros(4), **TEMPERATURES
+            torch.ones(2, 4), torch.ones(2, 4), torch.zeros(3, dtype=torch.int64), 1, torch.zeros(4), **TEMPERATURES
         )

@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "classify": {"num_classes": 3, "image_size": 32},
     "mae": {"image_size": 32, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2},
     "simmim": {"image_size": 32, "mask_patch_size": 8},
+    "ssl": {"image_size": 32, "hidden": 32, "out": 32, "patch_loss_weight": 1.0},
     "clip": {"text": "nano", "image_size": 32},
     "segment": {"image_size": 32, "decoder_dim": 32},
 }
@@ -106,6 +107,15 @@ OF_ONE_TASK: dict[str, list[tuple[str, Any]]] = {
     "classify": [("num_classes", 10**9), ("num_classes", HUGE), ("global_pool", "best")],
     "mae": [("decoder_depth", 10**9), ("decoder_dim", 10**9), ("mask_ratio", float("inf"))],
     "simmim": [("mask_patch_size", 0), ("mask_ratio", True)],
+    "ssl": [
+        ("out", 10**9),
+        ("hidden", 10**9),
+        ("patch_out", 10**9),
+        ("method", "byol"),
+        ("temperature", 0.0),
+        ("patch_loss_weight", float("inf")),
+        ("queue", 8),
+    ],
     "clip": [("text_layers", 10**9), ("vocab_size", 10**9), ("name", "/etc"), ("loss", "none")],
     "segment": [("decoder_dim", 10**12), ("embedding_stride", "x"), ("text_dim", 10**9)],
 }

@@ -28,6 +28,9 @@ _TASKS = {
     "classify": f"""{_DIGITS} --model.drop_path=0.2 --model.drop_rate=0.1 --model.mixup=0.4 --model.cutmix=1.0
         --model.ema_decay=0.9 --model.warmup_steps=4 --model.lr=1e-3""",
     "mae": f"{_DIGITS} --model.decoder_dim=32 --model.decoder_depth=1 --model.decoder_heads=2",
+    "ssl": f"""{_DIGITS} --model.method=dino --model.hidden=32 --model.out=32 --model.momentum=0.9 --model.drop_path=0.1
+        --model.patch_loss_weight=1 --data.small_views=1 --data.small_size=8 --model.watch_every_n_steps=2
+        --model.watch_images=32 --model.on_collapse=warn""",
     "clip": """--data.path=shapes:64 --data.batch_size=16 --model.backbone=vit_nano_patch4_32 --model.text=nano
         --model.context_length=16""",
     "segment": """--data.path=shapes:8 --data.shapes_size=32 --data.batch_size=2 --model.backbone=vit_nano_patch4_32

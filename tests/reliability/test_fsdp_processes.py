@@ -78,7 +78,7 @@ def test_scores_of_21_images_are_those_on_one_process(launcher: Launcher) -> Non
 @pytest.mark.slow
 def test_what_it_cannot_do_is_said(launcher: Launcher) -> None:
     averaged = ["classify", "fit", *TINY["classify"], *PLAIN, "--model.ema_decay=0.9"]
-    for given in (averaged, ["mae", "fit", *TINY["mae"]]):
+    for given in (averaged, ["mae", "fit", *TINY["mae"]], ["ssl", "fit", *TINY["ssl"]]):
         command = [*given, *COMMON, *FSDP, "--run_dir=run"]
         assert launcher.run(*command, world_size=2) == [2, 2], launcher.output()
         assert "fsdp does not go with" in launcher.ranks[-2].log.read_text()

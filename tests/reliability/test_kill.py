@@ -102,7 +102,7 @@ def test_killed_at_random_moments(
     survived(f"SIGKILL at a random moment, {workers} workers, resumed bit for bit", len(KINDS))
 
 
-@pytest.mark.parametrize("task", ["mae", "clip", "segment"])
+@pytest.mark.parametrize("task", ["mae", "ssl", "clip", "segment"])
 def test_every_task_goes_on_where_it_was_killed(launcher: Launcher, survived: Survived, task: str) -> None:
     command = fit(task, "--save_every_n_steps=1", "--data.num_workers=0")
     whole = whole_run(launcher, command)
@@ -119,6 +119,23 @@ def test_two_processes_killed_at_random_moments(launcher: Launcher, survived: Su
     survived("SIGKILL of one of two processes (DDP), resumed bit for bit", len(faults))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],  # iBOT: teacher, both centres, masks
+        ["--model.method=moco", "--model.patch_loss_weight=0", "--model.queue=128", "--data.small_views=0"],
+    ],
+    ids=["ibot", "moco"],
+)
+def test_two_processes_that_pretrain_killed(launcher: Launcher, survived: Survived, options: list[str]) -> None:
+    command = fit("ssl", "--save_every_n_steps=2", "--data.num_workers=0", "--data.batch_size=8", *options)
+    command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    whole = whole_run(launcher, command, world_size=2)
+    faults = [Fault(step=5, where="gradient", rank=1), Fault(step=10, where="batch end")]
+    assert_same_run(broken_off(launcher, faults, command, world_size=2), whole)
+    survived("SIGKILL of one of two processes of `ssl` (DDP), resumed bit for bit", len(faults))
+
+
 def test_killed_after_the_last_step(launcher: Launcher, survived: Survived) -> None:
     """Without a validation the weights are exported when training ends, and nothing is left to train then."""
     command = fit("classify", "--data.num_workers=0", "--trainer.limit_val_batches=0", "--trainer.max_epochs=1")
@@ -129,13 +146,13 @@ def test_killed_after_the_last_step(launcher: Launcher, survived: Survived) -> N
     survived("SIGKILL after the last step, before the export")
 
 
-@pytest.mark.parametrize("task", ["classify", "mae", "clip", "segment"])
+@pytest.mark.parametrize("task", ["classify", "mae", "ssl", "clip", "segment"])
 def test_killed_after_the_last_save(launcher: Launcher, survived: Survived, task: str) -> None:
     """Pictures, tables and the line of results are made when the run is resumed."""
     command = [task, "fit", *TINY[task], *COMMON, "--trainer.max_epochs=1", "--data.num_workers=0"]
     whole = whole_run(launcher, command)
     line = last_line(launcher)
-    last = 6 if task in ("classify", "mae") else 4
+    last = 6 if task in ("classify", "mae", "ssl") else 4
     run = broken_off(launcher, [Fault(step=last, where="end")], command)
     names = [{p.name for p in folder.iterdir() if "tfevents" not in p.name} for folder in (run, whole)]
     assert names[0] == names[1]

@@ -75,10 +75,11 @@ def test_two_processes_train_as_one_with_twice_the_batch(launcher: Launcher) -> 
         ("classify", ["--model.finetune=head", "--model.mixup=0", "--model.cutmix=0"]),
         ("classify", ["--model.finetune=lora", "--model.lora_rank=2"]),
         ("mae", []),  # its decoder's positions are fixed
+        ("ssl", []),  # its teacher is frozen
         ("clip", ["--model.lock_image=true"]),
         ("segment", ["--model.encoder=frozen", "--model.embedding_cache=off"]),
     ],
-    ids=["head", "lora", "mae", "clip", "segment"],
+    ids=["head", "lora", "mae", "ssl", "clip", "segment"],
 )
 def test_frozen_parts_need_no_special_flag(launcher: Launcher, task: str, options: list[str], overlap: bool) -> None:
     """Nor does it matter whether DDP exchanges gradients during the backward pass or after it."""

@@ -9,13 +9,22 @@ from typing import Any
 import torch
 from tiny_ssl import CASES, fit_ssl
 
+#: A CNN whose norms have an activation, and which are over all images.
+CNN: dict[str, Any] = {"backbone": "timm/lcnet_035", "image_size": 32, "lr": 1e-3}
+
 
 def train(folder: Path, processes: int) -> dict[str, Any]:
     """State and scores of every method after two epochs of batches of 64 in all."""
     results: dict[str, Any] = {}
-    for case in CASES:
-        shared = {"devices": processes, "strategy": "ddp" if processes > 1 else "auto", "precision": "64-true"}
-        module, loop = fit_ssl(case, folder / case, batch_size=64 // processes, **shared, limit_val_batches=1.0)
+    for case in [*CASES, "cnn"]:
+        shared: dict[str, Any] = {
+            "devices": processes,
+            "strategy": "ddp" if processes > 1 else "auto",
+            "precision": "64-true",
+        }
+        more = {"task": CNN, "sync_batchnorm": True} if case == "cnn" else {}
+        shared |= {"batch_size": 64 // processes, "limit_val_batches": 1.0, **more}
+        module, loop = fit_ssl("simclr" if case == "cnn" else case, folder / case, **shared)
         scores = {k: float(v) for k, v in loop.callback_metrics.items() if k.startswith("val/")}
         state = {k: v.detach().clone() for k, v in module.state_dict().items()}
         results[case] = {"state": state, "scores": scores}

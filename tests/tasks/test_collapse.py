@@ -38,8 +38,8 @@ def without_stop_gradient() -> SslTask:
     network = module.model
     network.projector = nn.Linear(64, 32)
 
-    def loss(views: list[Tensor], gather: Any = None) -> ViewLoss:
-        del gather
+    def loss(views: list[Tensor], gather: Any = None, hidden: Any = None) -> ViewLoss:
+        del gather, hidden
         first, second = (network.projector(x) for x in network.pooled(views))
         return ViewLoss(2 - 2 * F.cosine_similarity(first, second).mean())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import Kill, Killed, fit_quietly
 from tiny_ssl import CASES, fit_ssl, ssl_data, ssl_task
+from torch import Tensor
 
 import visionzoo as vz
 from visionzoo.models.bundle import load_bundle
@@ -21,10 +23,12 @@ from visionzoo.runs.gallery import read_gallery
 from visionzoo.tasks.classify import ClassifyTask
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.mae import MaeTask
+from visionzoo.tasks.optim import make_optimizer
 from visionzoo.tasks.ssl import SslTask, momentum_at
 from visionzoo.tasks.ssl_pictures import head_attention, nearest_places
 from visionzoo.types import ImageBatch, ViewBatch
 
+ONE = torch.ones(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*dataloader is not resumable.*")
 
 
@@ -96,11 +100,47 @@ def test_schedules() -> None:
     assert temperatures[6:] == pytest.approx([0.07, 0.07])
 
 
+def test_weight_decay_grows_along_half_a_cosine(tmp_path: Path) -> None:
+    """As the reference's ``cosine_scheduler(0.04, 0.4)``, by the step; what is not decayed stays so."""
+    seen: list[dict[str, float]] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, task: Any, *args: Any) -> None:
+            seen.append({g["name"]: g["weight_decay"] for g in trainer.optimizers[0].param_groups})
+
+    fit_ssl("ibot", tmp_path, task={"weight_decay": 0.04, "weight_decay_end": 0.4}, callbacks=[Look()])
+    expected = [0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert [groups["decay"] for groups in seen] == pytest.approx(expected, rel=1e-12)
+    assert {groups["no decay"] for groups in seen} == {0.0}
+    ends = [ssl_task("dino", **o).weight_decay_end for o in ({}, {"weight_decay": 0.1}, {"weight_decay_end": 0.2})]
+    assert ends == [0.4, 0.1, 0.2]
+    assert ssl_task("moco").weight_decay_end == 0.1
+
+
+def test_lars_adapts_weights_and_leaves_biases_and_norms_alone() -> None:
+    """SimCLR's optimizer (arXiv 1708.03888): rate * 0.001 * |w| / (|g| + wd |w|), with timm's momentum of 0.9."""
+    module = ssl_task("simclr", optimizer="lars", lr=0.3, weight_decay=0.01)
+    optimizer = make_optimizer(module.optimizer_name, module.param_groups(0.3), lr=0.3, betas=module.betas)
+    before = {n: p.detach().clone() for n, p in module.model.named_parameters()}
+    torch.manual_seed(1)
+    for parameter in module.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    for name, parameter in module.model.named_parameters():
+        gradient, weight = parameter.grad, before[name]
+        assert gradient is not None
+        step = 0.3 * gradient
+        if parameter.ndim > 1 and not name.endswith(("cls_token", "pos_embed")):
+            size, pull = weight.norm(), gradient.norm() + 0.01 * weight.norm()
+            step = 0.3 * 0.001 * size / pull * (gradient + 0.01 * weight)
+        torch.testing.assert_close(parameter.detach(), weight - step, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: n + m)
+
+
 def test_what_is_handed_on_is_the_student_or_dinos_teacher(runs: dict[str, tuple[Path, SslTask]]) -> None:
     for case, (folder, task) in runs.items():
         stored = load_file(folder / "model.safetensors")
         assert not any(k.startswith("teacher.") for k in stored)
-        part = "teacher.encoder." if case == "dino" else "encoder."
+        part = "teacher.encoder." if task.method == "dino" else "encoder."
         state = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
         for name, tensor in load_trunk(folder).state_dict().items():
             assert torch.equal(tensor, stored[f"encoder.{name}"])
@@ -127,8 +167,49 @@ def test_any_task_starts_from_it_and_it_from_any(runs: dict[str, tuple[Path, Ssl
     assert other.opening_line.startswith("54 of 54 tensors of the backbone")
     for name, tensor in other.model.teacher["encoder"].state_dict().items():  # type: ignore[index]
         assert torch.equal(tensor, trained[f"encoder.{name}"])
+    hiding = SslTask(weights=folder, patch_loss_weight=1.0)
+    assert hiding.opening_line.startswith("54 of 54 tensors of the backbone"), "it has heads that the run has not"
     with pytest.raises(ValueError, match="task 'ssl', which has nothing to reconstruct with"):
         MaeTask(weights=folder)
+
+
+def ibots(state: dict[str, Tensor]) -> dict[str, Any]:
+    """A checkpoint of bytedance/ibot: a student with a mask token, and heads with a second last layer."""
+    head = {"head.last_layer2.weight_v": torch.ones(2, 2), "head.mlp.0.weight": torch.ones(2, 2)}
+    teacher = {f"backbone.{k}": v for k, v in state.items()} | head
+    student = {f"module.{k}": torch.zeros_like(v) for k, v in teacher.items()}
+    return {"student": student | {"module.backbone.masked_embed": torch.ones(1, 64)}, "teacher": teacher}
+
+
+@pytest.mark.parametrize(
+    ("method", "layout", "official"),
+    [
+        ("dino", "dino", lambda s: {"teacher": {f"backbone.{k}": v for k, v in s.items()} | {"head.mlp.0.bias": ONE}}),
+        ("dino", "dino", ibots),
+        ("dino", "dino", lambda s: s | {"masked_embed": torch.ones(1, 64)}),
+        (
+            "moco",
+            "moco_v3",
+            lambda s: {"state_dict": {f"module.base_encoder.{k}": v for k, v in s.items()} | {"predictor.0.bias": ONE}},
+        ),
+        ("simclr", "timm", dict),
+    ],
+    ids=["dino", "ibot", "ibot's student", "moco v3", "timm"],
+)
+def test_released_weights_come_in_and_go_out(method: str, layout: str, official: Any, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    source = vz.create_backbone("vit_nano_patch4_32", image_size=8)
+    for tensor in source.parameters():
+        torch.nn.init.normal_(tensor)
+    state = {k: v.clone() for k, v in source.state_dict().items()}
+    torch.save(official(state), tmp_path / "released.pth")
+    task = ssl_task("simclr", method=method, weights=str(tmp_path / "released.pth"))
+    assert task.opening_line.startswith("54 of 54 tensors of the backbone (100.0%)")
+    for part in [task.model.encoder, *([task.model.teacher["encoder"]] if task.model.teacher is not None else [])]:
+        assert all(torch.equal(v, state[k]) for k, v in part.state_dict().items())
+    written = vz.export_weights(task.model.evaluated, tmp_path / "out.safetensors", layout=layout)
+    again = vz.create_backbone("vit_nano_patch4_32", image_size=8, weights=written)
+    assert all(torch.equal(v, state[k]) for k, v in again.state_dict().items())
 
 
 @pytest.mark.slow
@@ -188,6 +269,15 @@ def test_loaders_of_others_are_taken() -> None:
         ({"image_size": 3}, "3"),
         ({"on_collapse": "ignore"}, "on_collapse='ignore' is unknown; use stop, back or warn"),
         ({"ema_decay": 0.9}, "dino's teacher is a moving average already"),
+        ({"weight_decay": 0.0, "weight_decay_end": 0.4}, "weight_decay=0 cannot grow to weight_decay_end=0.4"),
+        ({"weight_decay_end": -0.4}, "weight_decay_end=-0.4 must be at least 0"),
+        ({"patch_loss_weight": -1.0}, "patch_loss_weight=-1.0 must be at least 0"),
+        ({"patch_loss_weight": 1.0, "method": "simclr"}, "patch_loss_weight=1.0 belongs to dino"),
+        ({"patch_out": 64}, "patch_out=64 is the head of patches; give patch_loss_weight too"),
+        (
+            {"patch_loss_weight": 1.0, "backbone": "timm/resnet18", "image_size": 32},
+            r"\(patch_loss_weight\) needs the capability 'masked_image'",
+        ),
     ],
 )
 def test_bad_options(options: dict[str, Any], text: str) -> None:
@@ -200,6 +290,14 @@ def test_bad_options(options: dict[str, Any], text: str) -> None:
     [
         ("dino", {}, {"batch_size": 1}, "a step of 1 image has nothing to tell it from; give --data.batch_size 2"),
         ("simclr", {}, {"small_views": 2}, "data.small_views=2 is for dino; simclr compares two views of one size"),
+        (
+            "ibot",
+            {},
+            {"mask_probability": 0},
+            r"mask_probability=0 hides none of the 16 patches \(4x4\) of a large view",
+        ),
+        ("ibot", {"image_size": 4}, {"small_views": 0}, r"hides none of the 1 patches"),
+        ("ibot", {"image_size": 18}, {}, "18x18 pixels do not divide into patches of 4 pixels"),
         ("dino", {}, {"small_size": 3}, "data.small_size=3 is smaller than a patch of vit_nano_patch4_32, 4 pixels"),
         (
             "dino",
@@ -219,6 +317,14 @@ def test_bad_data(case: str, task: dict[str, Any], data: dict[str, Any], text: s
 def test_one_view_is_refused(case: str) -> None:
     with pytest.raises(ValueError, match="1 views of each image"):
         ssl_task(case).model.loss([torch.zeros(2, 3, 8, 8)])
+
+
+def test_ibots_loss_is_logged_in_parts(tmp_path: Path) -> None:
+    module, loop = fit_ssl("ibot", tmp_path, max_steps=2)
+    logged = {k: float(v) for k, v in loop.callback_metrics.items()}
+    assert module.model.mask_token.abs().sum() > 0
+    both = logged["train/view_loss"] + logged["train/patch_loss"]
+    assert logged["train/loss"] == pytest.approx(both, rel=1e-5)
 
 
 def test_images_alone_are_no_training_batch() -> None:

@@ -35,6 +35,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"small_views": 2, "small_size": 4},
     ),
+    "ibot": (
+        {"method": "dino", "momentum": 0.9, "patch_loss_weight": 1.0, "patch_out": 16, "image_size": 16},
+        {"small_views": 1, "small_size": 8, "mask_probability": 0.75},
+    ),
 }
 
 

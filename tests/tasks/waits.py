@@ -31,6 +31,7 @@ FROM_VALUES = {"tensor", "as_tensor", "new_tensor", "from_numpy", "asarray"}
 BESIDE = {
     ("flags.py", "read"),  # a copy in page-locked memory, whose event is over
     ("dataset.py", "batch"),  # loaders, here in this process
+    ("ssl_samples.py", "batch"),
     ("types.py", "_moved"),  # of a batch, from page-locked memory
     ("types.py", "to_device"),
 }

@@ -169,6 +169,9 @@ class MultiViewOptions(Options):
         blur: factor on the probabilities of blur; 0 for images so small that it hides what is on them (CIFAR, as in
             2002.05709, appendix B.9).
         hflip: probability of a mirror image.
+        mask_ratio: smallest and largest share of the patches of a large view that are hidden, in blocks, where the
+            model learns from hidden patches (``model.patch_loss_weight``); iBOT's (arXiv 2111.07832).
+        mask_probability: of a large view that hides anything.
     """
 
     recipe: Literal["simclr", "byol"] = "byol"
@@ -180,6 +183,8 @@ class MultiViewOptions(Options):
     grey: float = 0.2
     blur: float = 1.0
     hflip: float = 0.5
+    mask_ratio: tuple[float, float] = (0.1, 0.5)
+    mask_probability: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,6 +198,10 @@ class MultiViewOptions(Options):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:
                 raise ValueError(f"{name}={(low, high)} must be (smallest, largest) with 0 < smallest <= largest <= 1")
+        low, high = self.mask_ratio
+        if not 0 < low <= high < 1:
+            raise ValueError(f"mask_ratio={(low, high)} must be (smallest, largest) with 0 < smallest <= largest < 1")
+        check_range("mask_probability", self.mask_probability, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

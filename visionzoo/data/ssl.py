@@ -12,7 +12,7 @@ from visionzoo.data.options import ViewsOptions
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.open import kind_of, open_data
 from visionzoo.data.sources.reading import ImageReading, Kind, LabelReading, ReadOptions
-from visionzoo.data.ssl_samples import ViewCollate, ViewDataset, ViewTransform, view_kinds
+from visionzoo.data.ssl_samples import MaskKind, ViewCollate, ViewDataset, ViewTransform, view_kinds
 from visionzoo.types import ViewBatch
 
 
@@ -60,12 +60,22 @@ class SslData(VisionData):
                 raise
             raise ValueError(f"{error}; --data.use_labels false reads no labels") from error
         super().__init__(path, options, splits, train_limit)
+        #: (rows, columns) of the patches of a large view, for a model that learns from hidden ones; else None
+        self.mask_grid: tuple[int, int] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Also take the grid of the patches that are hidden from the model."""
+        super().setup(stage)
+        if self.trainer is not None:
+            self.mask_grid = getattr(self.trainer.lightning_module, "mask_grid", None)
 
     def training_set(self, source: Source) -> tuple[SourceDataset, Collator]:
         kinds = view_kinds(self.options, self.spec)
         transforms = [ViewTransform(kind, self.options, self.spec) for kind in kinds]
         channels = len(self.spec.mean)
-        dataset = ViewDataset(source, transforms, seed=self.seed)
+        options, grid = self.options, self.mask_grid
+        masks = None if grid is None else MaskKind(grid, options.mask_ratio, options.mask_probability)
+        dataset = ViewDataset(source, transforms, seed=self.seed, masks=masks)
         return dataset, ViewCollate(source, [(channels, *kind.size) for kind in kinds])
 
     def sample_views(self, places: Sequence[int]) -> ViewBatch:

@@ -1,6 +1,6 @@
 """Several views of each image, drawn from seeds; a file is read once for all of them. Workers import this.
 
-Legend: C channels, (H, W) pixels.
+Legend: C channels, (H, W) pixels, V large views, (h, w) grid of patches.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from visionzoo.data.augment import draw_box
+from visionzoo.data.block_masks import view_mask
 from visionzoo.data.dataset import Collate, SourceDataset, stacked
 from visionzoo.data.images import open_image
 from visionzoo.data.keys import sample_key
 from visionzoo.data.options import MultiViewOptions
 from visionzoo.data.sources.base import Source
 from visionzoo.data.transforms import RESAMPLING, to_tensor
-from visionzoo.types import Preprocess, ViewBatch
+from visionzoo.types import LARGE_VIEWS, Preprocess, ViewBatch
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,41 @@ class ViewTransform:
         return to_tensor(np.ascontiguousarray(pixels), self.channels, 1 if choices.random() < self.hflip else None)
 
 
+@dataclass(frozen=True)
+class MaskKind:
+    """How patches of the large views are hidden."""
+
+    grid: tuple[int, int]  #: (h, w)
+    ratio: tuple[float, float]  #: share that is hidden
+    probability: float  #: of a view that hides anything
+
+
+class DrawnViews(NamedTuple):
+    """What a :class:`ViewDataset` gives of an image."""
+
+    views: tuple[Tensor, ...]  #: (C, H, W) uint8
+    masks: np.ndarray | None = None  #: (V, h, w) bool, true where a patch is hidden
+
+
 class ViewDataset(SourceDataset):
-    """Images of a source as tuples of views."""
+    """Images of a source as :class:`DrawnViews`."""
 
-    def __init__(self, source: Source, transforms: Sequence[ViewTransform], *, seed: int = 0) -> None:
+    def __init__(
+        self, source: Source, transforms: Sequence[ViewTransform], *, seed: int = 0, masks: MaskKind | None = None
+    ) -> None:
         super().__init__(source, seed=seed, substitute=True)
-        self.transforms = tuple(transforms)
+        self.transforms, self.masks = tuple(transforms), masks
 
-    def load(self, index: int, key: int) -> tuple[Tensor, ...]:
-        """The views (C, H, W) uint8 of an image, view v drawn by a hash of ``key`` and v. Raises UnreadableImage."""
+    def load(self, index: int, key: int) -> DrawnViews:
+        """The views (C, H, W) uint8 of an image, view v and its mask drawn by hashes of ``key`` and v. Raises
+        UnreadableImage."""
         image = open_image(self.source.raw(index))
-        return tuple(transform(image, sample_key(key, v)) for v, transform in enumerate(self.transforms))
+        views = tuple(transform(image, sample_key(key, v)) for v, transform in enumerate(self.transforms))
+        if (kind := self.masks) is None:
+            return DrawnViews(views)
+        # a second part, so that what is seen does not depend on whether some of it is hidden
+        keys = [sample_key(key, v, 1) for v in range(LARGE_VIEWS)]
+        return DrawnViews(views, np.stack([view_mask(kind.grid, kind.ratio, kind.probability, k) for k in keys]))
 
 
 class ViewCollate(Collate):
@@ -121,6 +146,9 @@ class ViewCollate(Collate):
         super().__init__(source, shapes[0])
         self.shapes = tuple(shapes)
 
-    def batch(self, values: list[tuple[Tensor, ...]], index: Tensor, bad: tuple[tuple[str, str], ...]) -> ViewBatch:
-        views = tuple(stacked([v[k] for v in values], shape, torch.uint8) for k, shape in enumerate(self.shapes))
-        return ViewBatch(views, self.targets[index], index, bad)
+    def batch(self, values: list[DrawnViews], index: Tensor, bad: tuple[tuple[str, str], ...]) -> ViewBatch:
+        views = tuple(stacked([v.views[k] for v in values], shape, torch.uint8) for k, shape in enumerate(self.shapes))
+        masks = [v.masks for v in values if v.masks is not None]
+        # places, not a mask: how many there are is then known without waiting for the device
+        hidden = torch.from_numpy(np.flatnonzero(np.stack(masks, axis=1))) if masks else None
+        return ViewBatch(views, self.targets[index], index, bad, hidden)

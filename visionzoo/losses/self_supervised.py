@@ -1,6 +1,6 @@
 """Losses of pretraining on views of images without labels, in float32 whatever the precision of the features.
 
-Legend: B images of this process, W processes, N = W * B images in all, D width, K prototypes, P patches.
+Legend: B images of this process, W processes, N = W * B images in all, D width, K prototypes, M hidden patches.
 """
 
 from __future__ import annotations
@@ -138,19 +138,29 @@ def self_distillation(
 def masked_patch_distillation(
     student: Tensor,
     teacher: Tensor,
-    mask: Tensor,
+    image: Tensor,
+    images: int,
     centre: Tensor,
     *,
     student_temperature: float,
     teacher_temperature: float,
 ) -> Tensor:
     """iBOT's loss of patches (arXiv 2111.07832, equation 2): what the teacher says of a patch that the student does not
-    see. The mean over the hidden patches of an image, then over images.
+    see. The mean over the hidden patches of an image, then over all images, also those that hide none.
+
+    In slow form::
+
+        for b in range(images):
+            hidden = [m for m in range(M) if image[m] == b]
+            for m in hidden:
+                p = softmax((teacher[m] - centre) / teacher_temperature)
+                loss -= (p * log_softmax(student[m] / student_temperature)).sum() / len(hidden) / images
 
     Args:
-        student: (B, P, K), for the masked image.
-        teacher: (B, P, K), for the whole one; no gradient goes there.
-        mask: (B, P) bool, true where the student sees nothing.
+        student: (M, K), of the hidden patches of the masked images; M may be 0.
+        teacher: (M, K), of the same patches of the whole images; no gradient goes there.
+        image: (M,) int64 in 0..images - 1, the image that each patch belongs to.
+        images: how many images there are.
         centre: (K,), a running mean of what the teacher says of patches.
         student_temperature, teacher_temperature: above 0.
 
@@ -162,16 +172,16 @@ def masked_patch_distillation(
     """
     check_temperature("student_temperature", student_temperature)
     check_temperature("teacher_temperature", teacher_temperature)
-    if student.shape != teacher.shape or student.ndim != 3 or mask.shape != student.shape[:2]:
+    if student.shape != teacher.shape or student.ndim != 2 or image.shape != student.shape[:1]:
         raise ValueError(
-            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must be (B, P, K), the mask "
-            f"{tuple(mask.shape)} (B, P)"
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must be (M, K), the images of the "
+            f"patches {tuple(image.shape)} (M,)"
         )
     with torch.autocast(student.device.type, enabled=False):
         target = sharpened(teacher, centre, teacher_temperature)
         loss = -(target * F.log_softmax(_full(student) / student_temperature, dim=-1)).sum(-1)
-        hidden = mask.to(loss.dtype)
-        return ((loss * hidden).sum(1) / hidden.sum(1).clamp(min=1)).mean()
+        count = loss.new_zeros(images).index_add_(0, image, torch.ones_like(loss))
+        return (loss / count[image]).sum() / images
 
 
 def sharpened(outputs: Tensor, centre: Tensor, temperature: float) -> Tensor:

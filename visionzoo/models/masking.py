@@ -5,7 +5,7 @@ Legend: B batch, C channels, (H, W) pixels, p patch size, N patches.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +81,14 @@ def random_masking(noise: Tensor, visible: int) -> Masking:
     return Masking(order, visible, place, (place >= visible).float())
 
 
+def first_stage(encoder: Any) -> tuple[int, int]:
+    """Side in pixels, and width, of the patch embeddings that a mask token replaces, of a backbone with the capability
+    ``masked_image``."""
+    return encoder.patch_embed.patch_size, encoder.embed_dim
+
+
 def norm_after_pool(encoder: nn.Module) -> nn.Module | None:
-    """The last norm of backbones that apply it after averaging. Here it norms every token, for the decoder."""
+    """The last norm of backbones that apply it after averaging. Here it norms every token, for what reads them."""
     norm = getattr(encoder, "fc_norm", None)
     return None if isinstance(norm, nn.Identity) else norm
 

@@ -25,6 +25,7 @@ from visionzoo.models.masking import (
     check_noise,
     check_ratio,
     draw_noise,
+    first_stage,
     freeze_pool,
     norm_after_pool,
     random_masking,
@@ -32,11 +33,6 @@ from visionzoo.models.masking import (
 )
 from visionzoo.registry import require_capability
 from visionzoo.weights import install_load_hook, load_weights
-
-
-def _first_stage(encoder: Any) -> tuple[int, int]:
-    """Side in pixels, and width, of the patch embeddings that the mask token replaces."""
-    return encoder.patch_embed.patch_size, encoder.embed_dim
 
 
 class SimMIM(EncoderModel):
@@ -54,7 +50,7 @@ class SimMIM(EncoderModel):
     def __init__(self, encoder: Backbone, *, mask_patch_size: int, mask_ratio: float) -> None:
         super().__init__(encoder)
         check_ratio(mask_ratio, "0.6")
-        self.stage_patch, width = _first_stage(encoder)
+        self.stage_patch, width = first_stage(encoder)
         if mask_patch_size < 1 or mask_patch_size % self.stage_patch:
             raise ValueError(
                 f"mask_patch_size={mask_patch_size} must be a multiple of the patches of {encoder.name}, "

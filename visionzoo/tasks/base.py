@@ -18,7 +18,7 @@ from visionzoo.models.preprocess import Normalize, as_grey
 from visionzoo.runs import RunFolder
 from visionzoo.tasks import optim
 from visionzoo.tasks.interface import TaskInterface
-from visionzoo.tasks.lightning_private import forget_logged, is_logged_step, show_callbacks
+from visionzoo.tasks.lightning_private import forget_logged, is_logged_step, show_callbacks, use_our_norms
 from visionzoo.tasks.options import plain, settled_changes
 from visionzoo.tasks.out_of_memory import advise, statistics_of
 from visionzoo.tasks.step import Step, TrainingStep
@@ -134,7 +134,10 @@ class VisionTask(TaskInterface):
         self.load_report = None  # whatever the run started from
 
     def configure_model(self) -> None:
-        """Shard the network where the strategy asks for it. Raises ValueError for a task that cannot be."""
+        """Shard the network where the strategy asks for it; have ``sync_batchnorm`` keep activations. Raises ValueError
+        for a task that cannot be sharded."""
+        if self._trainer is not None:
+            use_our_norms(self._trainer)
         strategy: Any = None if self._trainer is None else self._trainer.strategy
         if not hasattr(strategy, "shard"):
             return

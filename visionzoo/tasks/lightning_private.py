@@ -6,7 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from pytorch_lightning import Trainer
-from torch import Tensor
+from pytorch_lightning.plugins.layer_sync import LayerSync, TorchSyncBatchNorm
+from torch import Tensor, nn
+
+from visionzoo.layers.sync_norm import synchronise
 
 
 def is_logged_step(trainer: Trainer) -> bool:
@@ -41,3 +44,29 @@ def leave_signals_alone(trainer: Trainer) -> None:
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+class SyncNorms(LayerSync):
+    """``Trainer(sync_batchnorm=True)`` with our norms: Lightning's puts torch's in place of timm's norms with an
+    activation, which is lost without a word, and torch's has no kernel for the CPU."""
+
+    def __init__(self) -> None:
+        self._changed: list[tuple[nn.Module, type]] = []
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Synchronise every BatchNorm. Raises ValueError for one of an unknown kind."""
+        self._changed = [*synchronise(model)]
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Make them what they were."""
+        for module, kind in self._changed:
+            object.__setattr__(module, "__class__", kind)
+        return model
+
+
+def use_our_norms(trainer: Trainer) -> None:
+    """Have ``sync_batchnorm`` be :class:`SyncNorms`, where Lightning would take its own."""
+    strategy: Any = trainer.strategy
+    if isinstance(getattr(strategy, "_layer_sync", None), TorchSyncBatchNorm):
+        strategy._layer_sync = SyncNorms()

@@ -37,7 +37,7 @@ from visionzoo.weights import load_weights
 RECIPES: dict[str, dict[str, float]] = {
     "simclr": {"base_lr": 1.5e-4, "weight_decay": 0.1, "momentum": 0.0},
     "moco": {"base_lr": 1.5e-4, "weight_decay": 0.1, "momentum": 0.99},
-    "dino": {"base_lr": 5e-4, "weight_decay": 0.04, "momentum": 0.996},
+    "dino": {"base_lr": 5e-4, "weight_decay": 0.04, "weight_decay_end": 0.4, "momentum": 0.996},
 }
 
 
@@ -68,11 +68,17 @@ class SslTask(VisionTask):
         warmup_teacher_temperature: where it starts from, in a straight line.
         warmup_teacher_epochs: over so many epochs.
         freeze_last_epochs: epochs in which dino's prototypes stay as they were drawn.
+        patch_loss_weight: of iBOT's loss (2111.07832), by which dino's student also learns what its teacher says of
+            patches that are hidden from it (data.mask_ratio, data.mask_probability); none for the run's in weights,
+            else 0, which leaves it out; the paper uses 1.
+        patch_out: prototypes of a head of the patches' own; none for the run's, else one head for both, as the paper.
         drop_path: stochastic-depth rate of the encoder's last block; the teacher's is 0.
         base_lr: learning rate for 256 images per optimizer step, scaled linearly to the real number of them; none for
             1.5e-4 (simclr, moco) or 5e-4 (dino).
         lr: learning rate as it is, in place of base_lr.
-        weight_decay: of AdamW; none for 0.1 (simclr, moco) or 0.04 (dino).
+        weight_decay: of the optimizer; none for 0.1 (simclr, moco) or 0.04 (dino).
+        weight_decay_end: where it comes to along half a cosine; none for 0.4 in dino where weight_decay is not given
+            either, else it stays as it is.
         warmup_epochs: length of the linear warm-up; none for a tenth of the run, at most 10 epochs (dino) or 40.
         watch_every_n_steps: optimizer steps between two looks at whether it learns or has collapsed; 0 never looks.
         watch_images: held-out images that are looked at.
@@ -84,7 +90,10 @@ class SslTask(VisionTask):
 
     task_name = "ssl"
     monitor = "val/knn_accuracy"
-    settled = frozenset({"backbone", "method", "image_size", "in_chans", "hidden", "out", "temperature", "queue"})
+    settled = frozenset(
+        {"backbone", "method", "image_size", "in_chans", "hidden", "out", "temperature", "queue"}
+        | {"patch_loss_weight", "patch_out"}
+    )
 
     model: ViewModel
 
@@ -107,10 +116,13 @@ class SslTask(VisionTask):
         warmup_teacher_temperature: float = 0.04,
         warmup_teacher_epochs: float = 0.0,
         freeze_last_epochs: float = 1.0,
+        patch_loss_weight: float | None = None,
+        patch_out: int | None = None,
         drop_path: float = 0.0,
         base_lr: float | None = None,
         lr: float | None = None,
         weight_decay: float | None = None,
+        weight_decay_end: float | None = None,
         warmup_epochs: float | None = None,
         watch_every_n_steps: int = 50,
         watch_images: int = 256,
@@ -127,6 +139,8 @@ class SslTask(VisionTask):
         if known.get("method") != self.method:
             known = {}  # the heads of another method are no use
         recipe = RECIPES[self.method]
+        if weight_decay_end is None and weight_decay is None:
+            weight_decay_end = recipe.get("weight_decay_end")
         base_lr = recipe["base_lr"] if base_lr is None else base_lr
         super().__init__(
             base_lr=base_lr if lr is None else None,
@@ -136,6 +150,7 @@ class SslTask(VisionTask):
             **kwargs,
         )
         self._usual_warmup = warmup_epochs is None
+        self.weight_decay_end = self.weight_decay if weight_decay_end is None else weight_decay_end
         self.momentum = recipe["momentum"] if momentum is None else momentum
         self.centre_momentum = centre_momentum
         self.teacher_temperature = teacher_temperature
@@ -146,10 +161,11 @@ class SslTask(VisionTask):
         self._check()
         found = trunk_options(weights, {"backbone": backbone, "image_size": image_size})
         given: dict[str, Any] = {"hidden": hidden, "out": out, "temperature": temperature, "queue": queue}
+        given |= {"patch_loss_weight": patch_loss_weight, "patch_out": patch_out}
         chosen: dict[str, Any] = {k: known.get(k) if v is None else v for k, v in given.items()}
-        chosen["queue"] = chosen["queue"] or 0
+        chosen |= {k: chosen[k] or 0 for k in ("queue", "patch_loss_weight")}
         model = create_ssl(**found, method=self.method, **chosen, in_chans=in_chans, drop_path=drop_path)
-        if weights is not None and known:
+        if weights is not None and known and _same_heads(known, chosen):
             self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy)
         elif weights is not None:
             self.load_report = start_from(model, weights, in_chans_policy)
@@ -173,10 +189,14 @@ class SslTask(VisionTask):
         check_temperature("warmup_teacher_temperature", self.warmup_teacher_temperature)
         for name, least in (
             ("warmup_teacher_epochs", 0), ("freeze_last_epochs", 0), ("watch_every_n_steps", 0), ("watch_images", 2),
-            ("sheet_every_n_steps", 0), ("sheet_images", 1),
+            ("sheet_every_n_steps", 0), ("sheet_images", 1), ("weight_decay_end", 0),
         ):  # fmt: skip
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
+        if self.weight_decay == 0 and self.weight_decay_end:
+            raise ValueError(
+                f"weight_decay=0 cannot grow to weight_decay_end={self.weight_decay_end}; give a small weight_decay"
+            )
         if self.on_collapse not in ("stop", "back", "warn"):
             raise ValueError(f"on_collapse={self.on_collapse!r} is unknown; use stop, back or warn")
         if self.ema_decay and self.method == "dino":
@@ -198,6 +218,8 @@ class SslTask(VisionTask):
         if stage != "fit" or data is None or options is None:
             return
         _check_batch(data.batch_size * self.trainer.world_size)
+        if self.mask_grid is not None:
+            _check_masks(self.mask_grid, options)
         small = getattr(options, "small_views", 0)
         if not small:
             return
@@ -211,6 +233,12 @@ class SslTask(VisionTask):
                 f"data.small_size={options.small_size} is smaller than a patch of {self.backbone_name}, {patch} "
                 f"pixels; take a multiple of {patch}"
             )
+
+    @property
+    def mask_grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the patches that the data hide of a large view; None where nothing is hidden."""
+        learns = isinstance(self.model, Dino) and self.model.patch_loss_weight
+        return self.model.mask_grid(self.preprocess.image_size) if learns else None  # type: ignore[operator]
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -230,10 +258,10 @@ class SslTask(VisionTask):
             raise ValueError(f"training needs several views of each image, got {type(batch).__name__}")
         _check_batch(len(batch.images) * self.trainer.world_size)
         self._set_teacher()
-        found = self.model.loss([self.normalize(view) for view in batch.views], gather_features)
+        found = self.model.loss([self.normalize(view) for view in batch.views], gather_features, batch.hidden)
         if found.seen is not None:
             self._seen.append(found.seen)
-        return LossPart(found.loss, {}, len(batch.images))
+        return LossPart(found.loss, {k: v.detach() for k, v in found.parts.items()}, len(batch.images))
 
     def _set_teacher(self) -> None:
         if isinstance(self.model, Dino):
@@ -248,9 +276,14 @@ class SslTask(VisionTask):
         return 1.0 if steps <= 0 else min(1.0, self.trainer.global_step / steps)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Leave dino's prototypes as they were drawn, at first."""
+        """Leave dino's prototypes as they were drawn, at first; and decay weights as the schedule says."""
         if isinstance(self.model, Dino) and self._done_of(self.freeze_last_epochs) < 1:
-            self.model.projector.prototypes.grad = None
+            self.model.freeze_prototypes()
+        if self.weight_decay_end != self.weight_decay:
+            decay = half_cosine(self.trainer.global_step, self._total, self.weight_decay, self.weight_decay_end)
+            for group in optimizer.param_groups:
+                if group.get("weight_decay"):  # norms, biases and tokens are never decayed
+                    group["weight_decay"] = decay
 
     def after_step(self) -> None:
         """Remember the batches of the step, and move the teacher."""
@@ -359,11 +392,37 @@ def _pixels(images: Tensor) -> np.ndarray:
     return pixels if pixels.shape[3] in (1, 3) else pixels[..., :1]
 
 
+def _same_heads(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a run whose architecture was ``then`` has heads for what ``now`` learns from: views, or patches too."""
+    return bool(then.get("patch_loss_weight")) == bool(now["patch_loss_weight"]) and (
+        then.get("patch_out") == now["patch_out"]
+    )
+
+
+def half_cosine(step: int, total: int, start: float, end: float) -> float:
+    """``start`` at step 0 and ``end`` at step ``total``, along half a cosine: of the weight decay (DINO, arXiv
+    2104.14294, appendix) and of the teacher's momentum."""
+    done = min(1.0, step / max(1, total))
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
 def momentum_at(step: int, total: int, momentum: float) -> float:
     """The share of the teacher that stays after optimizer step ``step`` of ``total``: half a cosine from ``momentum``
     to 1 (BYOL, arXiv 2006.07733, section 3.2)."""
-    done = min(1.0, step / max(1, total))
-    return 1 - (1 - momentum) * (1 + math.cos(math.pi * done)) / 2
+    return half_cosine(step, total, momentum, 1.0)
+
+
+def _check_masks(grid: tuple[int, int], options: Any) -> None:
+    """Raises ValueError for options by which no patch of a (rows, columns) grid would be hidden."""
+    ratio, probability = getattr(options, "mask_ratio", None), getattr(options, "mask_probability", None)
+    if ratio is None:  # data of others, which hide what they will
+        return
+    patches = grid[0] * grid[1]
+    if probability == 0 or ratio[1] * patches < 1 or min(grid) < 2:
+        raise ValueError(
+            f"data.mask_ratio={tuple(ratio)} with data.mask_probability={probability} hides none of the {patches} "
+            f"patches ({grid[0]}x{grid[1]}) of a large view; raise them, or take larger images or smaller patches"
+        )
 
 
 def _check_batch(images: int) -> None:

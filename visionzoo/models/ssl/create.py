@@ -31,6 +31,8 @@ def create_ssl(
     out: int | None = None,
     temperature: float | None = None,
     queue: int = 0,
+    patch_loss_weight: float = 0.0,
+    patch_out: int | None = None,
     drop_path: float = 0.0,
     in_chans_policy: str | None = None,
 ) -> SimCLR | MoCo | Dino:
@@ -46,6 +48,9 @@ def create_ssl(
         out: width of what is compared (simclr, moco), or number of prototypes (dino); None for the paper's.
         temperature: of the loss, the student's in dino; None for the paper's.
         queue: keys that moco remembers, as v1 and v2 do; 0 compares the images of a batch, as v3.
+        patch_loss_weight: of iBOT's loss of hidden patches (2111.07832) beside dino's; 0 leaves it out, 1 is the
+            paper's. The backbone needs the capability ``masked_image``.
+        patch_out: prototypes of a head of the patches' own; None shares that of the images, as the paper does.
         drop_path: stochastic-depth rate of the encoder's last block.
         in_chans_policy: see :func:`visionzoo.load_weights`.
 
@@ -56,6 +61,7 @@ def create_ssl(
         raise ValueError(f"method={method!r} is unknown; use simclr, moco or dino")
     if queue and method != "moco":
         raise ValueError(f"queue={queue} belongs to moco; {method} compares what is in a batch")
+    check_patch_loss(method, patch_loss_weight, patch_out)
     usual = USUAL[method]
     heads: dict[str, Any] = {
         "hidden": usual["hidden"] if hidden is None else hidden,
@@ -72,7 +78,7 @@ def create_ssl(
     elif method == "moco":
         model = MoCo(encoder, queue=queue, **heads)
     else:
-        model = Dino(encoder, **heads)
+        model = Dino(encoder, **heads, patch_loss_weight=patch_loss_weight, patch_out=patch_out)
     model.architecture = {
         "backbone": backbone,
         "method": method,
@@ -80,12 +86,27 @@ def create_ssl(
         "in_chans": in_chans,
         **heads,
         "queue": queue,
+        "patch_loss_weight": patch_loss_weight,
+        "patch_out": patch_out,
         "drop_path": drop_path,
     }
     install_load_hook(model)
     if weights is not None:
         start_from(model, weights, in_chans_policy=in_chans_policy)
     return model
+
+
+def check_patch_loss(method: str, weight: float, out: int | None) -> None:
+    """Raises ValueError for options of iBOT's loss that do not fit."""
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"patch_loss_weight={weight} must be at least 0; the paper uses 1")
+    if weight and method != "dino":
+        raise ValueError(
+            f"patch_loss_weight={weight} belongs to dino, and the method is {method}: leave one of the two out"
+        )
+    if out is not None and (out < 1 or not weight):
+        why = "must be at least 1" if weight else "is the head of patches; give patch_loss_weight too"
+        raise ValueError(f"patch_out={out} {why}")
 
 
 def start_from(model: ViewModel, weights: Any, in_chans_policy: str | None = None) -> LoadReport:

@@ -54,5 +54,14 @@ class PrototypeHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., D) -> (..., K), cosines."""
+        return self.compare(self.unit(features))
+
+    def unit(self, features: Tensor) -> Tensor:
+        """(..., D) -> (..., bottleneck) of length one."""
         eps = 1e-6 if features.dtype == torch.float16 else 1e-12
-        return F.linear(F.normalize(self.mlp(features), dim=-1, eps=eps), F.normalize(self.prototypes, dim=-1))
+        return F.normalize(self.mlp(features), dim=-1, eps=eps)
+
+    def compare(self, points: Tensor) -> Tensor:
+        """(..., bottleneck) -> (..., K), products with the prototypes; linear, so the mean of many is that of their
+        mean."""
+        return F.linear(points, F.normalize(self.prototypes, dim=-1))

@@ -56,12 +56,13 @@ class MoCo(ViewModel):
         else:
             self.queue = self.place = None
 
-    def loss(self, views: Sequence[Tensor], gather: Gather | None = None) -> ViewLoss:
+    def loss(self, views: Sequence[Tensor], gather: Gather | None = None, hidden: Tensor | None = None) -> ViewLoss:
         """Two normalised views (B, C, H, W) of each image -> the loss, by which each finds the key of the other; and
         the keys, (2B, D), where there is a queue.
 
         Raises ValueError for another number of views.
         """
+        del hidden
         check_pair(views, "MoCo")
         queries, keys = self._queries(views), self._keys(views)
         halves = [

@@ -34,8 +34,9 @@ class SimCLR(ViewModel):
         width = encoder.pooled_dim
         self.projector = mlp([width, hidden or width, out], last_norm=True)
 
-    def loss(self, views: Sequence[Tensor], gather: Gather | None = None) -> ViewLoss:
+    def loss(self, views: Sequence[Tensor], gather: Gather | None = None, hidden: Tensor | None = None) -> ViewLoss:
         """Two normalised views (B, C, H, W) of each image -> the loss. Raises ValueError for another number."""
+        del hidden
         check_pair(views, "SimCLR")
         first, second = (self.projector(x) for x in self.pooled(views))
         return ViewLoss(nt_xent(first, second, self.temperature, gather=gather))

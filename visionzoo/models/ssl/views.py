@@ -6,7 +6,8 @@ Legend: B images, (H, W) pixels of a view, D width of the pooled features.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +26,12 @@ class ViewLoss(NamedTuple):
 
     loss: Tensor  #: float32 scalar
     seen: Tensor | None = None  #: what the method remembers of the batch, once the optimizer has stepped; no gradient
+    parts: Mapping[str, Tensor] = MappingProxyType({})  #: what the loss is made of, by name, where it is several
 
 
 class ViewModel(EncoderModel):
     """A backbone under ``encoder.*`` with heads beside it, and where the method has one, a teacher: a copy of the
-    backbone and projector that moves slowly after them and gets no gradient.
+    backbone and projectors that moves slowly after them and gets no gradient.
 
     A subclass implements :meth:`loss`, :meth:`signs` and, where it keeps something of a batch, :meth:`remember`. One
     step is ``loss``, backward, the optimizer's step, then ``remember`` and ``follow``.
@@ -38,6 +40,7 @@ class ViewModel(EncoderModel):
     projector: nn.Module
     teacher: nn.ModuleDict | None
     evaluates_teacher = False  #: whether the teacher is what a run hands on
+    followed: tuple[str, ...] = ("encoder", "projector")  #: what the teacher has a copy of
 
     def __init__(self, encoder: Backbone) -> None:
         super().__init__(encoder)
@@ -49,14 +52,16 @@ class ViewModel(EncoderModel):
         backbone: Any = self.teacher["encoder"] if self.evaluates_teacher and self.teacher is not None else self.encoder
         return backbone
 
-    def loss(self, views: Sequence[Tensor], gather: Gather | None = None) -> ViewLoss:
+    def loss(self, views: Sequence[Tensor], gather: Gather | None = None, hidden: Tensor | None = None) -> ViewLoss:
         """Normalised views (B, C, H, W) of each image, of any sizes -> the loss.
 
         Args:
             views: large ones first.
             gather: with several processes, what brings their features together.
+            hidden: (M,) places of patches that the student does not see, see :class:`visionzoo.types.ViewBatch`; for
+                methods that learn from these.
         """
-        del views, gather
+        del views, gather, hidden
         raise AssertionError(f"{type(self).__name__} must implement loss")
 
     def remember(self, seen: Tensor, gather: Gather | None = None) -> None:
@@ -77,6 +82,8 @@ class ViewModel(EncoderModel):
         for name, module in source.items():
             if name not in ("encoder", "teacher") and module is not None:
                 model.add_module(name, module)
+        for name, parameter in self._parameters.items():
+            model.register_parameter(name, parameter)
         for name, buffer in self._buffers.items():
             model.register_buffer(name, buffer)
         return model
@@ -86,8 +93,8 @@ class ViewModel(EncoderModel):
         return pooled(self.encoder, views)
 
     def start_teacher(self) -> None:
-        """Make the copy that moves after the backbone and the projector, as they are now."""
-        student = nn.ModuleDict({"encoder": self.encoder, "projector": self.projector})
+        """Make the copy that moves after the backbone and the projectors, as they are now."""
+        student = nn.ModuleDict({name: self.get_submodule(name) for name in self.followed})
         self.teacher = copy.deepcopy(student).requires_grad_(False)
 
     @torch.no_grad()
@@ -99,7 +106,7 @@ class ViewModel(EncoderModel):
         """
         if self.teacher is None:
             return
-        student = [p.detach() for part in (self.encoder, self.projector) for p in part.parameters()]
+        student = [p.detach() for name in self.followed for p in self.get_submodule(name).parameters()]
         torch._foreach_lerp_(list(self.teacher.parameters()), student, 1 - momentum)
 
     def train(self, mode: bool = True) -> ViewModel:

@@ -1,4 +1,4 @@
-"""facebookresearch's DINO, DINOv2 and DINOv3 releases."""
+"""facebookresearch's DINO, DINOv2 and DINOv3 releases, and bytedance's iBOT."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ from visionzoo.weights.adapters.vit_common import (
 _DINO_HEADS = (
     ("head.mlp.{x}", PRETRAIN_HEAD),
     ("head.last_layer.{x}", PRETRAIN_HEAD),
+    ("head.mlp2.{x}", PRETRAIN_HEAD),  # of patches, in iBOT
+    ("head.last_layer2.{x}", PRETRAIN_HEAD),
     ("dino_head.{x}", PRETRAIN_HEAD),
     ("ibot_head.{x}", PRETRAIN_HEAD),
 )
 
 DINO = Layout(
     name="dino",
-    about="facebookresearch/dino",
+    about="facebookresearch/dino or bytedance/ibot",
     family="vit",
     has_all=("cls_token", "pos_embed", "blocks.0.attn.qkv.weight"),
-    has_any=("head.mlp.{x}", "head.last_layer.{x}"),
+    has_any=("head.mlp.{x}", "head.last_layer.{x}", "masked_embed"),
     rules=PLAIN_VIT,
-    ignore=_DINO_HEADS,
+    ignore=(("masked_embed", MASK_TOKEN), *_DINO_HEADS),
     # Its checkpoints hold the trunk under ``backbone.`` and the projection head beside it.
     base=("backbone.",),
     refine=with_class_position,
