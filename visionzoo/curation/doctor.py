@@ -365,7 +365,7 @@ def _mask_findings(images: _Images) -> Iterator[Finding]:
             yield images.finding("unreadable", row, f"its masks: {error.reason}", 0.0)
             continue
         for fault in faults:
-            yield images.finding(fault.reason, row, fault.text, fault.score)
+            yield images.finding(fault.reason, row, fault.text, fault.score, part=fault.part)
 
 
 def _caption_findings(images: _Images, eye: Eye | None, said: list[str], seed: int) -> list[Finding]:
@@ -375,12 +375,14 @@ def _caption_findings(images: _Images, eye: Eye | None, said: list[str], seed: i
     assert images.features is not None
     captions: list[str] = []
     of: list[int] = []
+    parts: list[int] = []
     for row in range(len(images.places)):
         source = images.source(row)
         assert isinstance(source, CaptionSource)
         texts = source.captions(int(images.places[row]))
         captions += texts
         of += [row] * len(texts)
+        parts += range(len(texts))
     if not captions:
         return []
     share = caption_fit(images.features, eye.texts(captions), np.array(of), seed=seed)
@@ -391,7 +393,9 @@ def _caption_findings(images: _Images, eye: Eye | None, said: list[str], seed: i
         )
         return []
     return [
-        images.finding("caption", of[i], f"{captions[i]!r}: {share[i]:.0%} of other captions fit better", share[i])
+        images.finding(
+            "caption", of[i], f"{captions[i]!r}: {share[i]:.0%} of other captions fit better", share[i], part=parts[i]
+        )
         for i in np.flatnonzero(share > BADLY)
     ]
 

@@ -52,6 +52,7 @@ class Finding:
     other: str = ""  #: split and name of the twin
     other_split: str = ""
     other_place: int = -1
+    part: int = -1  #: place of the mask or caption in its image, where one of several is wrong
 
 
 @dataclass(frozen=True, kw_only=True)

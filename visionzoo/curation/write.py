@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from visionzoo.curation.findings import Findings
+from visionzoo.curation.instances import Parts, write_instances
 from visionzoo.data.sources.base import Source, Splits
 from visionzoo.data.sources.captions import CaptionSource
 from visionzoo.data.sources.reading import Kind
@@ -22,6 +24,8 @@ from visionzoo.files import atomic_path, write_csv, write_text
 
 #: Without the images of these lists. Odd ones may be what a model most needs to see: they are for a person to judge.
 LEFT_OUT = ("unreadable", "leak", "twin", "wrong label", "empty")
+#: Captions and masks that go while their image stays. Other masks may be right: an object can be cut off, or small.
+PARTS = ("caption", "empty mask", "mask twice")
 #: Names of what is written, without their endings.
 CLEAN, SUGGESTED, NEXT = "clean", "suggested", "label_next"
 
@@ -32,7 +36,7 @@ def write_clean(folder: Path, splits: Splits[Any], kind: Kind, found: Findings) 
     Args:
         folder: where.
         splits: of the data.
-        kind: of the data. Those with masks are not written again: their annotations are no table.
+        kind: of the data. Masks are written as COCO's instance files.
         found: what is wrong with them.
 
     Returns:
@@ -42,34 +46,40 @@ def write_clean(folder: Path, splits: Splits[Any], kind: Kind, found: Findings) 
     if found.label_next:
         write_csv(folder / f"{NEXT}.csv", ("image",), [[os.path.abspath(name)] for name in found.label_next])
         written.append(folder / f"{NEXT}.csv")
-    if kind == "objects":
-        return written
-    bad = {(f.split, f.place): f for f in found.findings if f.reason in LEFT_OUT}
+    bad = {(f.split, f.place) for f in found.findings if f.reason in LEFT_OUT}
     labels = {(f.split, f.place): f.suggestion for f in found.findings if f.reason == "wrong label"}
+    parts: Parts = defaultdict(set)
+    for one in found.findings:
+        if one.reason in PARTS:
+            parts[one.split, one.place].add(one.part)
+    if kind == "captions":  # an image without any caption is of no use
+        bad |= {key for key, gone in parts.items() if len(gone) == len(_captions(splits.named[key[0]], key[1], {}))}
     kept = {n: [i for i in range(len(s)) if (n, i) not in bad] for n, s in splits.items()}
-    written += _write(folder, CLEAN, splits, kind, kept, {})
+    if kind == "objects":
+        return [*written, *write_instances(folder / CLEAN, splits, kept, parts)]
+    written += _write(folder, CLEAN, splits, kind, kept, {}, parts)
     if labels:
         gone = {(f.split, f.place) for f in found.findings if f.reason in LEFT_OUT and f.reason != "wrong label"}
         kept = {n: [i for i in range(len(s)) if (n, i) not in gone] for n, s in splits.items()}
-        written += _write(folder, SUGGESTED, splits, kind, kept, labels)
+        written += _write(folder, SUGGESTED, splits, kind, kept, labels, parts)
     return written
 
 
 def _write(
-    folder: Path, name: str, splits: Splits[Any], kind: Kind, kept: dict[str, list[int]], labels: dict[Any, str]
-) -> list[Path]:
+    folder: Path, name: str, splits: Splits[Any], kind: Kind, kept: dict[str, list[int]], labels: dict[Any, str],
+    parts: Parts,
+) -> list[Path]:  # fmt: skip
     if not any(kept.values()):
         return []
     first = next((source, kept[split][0]) for split, source in splits.items() if kept[split])
     if not isinstance(first[0].raw(first[1]), str | os.PathLike):
-        return list(_parquet(folder / name, splits, kept, labels))
+        return list(_parquet(folder / name, splits, kept, labels, parts))
     if kind == "captions":
         import json
 
         lines = [
-            json.dumps({"image": image, "captions": list(source.captions(i)), "split": split}, ensure_ascii=False)
+            json.dumps({"image": image, "captions": _captions(source, i, parts[split, i]), "split": split})
             for split, source, i, image in _files(splits, kept)
-            if isinstance(source, CaptionSource)
         ]
         write_text(folder / f"{name}.jsonl", "\n".join(lines) + "\n")
         return [folder / f"{name}.jsonl"]
@@ -95,7 +105,15 @@ def _label(source: Source, i: int) -> str:
     return source.classes[int(target)] if target >= 0 else ""
 
 
-def _parquet(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labels: dict[Any, str]) -> Iterator[Path]:
+def _captions(source: Source, i: int, gone: Collection[int]) -> list[str]:
+    """Those of an image that stay."""
+    assert isinstance(source, CaptionSource)
+    return [text for place, text in enumerate(source.captions(i)) if place not in gone]
+
+
+def _parquet(
+    folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labels: dict[Any, str], parts: Parts
+) -> Iterator[Path]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -117,7 +135,7 @@ def _parquet(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labe
                     given: list[Any] = [labels.get((split, i), _label(source, i)) or None for i in rows]
                     columns["label"] = [x and x.split("|") for x in given] if splits.multi_label else given
                 if isinstance(source, CaptionSource):
-                    columns["caption"] = [list(source.captions(i)) for i in rows]
+                    columns["caption"] = [_captions(source, i, parts[split, i]) for i in rows]
                 writer.write_table(pa.table(columns, schema=schema))
         yield out
 
