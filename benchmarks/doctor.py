@@ -4,8 +4,8 @@
     python benchmarks/doctor.py --data.path FLICKR8K --model CLIP --jobs captions
     python benchmarks/doctor.py --jobs pairs --vectors 100000
 
-``labels``: wrong labels among turned ones. ``twins``: six changes of each of some photographs. ``next``: accuracy by the
-number of labels, chosen and drawn. ``drift``: splits of the images against each other, and the images changed.
+``labels``: wrong labels among turned ones. ``twins``: six changes of each of some photographs. ``next``: accuracy by
+the number of labels, chosen and drawn. ``drift``: splits of the images against each other, and the images changed.
 ``captions``: captions that were given to other images. ``pairs``: all pairs of random vectors, time and memory.
 Features are kept; ``docs/doctor.md`` says what was measured.
 """
@@ -32,7 +32,7 @@ from visionzoo.curation.labels import find_label_issues, label_quality
 from visionzoo.curation.looks import look_at, looks_of
 from visionzoo.curation.model import Eye, open_eye
 from visionzoo.curation.probabilities import out_of_sample
-from visionzoo.curation.texts import caption_fit, knows
+from visionzoo.curation.texts import BADLY, caption_fit, knows
 from visionzoo.curation.twins import find_twins, near_pairs
 from visionzoo.data.sources.base import Source, Splits
 from visionzoo.data.sources.captions import CaptionSource
@@ -257,11 +257,13 @@ def captions(subject: Subject, seed: int) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     moved = rng.choice(len(texts), max(2, len(texts) // 20), replace=False)
     given[moved] = given[np.roll(moved, 1)]
-    share = caption_fit(seen.values, given, np.arange(len(texts)), seed=seed)
-    worst = np.argsort(-share, kind="stable")[: len(moved)]
+    share, loss = caption_fit(seen.values, given, np.arange(len(texts)), subject.eye.scale, seed=seed)
+    worst, found = np.argsort(-loss, kind="stable")[: len(moved)], np.flatnonzero(share > BADLY)
     return {
         "pairs": float(len(texts)),
         "precision at k": float(np.isin(worst, moved).mean()),
+        "precision": float(np.isin(found, moved).mean()) if len(found) else 0.0,
+        "recall": float(np.isin(moved, found).mean()),
         "usual share that fits better": float(np.median(share)),
         "judged": float(knows(share)),
     }

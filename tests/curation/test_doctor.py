@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 from PIL import Image
 
 import visionzoo as vz
@@ -297,10 +298,13 @@ def test_captions_that_fit_another_image() -> None:
     texts = images + 0.1 * rng.normal(size=images.shape)
     texts[7] = images[20]
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    share = caption_fit(images, texts, np.arange(60))
+    share, loss = caption_fit(images, texts, np.arange(60), 20.0)
     assert np.flatnonzero(share > 0.05).tolist() == [7]
     assert knows(share)
-    assert not knows(caption_fit(images, rng.permutation(texts), np.arange(60)))
+    assert not knows(caption_fit(images, rng.permutation(texts), np.arange(60))[0])
+    logits = 20.0 * images @ texts.T  # few enough that all are compared with
+    both = [scipy.special.log_softmax(logits, axis=axis).diagonal() for axis in (0, 1)]
+    np.testing.assert_allclose(loss, -(both[0] + both[1]))
 
 
 def test_drift_is_told_from_none() -> None:

@@ -20,7 +20,7 @@ from visionzoo.curation.instances import Parts, write_instances
 from visionzoo.data.sources.base import Source, Splits
 from visionzoo.data.sources.captions import CaptionSource
 from visionzoo.data.sources.reading import Kind
-from visionzoo.files import atomic_path, write_csv, write_text
+from visionzoo.files import atomic_path, write_csv
 
 #: Without the images of these lists. Odd ones may be what a model most needs to see: they are for a person to judge.
 LEFT_OUT = ("unreadable", "leak", "twin", "wrong label", "empty")
@@ -42,6 +42,7 @@ def write_clean(folder: Path, splits: Splits[Any], kind: Kind, found: Findings) 
     Returns:
         the files and folders that were written.
     """
+    _forget(folder)
     written: list[Path] = []
     if found.label_next:
         write_csv(folder / f"{NEXT}.csv", ("image",), [[os.path.abspath(name)] for name in found.label_next])
@@ -65,6 +66,16 @@ def write_clean(folder: Path, splits: Splits[Any], kind: Kind, found: Findings) 
     return written
 
 
+def _forget(folder: Path) -> None:
+    """Remove what an earlier look has written, which this one may have nothing to put in the place of."""
+    for name in (CLEAN, SUGGESTED, NEXT):
+        for ending in ("csv", "jsonl"):
+            (folder / f"{name}.{ending}").unlink(missing_ok=True)
+        for pattern in ("*.parquet", "instances_*.json"):
+            for path in (folder / name).glob(pattern):
+                path.unlink()
+
+
 def _write(
     folder: Path, name: str, splits: Splits[Any], kind: Kind, kept: dict[str, list[int]], labels: dict[Any, str],
     parts: Parts,
@@ -78,10 +89,13 @@ def _write(
         import json
 
         lines = [
-            json.dumps({"image": image, "captions": _captions(source, i, parts[split, i]), "split": split})
+            json.dumps(
+                {"image": image, "captions": _captions(source, i, parts[split, i]), "split": split}, ensure_ascii=False
+            )
             for split, source, i, image in _files(splits, kept)
         ]
-        write_text(folder / f"{name}.jsonl", "\n".join(lines) + "\n")
+        with atomic_path(folder / f"{name}.jsonl") as temporary:  # names of files that are not UTF-8 keep their bytes
+            temporary.write_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
         return [folder / f"{name}.jsonl"]
     header = ("image", "label", "split") if splits.classes else ("image", "split")
     rows = (
