@@ -1,12 +1,15 @@
 """The data set without what was found, as ``fit`` and the tasks read it, and with the labels that were suggested.
 
-Images that lie in files are named in manifests. Others are written into parquet files, encoded as they were.
+Images that lie in files are named in manifests. Others are written into parquet files, with captions into shards,
+encoded as they were.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
+import tarfile
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -28,6 +31,8 @@ LEFT_OUT = ("unreadable", "leak", "twin", "wrong label", "empty")
 PARTS = ("caption", "empty mask", "mask twice")
 #: Names of what is written, without their endings.
 CLEAN, SUGGESTED, NEXT = "clean", "suggested", "label_next"
+#: Images of a shard.
+_SHARD = 10_000
 
 
 def write_clean(folder: Path, splits: Splits[Any], kind: Kind, found: Findings) -> list[Path]:
@@ -71,7 +76,7 @@ def _forget(folder: Path) -> None:
     for name in (CLEAN, SUGGESTED, NEXT):
         for ending in ("csv", "jsonl"):
             (folder / f"{name}.{ending}").unlink(missing_ok=True)
-        for pattern in ("*.parquet", "instances_*.json"):
+        for pattern in ("*.parquet", "instances_*.json", "*/[0-9]*.tar"):
             for path in (folder / name).glob(pattern):
                 path.unlink()
 
@@ -84,10 +89,10 @@ def _write(
         return []
     first = next((source, kept[split][0]) for split, source in splits.items() if kept[split])
     if not isinstance(first[0].raw(first[1]), str | os.PathLike):
-        return list(_parquet(folder / name, splits, kept, labels, parts))
+        if kind == "captions":
+            return list(_shards(folder / name, splits, kept, parts))
+        return list(_parquet(folder / name, splits, kept, labels))
     if kind == "captions":
-        import json
-
         lines = [
             json.dumps(
                 {"image": image, "captions": _captions(source, i, parts[split, i]), "split": split}, ensure_ascii=False
@@ -125,9 +130,25 @@ def _captions(source: Source, i: int, gone: Collection[int]) -> list[str]:
     return [text for place, text in enumerate(source.captions(i)) if place not in gone]
 
 
-def _parquet(
-    folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labels: dict[Any, str], parts: Parts
-) -> Iterator[Path]:
+def _shards(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], parts: Parts) -> Iterator[Path]:
+    """WebDataset shards, each image with a JSON of its captions."""
+    for split, source in splits.items():
+        for start in range(0, len(kept[split]), _SHARD):
+            out = folder / split / f"{start // _SHARD:05d}.tar"
+            with atomic_path(out) as temporary, tarfile.open(temporary, "w") as tar:
+                for number, i in enumerate(kept[split][start : start + _SHARD], start):
+                    image = _bytes(source, i)
+                    with Image.open(io.BytesIO(image)) as opened:
+                        ending = (opened.format or "png").lower()
+                    texts = json.dumps({"caption": _captions(source, i, parts[split, i])}).encode()
+                    for name, data in ((f"{number:08d}.{ending}", image), (f"{number:08d}.json", texts)):
+                        member = tarfile.TarInfo(name)
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
+            yield out
+
+
+def _parquet(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labels: dict[Any, str]) -> Iterator[Path]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -135,8 +156,6 @@ def _parquet(
     fields = [("image", image)]
     if splits.classes:
         fields.append(("label", pa.list_(pa.string()) if splits.multi_label else pa.string()))
-    if isinstance(splits.first, CaptionSource):
-        fields.append(("caption", pa.list_(pa.string())))
     schema = pa.schema(fields)
     folder.mkdir(exist_ok=True)
     for split, source in splits.items():
@@ -148,8 +167,6 @@ def _parquet(
                 if "label" in schema.names:
                     given: list[Any] = [labels.get((split, i), _label(source, i)) or None for i in rows]
                     columns["label"] = [x and x.split("|") for x in given] if splits.multi_label else given
-                if isinstance(source, CaptionSource):
-                    columns["caption"] = [_captions(source, i, parts[split, i]) for i in rows]
                 writer.write_table(pa.table(columns, schema=schema))
         yield out
 
