@@ -130,7 +130,7 @@ SAM += ["--model.embedding_stride", "8", "--model.clicks", "1", "--model.mask_ro
 KINDS: dict[str, tuple[Callable[[Path], Path], Kind, list[str]]] = {
     "folders": (_folders, "labels", ["classify", *NANO]),
     "manifest": (_manifest(["x", "y"]), "labels", ["classify", *NANO]),
-    "several labels": (_manifest(["x|y", "y", ""]), "labels", ["classify", *NANO]),
+    "several labels": (_manifest(["x|y", "y", "x"]), "labels", ["classify", *NANO]),
     "parquet": (_parquet, "labels", ["classify", *NANO]),
     "images": (_images, "images", ["mae", *NANO, "--model.decoder_width", "32", "--model.decoder_depth", "1"]),
     "captions": (_captions, "captions", ["clip", *NANO, "--model.text", "tiny"]),

@@ -182,6 +182,31 @@ def test_mistakes_are_said_in_a_line(photos: Path, tmp_path: Path, options: dict
         vz.data_doctor(photos, **options)  # type: ignore[arg-type]
 
 
+def test_what_cannot_be_written_is_said_before_looking(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)  # whoever tests may write anywhere
+    with pytest.raises(ValueError, match=r"nothing can be written in .*; name another folder"):
+        vz.data_doctor(photos, **MODEL, out=tmp_path / "new/out")
+
+
+def test_labels_are_not_judged_by_a_model_that_does_not_know_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        folder = tmp_path / "data" / "xy"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        _picture((80, 80, 80), rng).save(folder / f"{i}.png")
+    (tmp_path / "pool").mkdir()
+    _picture((80, 80, 80), rng).save(tmp_path / "pool/a.png")
+    (tmp_path / "pool/b.png").write_bytes(b"no picture")
+    answer = vz.data_doctor(tmp_path / "data", **MODEL, label_next=2, unlabelled=str(tmp_path / "pool"))
+    assert answer.of("wrong label") == []
+    assert answer.slices == ()
+    assert "does not tell the classes apart" in answer.said[-2]
+    assert [Path(name).name for name in answer.label_next] == ["a.png"]
+    assert answer.said[-1].startswith("1 of the images to choose from cannot be read, the first is ")
+
+
 def test_a_missing_folder_is_said() -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         vz.data_doctor("nowhere")

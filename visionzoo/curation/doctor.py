@@ -205,6 +205,9 @@ def _checked_out(out: str | Path | None, path: str) -> Path | None:
         raise ValueError(f"--out {target} is a file; name a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / FOUND).is_file():
         raise ValueError(f"--out {target} holds other files; name a new folder")
+    there = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.is_dir())
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"--out {target}: nothing can be written in {there}; name another folder")
     return target
 
 
