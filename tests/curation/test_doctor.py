@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 from PIL import Image
 
 import visionzoo as vz
@@ -16,7 +17,7 @@ from visionzoo.curation.drift import find_drift
 from visionzoo.curation.findings import Findings
 from visionzoo.curation.objects import mask_faults
 from visionzoo.curation.texts import caption_fit, knows
-from visionzoo.data.sources.objects import DenseObjects
+from visionzoo.data.sources.objects import DenseObjects, ObjectSource
 from visionzoo.data.sources.open import open_data
 
 MODEL = {"model": "vit_nano_patch4_32", "weights": "random"}
@@ -181,6 +182,31 @@ def test_mistakes_are_said_in_a_line(photos: Path, tmp_path: Path, options: dict
         vz.data_doctor(photos, **options)  # type: ignore[arg-type]
 
 
+def test_what_cannot_be_written_is_said_before_looking(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)  # whoever tests may write anywhere
+    with pytest.raises(ValueError, match=r"nothing can be written in .*; name another folder"):
+        vz.data_doctor(photos, **MODEL, out=tmp_path / "new/out")
+
+
+def test_labels_are_not_judged_by_a_model_that_does_not_know_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        folder = tmp_path / "data" / "xy"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        _picture((80, 80, 80), rng).save(folder / f"{i}.png")
+    (tmp_path / "pool").mkdir()
+    _picture((80, 80, 80), rng).save(tmp_path / "pool/a.png")
+    (tmp_path / "pool/b.png").write_bytes(b"no picture")
+    answer = vz.data_doctor(tmp_path / "data", **MODEL, label_next=2, unlabelled=str(tmp_path / "pool"))
+    assert answer.of("wrong label") == []
+    assert answer.slices == ()
+    assert "does not tell the classes apart" in answer.said[-2]
+    assert [Path(name).name for name in answer.label_next] == ["a.png"]
+    assert answer.said[-1].startswith("1 of the images to choose from cannot be read, the first is ")
+
+
 def test_a_missing_folder_is_said() -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         vz.data_doctor("nowhere")
@@ -219,14 +245,15 @@ def test_masks() -> None:
     masks[4] = True
     masks[5, 30, 30] = True
     faults = [
-        (f.reason, f.text.split(" ")[0]) for f in mask_faults(DenseObjects(masks, ["a", "b", "c", "d", "e", "f"]))
+        (f.reason, f.text.split(" ")[0], f.part)
+        for f in mask_faults(DenseObjects(masks, ["a", "b", "c", "d", "e", "f"]))
     ]
     assert sorted(faults) == [
-        ("cut off", "d:"),
-        ("empty mask", "c"),
-        ("mask of everything", "e"),
-        ("mask twice", "a"),
-        ("tiny mask", "f"),
+        ("cut off", "d:", 3),
+        ("empty mask", "c", 2),
+        ("mask of everything", "e", 4),
+        ("mask twice", "a", 1),
+        ("tiny mask", "f", 5),
     ]
 
 
@@ -242,9 +269,51 @@ def test_data_with_masks_and_images_alone_are_looked_at(tmp_path: Path) -> None:
     answer = vz.data_doctor(tmp_path / "data", **MODEL, out=tmp_path / "out")
     assert answer.kind == "objects"
     assert len(answer.of("cut off")) == 3
+    assert {f.part for f in answer.of("cut off")} == {0}
     alone = vz.data_doctor(tmp_path / "data/images", **MODEL, out=tmp_path / "alone")
     assert alone.kind == "images"
     assert open_data(tmp_path / "alone/clean.csv", "images", val_fraction=0.0).train is not None
+
+
+def _instances(folder: Path) -> None:
+    """Four pictures: the last is the first again; of the second one mask is there twice and another is empty."""
+    from visionzoo.data.sources.rle import RLE
+
+    rng = np.random.default_rng(0)
+    (folder / "train").mkdir(parents=True)
+    images, annotations = [], []
+    first = _picture((0, 60, 90), rng)
+    for i in range(4):
+        (first if i in (0, 3) else _picture((0, 60, 90), rng)).save(folder / f"train/{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": 32, "width": 32})
+        for k in range(4):
+            mask = np.zeros((32, 32), bool)
+            if (i, k) != (1, 2):
+                place = 1 if (i, k) == (1, 3) else k
+                mask[4:16, 6 * place + 1 : 6 * place + 5 + i] = True
+            runs = RLE.of(np.ascontiguousarray(mask.T)).uncompressed()
+            annotations.append({"id": 4 * i + k, "image_id": i, "category_id": 7 + k % 2, "segmentation": runs})
+    categories = [{"id": 7, "name": "Ümläut"}, {"id": 8, "name": "b"}]
+    record = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances_train.json").write_text(json.dumps(record))
+
+
+def test_masks_are_written_without_what_is_wrong(tmp_path: Path) -> None:
+    _instances(tmp_path / "data")
+    answer = vz.data_doctor(tmp_path / "data", **MODEL, out=tmp_path / "out")
+    assert [(Path(f.image).name, f.part) for f in answer.of("mask twice")] == [("1.png", 3)]
+    assert [(Path(f.image).name, f.part) for f in answer.of("empty mask")] == [("1.png", 2)]
+    assert [Path(f.image).name for f in answer.of("twin")] == ["3.png"]
+    before, after = (open_data(tmp_path / name, "objects", val_fraction=0.0).train for name in ("data", "out/clean"))
+    assert isinstance(before, ObjectSource)
+    assert isinstance(after, ObjectSource)
+    assert after.categories == before.categories
+    assert [Path(after.sample_id(i)).name for i in range(len(after))] == ["0.png", "1.png", "2.png"]
+    for i, kept in enumerate(([0, 1, 2, 3], [0, 1], [0, 1, 2, 3])):
+        old, new = before.objects(i), after.objects(i)
+        assert new.names == tuple(old.names[k] for k in kept)
+        for place, k in enumerate(kept):
+            assert np.array_equal(new.mask(place), old.mask(k))
 
 
 def test_captions_that_fit_another_image() -> None:
@@ -254,10 +323,13 @@ def test_captions_that_fit_another_image() -> None:
     texts = images + 0.1 * rng.normal(size=images.shape)
     texts[7] = images[20]
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    share = caption_fit(images, texts, np.arange(60))
+    share, loss = caption_fit(images, texts, np.arange(60), 20.0)
     assert np.flatnonzero(share > 0.05).tolist() == [7]
     assert knows(share)
-    assert not knows(caption_fit(images, rng.permutation(texts), np.arange(60)))
+    assert not knows(caption_fit(images, rng.permutation(texts), np.arange(60))[0])
+    logits = 20.0 * images @ texts.T  # few enough that all are compared with
+    both = [scipy.special.log_softmax(logits, axis=axis).diagonal() for axis in (0, 1)]
+    np.testing.assert_allclose(loss, -(both[0] + both[1]))
 
 
 def test_drift_is_told_from_none() -> None:

@@ -25,9 +25,9 @@ from visionzoo.curation.model import Eye, open_eye
 from visionzoo.curation.objects import mask_faults
 from visionzoo.curation.odd import Odd, odd_features, odd_looks
 from visionzoo.curation.page import write_doctor_page
-from visionzoo.curation.probabilities import out_of_sample, out_of_sample_multi
+from visionzoo.curation.probabilities import better_than_chance, out_of_sample, out_of_sample_multi
 from visionzoo.curation.slices import weak_slices
-from visionzoo.curation.texts import BADLY, caption_fit, knows
+from visionzoo.curation.texts import BADLY, WEAKLY, caption_fit, knows
 from visionzoo.curation.twins import Twin, find_twins
 from visionzoo.curation.write import write_clean
 from visionzoo.data.images import UnreadableImage
@@ -137,7 +137,7 @@ def data_doctor(
     check_choice("choice", choice, CHOICES)
     if label_next < 0:
         raise ValueError(f"label_next={label_next} must be at least 0")
-    target = _checked_out(out)
+    target = _checked_out(out, path)
     kind, splits, said = _opened(path, seed)
     pool = None if unlabelled is None else open_unlabelled(unlabelled)
     later = None if against is None else open_unlabelled(against)
@@ -170,8 +170,8 @@ def data_doctor(
         found += _caption_findings(images, eye, said, seed)
     chosen: tuple[str, ...] = ()
     if label_next:
-        chosen = _label_next(images, eye, pool, label_next, choice, seed, cache, batch_size)
-    drift = None if later is None else _drift(images, eye, later, cache, batch_size, seed)
+        chosen = _label_next(images, eye, pool, label_next, choice, seed, cache, batch_size, said)
+    drift = None if later is None else _drift(images, eye, later, cache, batch_size, seed, said)
     order = list(LISTS)
     found.sort(key=lambda f: (order.index(f.reason), -f.score, f.image))
     answer = Findings(
@@ -195,14 +195,19 @@ def data_doctor(
     return answer
 
 
-def _checked_out(out: str | Path | None) -> Path | None:
+def _checked_out(out: str | Path | None, path: str) -> Path | None:
     if out is None:
         return None
     target = Path(out)
+    if Path(path).resolve().is_relative_to(target.resolve()) and os.path.exists(path):
+        raise ValueError(f"--out {target} holds the data themselves; name a new folder")
     if target.exists() and not target.is_dir():
         raise ValueError(f"--out {target} is a file; name a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / FOUND).is_file():
         raise ValueError(f"--out {target} holds other files; name a new folder")
+    there = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.is_dir())
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"--out {target}: nothing can be written in {there}; name another folder")
     return target
 
 
@@ -323,6 +328,12 @@ def _label_findings(images: _Images, twins: list[Twin], seed: int, said: list[st
     if asked is None:
         said.append("wrong labels were not looked for: no class has two different images, so none can be held out")
         return _LabelFindings([])
+    if not better_than_chance(asked, labels):
+        said.append(
+            f"wrong labels were not judged: the model does not tell the classes apart ({asked.accuracy:.0%} right out "
+            f"of sample, and {np.bincount(labels).max() / len(labels):.0%} of the labels are of one class)"
+        )
+        return _LabelFindings([], accuracy=asked.accuracy)
     issues, quality = find_label_issues(asked.values, labels), label_quality(asked.values, labels)
     best = asked.values.argmax(1)
     findings = [
@@ -365,7 +376,7 @@ def _mask_findings(images: _Images) -> Iterator[Finding]:
             yield images.finding("unreadable", row, f"its masks: {error.reason}", 0.0)
             continue
         for fault in faults:
-            yield images.finding(fault.reason, row, fault.text, fault.score)
+            yield images.finding(fault.reason, row, fault.text, fault.score, part=fault.part)
 
 
 def _caption_findings(images: _Images, eye: Eye | None, said: list[str], seed: int) -> list[Finding]:
@@ -375,30 +386,34 @@ def _caption_findings(images: _Images, eye: Eye | None, said: list[str], seed: i
     assert images.features is not None
     captions: list[str] = []
     of: list[int] = []
+    parts: list[int] = []
     for row in range(len(images.places)):
         source = images.source(row)
         assert isinstance(source, CaptionSource)
         texts = source.captions(int(images.places[row]))
         captions += texts
         of += [row] * len(texts)
+        parts += range(len(texts))
     if not captions:
         return []
-    share = caption_fit(images.features, eye.texts(captions), np.array(of), seed=seed)
+    share, loss = caption_fit(images.features, eye.texts(captions), np.array(of), eye.scale, seed=seed)
     if not knows(share):
         said.append(
             f"captions were not judged: {eye.name} does not tell these apart (for the usual image "
             f"{np.median(share):.0%} of the others' captions fit better than its own)"
         )
         return []
-    return [
-        images.finding("caption", of[i], f"{captions[i]!r}: {share[i]:.0%} of other captions fit better", share[i])
-        for i in np.flatnonzero(share > BADLY)
-    ]
+    found = []
+    for i in np.flatnonzero(share > WEAKLY):
+        text = f"{captions[i]!r}: {share[i]:.0%} of other captions fit better"
+        reason = "caption" if share[i] > BADLY else "weak caption"
+        found.append(images.finding(reason, of[i], text, loss[i], part=parts[i]))
+    return found
 
 
 def _label_next(
     images: _Images, eye: Eye | None, pool: Source | None, count: int, choice: Choice, seed: int,
-    cache: str | Path | None, batch: int,
+    cache: str | Path | None, batch: int, said: list[str],
 ) -> tuple[str, ...]:  # fmt: skip
     assert eye is not None
     assert images.features is not None
@@ -411,7 +426,10 @@ def _label_next(
     else:
         given = eye.features(pool, cache, batch, "features of unlabelled images")
         features, names = given.values, [pool.sample_id(int(p)) for p in given.places]
-    count = min(count, len(names))  # some may be unreadable
+        said += _passed_over(given.unreadable, "images to choose from")
+    if not names:
+        return ()
+    count = min(count, len(names))
     labels = images.targets[known]
     probabilities = None
     if not multi and len(np.unique(labels)) > 1:
@@ -423,8 +441,22 @@ def _label_next(
     return tuple(names[r] for r in rows)
 
 
-def _drift(images: _Images, eye: Eye | None, later: Source, cache: str | Path | None, batch: int, seed: int) -> Drift:
+def _drift(
+    images: _Images, eye: Eye | None, later: Source, cache: str | Path | None, batch: int, seed: int, said: list[str]
+) -> Drift | None:
     assert eye is not None
     assert images.features is not None
     before = images.features[images.split_of == images.split_of[0]]
-    return find_drift(before, eye.features(later, cache, batch, "features of what arrived").values, seed=seed)
+    after = eye.features(later, cache, batch, "features of what arrived")
+    said += _passed_over(after.unreadable, "images that arrived")
+    if (least := min(len(before), len(after.values))) < LEAST:
+        said.append(f"drift was not asked for: it needs {LEAST} images on either side, and one has {least}")
+        return None
+    return find_drift(before, after.values, seed=seed)
+
+
+def _passed_over(unreadable: tuple[Unreadable, ...], what: str) -> list[str]:
+    if not unreadable:
+        return []
+    first = unreadable[0]
+    return [f"{len(unreadable):,} of the {what} cannot be read, the first is {first.name}: {first.reason}"]

@@ -20,6 +20,7 @@ LISTS = {
     "wrong label": "probably a wrong label",
     "twin": "the same picture twice",
     "caption": "a caption that does not fit",
+    "weak caption": "a caption that fits weakly",
     "far from its class": "far from its class",
     "of another kind": "unlike all others",
     "empty": "empty",
@@ -52,6 +53,7 @@ class Finding:
     other: str = ""  #: split and name of the twin
     other_split: str = ""
     other_place: int = -1
+    part: int = -1  #: place of the mask or caption in its image, where one of several is wrong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,9 @@ class Findings:
     def _lines(self, shown: int) -> Iterator[str]:
         counts = ", ".join(f"{n:,} in {split}" for split, n in self.images.items())
         yield f"{self.path}: {counts}; looked at by {self.model or 'its pixels alone'}"
-        yield from (f"note: {text}" for text in self.said)
+        if self.accuracy is not None:
+            yield f"classifiers on its features are right about {self.accuracy:.1%} of the labels, out of sample"
+        yield from (visible_name(f"note: {text}") for text in self.said)
         found = Counter(f.reason for f in self.findings)
         if not found:
             yield "nothing was found"

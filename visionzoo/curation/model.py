@@ -59,6 +59,12 @@ class Eye:
         return np.concatenate(found)
 
     @property
+    def scale(self) -> float:
+        """By which a CLIP multiplies cosines before a softmax."""
+        assert isinstance(self.module, Clip)
+        return float(self.module.logit_scale.exp())
+
+    @property
     def reads_texts(self) -> bool:
         """Whether it is a CLIP."""
         return isinstance(self.module, Clip)

@@ -25,6 +25,7 @@ class ObjectFault(NamedTuple):
     reason: str  #: ``empty mask``, ``mask twice``, ``cut off``, ``tiny mask``, ``mask of everything``
     text: str
     score: float  #: higher is worse, among those of one reason
+    part: int  #: place of the mask in its image
 
 
 def mask_faults(objects: ObjectMasks) -> list[ObjectFault]:
@@ -39,25 +40,27 @@ def mask_faults(objects: ObjectMasks) -> list[ObjectFault]:
     for k, area in enumerate(objects.areas):
         name = objects.names[k] or "an object"
         if area == 0:
-            found.append(ObjectFault("empty mask", f"{name} has no pixels", 0.0))
+            found.append(ObjectFault("empty mask", f"{name} has no pixels", 0.0, k))
             continue
         mask = objects.mask(k)
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
         if area < _TINY:
-            found.append(ObjectFault("tiny mask", f"{name} has {area} pixels", -float(area)))
+            found.append(ObjectFault("tiny mask", f"{name} has {area} pixels", -float(area), k))
         if area > _WHOLE * height * width:
             share = float(area) / (height * width)
-            found.append(ObjectFault("mask of everything", f"{name} covers {share:.0%} of the picture", share))
+            found.append(ObjectFault("mask of everything", f"{name} covers {share:.0%} of the picture", share, k))
         elif (cut := _cut(mask, box)) > _CUT:
-            found.append(ObjectFault("cut off", f"{name}: {cut:.0%} of its extent is at the edge of the picture", cut))
+            text = f"{name}: {cut:.0%} of its extent is at the edge of the picture"
+            found.append(ObjectFault("cut off", text, cut, k))
         for other, other_box, packed in kept:
             if _overlap(box, other_box) and min(area, objects.areas[other]) > _TWICE * max(area, objects.areas[other]):
                 common = int((mask & _unpacked(packed, objects.size)).sum())
                 shared = common / float(area + objects.areas[other] - common)
                 if shared > _TWICE:
                     names = " and ".join(dict.fromkeys((objects.names[other] or "an object", name)))
-                    found.append(ObjectFault("mask twice", f"{names}: {shared:.0%} of their pixels are shared", shared))
+                    text = f"{names}: {shared:.0%} of their pixels are shared"
+                    found.append(ObjectFault("mask twice", text, shared, k))
         kept.append((k, box, np.packbits(mask)))
     return found
 

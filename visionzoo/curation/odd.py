@@ -22,6 +22,8 @@ _EMPTY, _DARK, _BRIGHT = 0.01, 0.10, 0.95
 _BLURRED = 0.5
 #: Times the usual shape or size that are odd.
 _SHAPE, _SIZE = 2.0, 4.0
+#: Distance of features of length 1 below which two images are the same.
+_SAME = 1e-3
 #: Neighbours that say how far an image is from others.
 _NEIGHBOURS = 10
 
@@ -93,11 +95,17 @@ def odd_features(features: np.ndarray, labels: np.ndarray | None, classes: tuple
     near, places = NearestNeighbors(n_neighbors=_NEIGHBOURS + 1).fit(unit).kneighbors(unit)
     distance = near[:, 1:].mean(1)
     far = _deviation(distance)[1]
+    usual = float(np.median(distance))
+    # where most are one picture nothing is usual
+    strange = np.flatnonzero(far > _FAR_FEATURES) if usual > _SAME else []
     found = [
         Odd(
-            int(row), "of another kind", float(far[row]), f"{far[row]:.1f} times the usual distance from its neighbours"
+            int(row),
+            "of another kind",
+            float(far[row]),
+            f"{distance[row] / usual:.1f} times as far from its neighbours as is usual",
         )
-        for row in np.flatnonzero(far > _FAR_FEATURES)
+        for row in strange
     ]
     if labels is not None:
         strangers = (labels[places[:, 1:]] != labels[:, None]).mean(1)

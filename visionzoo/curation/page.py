@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from visionzoo.curation.findings import LISTS, Finding, Findings, drift_text
-from visionzoo.data.images import UnreadableImage, open_image
-from visionzoo.data.sources.base import Splits
-from visionzoo.data.sources.objects import ObjectSource
+from visionzoo.data.images import UnreadableImage
+from visionzoo.data.sources.base import Source, Splits
+from visionzoo.data.sources.objects import ObjectSource, check_size
 from visionzoo.report import write_page
 from visionzoo.report.components import (
     PageSection,
@@ -26,11 +27,14 @@ from visionzoo.report.components import (
     embedded,
 )
 from visionzoo.terminal import visible_name
+from visionzoo.viz.overlay import paint_masks
 
 #: Pictures of a list, rows of a table, at most.
 _SHOWN, _ROWS = 40, 1000
 #: Edge of a picture in pixels, and bytes of all of them before they become text.
 _EDGE, _BYTES = 180, 6_000_000
+#: A mask of a smaller share of the picture than one in so many is shown from near.
+_NEAR = 12
 _NOTES = {
     "leak": "Scores on these mean little: leave out the one in the training split. Each stands left, its twin right.",
     "wrong label": "Out-of-sample probabilities of classifiers on frozen features, and confident learning. Look before "
@@ -98,7 +102,7 @@ def _list_parts(key: str, reason: str, listed: Sequence[Finding], splits: Splits
 
 def _figure(one: Finding, splits: Splits[Any]) -> PictureFigure | None:
     try:
-        pictures = [_picture(splits.named[one.split], one.place)]
+        pictures = [_picture(splits.named[one.split], one.place, one.part)]
         if one.other_place >= 0:
             pictures.append(_picture(splits.named[one.other_split], one.other_place))
     except UnreadableImage:
@@ -123,10 +127,20 @@ def _shown(lines: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(visible_name(text), tone) for text, tone in lines]
 
 
-def _picture(source: Any, place: int) -> Image.Image:
-    read: Callable[[int], Image.Image] = source.read
-    image = read(place) if not isinstance(source, ObjectSource) else open_image(source.raw(place))
-    image = image.convert("RGB")
+def _picture(source: Source, place: int, part: int = -1) -> Image.Image:
+    """An image, small; of one with masks, the mask ``part`` in colour, from near where it is tiny."""
+    if isinstance(source, ObjectSource) and part >= 0:
+        picture, objects = source.pair(place)
+        check_size(picture, objects)
+        mask = objects.mask(part)
+        image = Image.fromarray(paint_masks(np.asarray(picture.convert("RGB")), [mask]))
+        if mask.any():
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            if (extent := max(np.ptp(rows), np.ptp(columns)) + 1) < max(image.size) / _NEAR:
+                x, y, edge = int(columns.mean()), int(rows.mean()), int(max(3 * extent, 16))
+                image = image.crop((max(0, x - edge), max(0, y - edge), x + edge, y + edge))
+    else:
+        image = source.read(place).convert("RGB")
     if max(image.size) < _EDGE // 2:
         factor = _EDGE // max(image.size)
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

@@ -85,6 +85,20 @@ def out_of_sample_multi(features: np.ndarray, labels: np.ndarray, groups: np.nda
     return OutOfSample(values, "linear", float(((values > 0.5) == (labels > 0.5)).mean()))
 
 
+def better_than_chance(found: OutOfSample, labels: np.ndarray) -> bool:
+    """Whether more labels are right than by naming the most frequent class always, by more than luck (p < 0.01).
+
+    Args:
+        found: of the images.
+        labels: (N,) class indices.
+    """
+    from scipy.stats import binom
+
+    count = len(labels)
+    usual = np.bincount(labels).max() / count
+    return bool(binom.sf(round(found.accuracy * count) - 1, count, usual) < 0.01)
+
+
 def _one_label(features: np.ndarray, given: np.ndarray, kept: np.ndarray, held: np.ndarray) -> np.ndarray:
     """(M,) probability of a label in the M images held out; its share where all of the others agree."""
     if len(np.unique(given[kept])) < 2:

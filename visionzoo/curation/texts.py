@@ -9,31 +9,45 @@ import numpy as np
 
 #: Captions of other images that each one is held against, at most.
 _OTHERS = 2000
-#: A caption fits badly where this share of the others' captions fits its image better.
-BADLY = 0.2
+#: Captions that are compared at a time.
+_BLOCK = 1024
+#: A caption does not fit where this share of the others' captions fits its image better; it fits weakly from the lesser
+#: share on, which a model that does not know the image well gives good captions too.
+BADLY, WEAKLY = 0.5, 0.2
 #: A model for which the usual caption is not among the best tenth does not know such images, or such texts.
 _KNOWS = 0.1
 
 
-def caption_fit(images: np.ndarray, texts: np.ndarray, of: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """(T,) share of other images' captions that fit the image better than its own caption: 0 for a good one.
+def caption_fit(
+    images: np.ndarray, texts: np.ndarray, of: np.ndarray, scale: float = 100.0, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """How badly captions fit their images.
 
     Args:
         images: (N, D), of length 1.
         texts: (T, D), of length 1.
         of: (T,) row of the image of each caption.
-        seed: of which captions are compared with.
+        scale: by which the model multiplies cosines before a softmax.
+        seed: of which captions and images are compared with.
+
+    Returns:
+        (T,) share of other images' captions that fit the image better than its own, 0 for a good one; and (T,) the
+        contrastive loss of each pair, over captions and over images, which sorts doubtful ones better.
     """
-    some = np.random.default_rng(seed).permutation(len(texts))[:_OTHERS]
+    rng = np.random.default_rng(seed)
+    some = rng.permutation(len(texts))[:_OTHERS]
+    few = rng.permutation(len(images))[:_OTHERS]
     own = np.einsum("td,td->t", images[of], texts)
-    share = np.zeros(len(texts))
-    for start in range(0, len(texts), 4096):
-        rows = slice(start, start + 4096)
-        others = images[of[rows]] @ texts[some].T
+    share, loss = np.zeros(len(texts)), np.zeros(len(texts))
+    for start in range(0, len(texts), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        captions, pictures = images[of[rows]] @ texts[some].T, texts[rows] @ images[few].T
         strange = of[some][None] != of[rows][:, None]
-        better = (others > own[rows, None]) & strange
-        share[rows] = better.sum(1) / np.maximum(strange.sum(1), 1)
-    return share
+        share[rows] = ((captions > own[rows, None]) & strange).sum(1) / np.maximum(strange.sum(1), 1)
+        for found, other in ((captions, strange), (pictures, few[None] != of[rows][:, None])):
+            better = np.exp(scale * (found - own[rows, None]).astype(np.float64)) * other
+            loss[rows] += np.log1p(better.sum(1))
+    return share, loss
 
 
 def knows(share: np.ndarray) -> bool:

@@ -1,13 +1,17 @@
 """The data set without what was found, as ``fit`` and the tasks read it, and with the labels that were suggested.
 
-Images that lie in files are named in manifests. Others are written into parquet files, encoded as they were.
+Images that lie in files are named in manifests. Others are written into parquet files, with captions into shards,
+encoded as they were.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
-from collections.abc import Iterator
+import tarfile
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +19,20 @@ import numpy as np
 from PIL import Image
 
 from visionzoo.curation.findings import Findings
+from visionzoo.curation.instances import Parts, write_instances
 from visionzoo.data.sources.base import Source, Splits
 from visionzoo.data.sources.captions import CaptionSource
 from visionzoo.data.sources.reading import Kind
-from visionzoo.files import atomic_path, write_csv, write_text
+from visionzoo.files import atomic_path, write_csv
 
 #: Without the images of these lists. Odd ones may be what a model most needs to see: they are for a person to judge.
 LEFT_OUT = ("unreadable", "leak", "twin", "wrong label", "empty")
+#: Captions and masks that go while their image stays. Other masks may be right: an object can be cut off, or small.
+PARTS = ("caption", "empty mask", "mask twice")
 #: Names of what is written, without their endings.
 CLEAN, SUGGESTED, NEXT = "clean", "suggested", "label_next"
+#: Images of a shard.
+_SHARD = 10_000
 
 
 def write_clean(folder: Path, splits: Splits[Any], kind: Kind, found: Findings) -> list[Path]:
@@ -32,46 +41,66 @@ def write_clean(folder: Path, splits: Splits[Any], kind: Kind, found: Findings) 
     Args:
         folder: where.
         splits: of the data.
-        kind: of the data. Those with masks are not written again: their annotations are no table.
+        kind: of the data. Masks are written as COCO's instance files.
         found: what is wrong with them.
 
     Returns:
         the files and folders that were written.
     """
+    _forget(folder)
     written: list[Path] = []
     if found.label_next:
         write_csv(folder / f"{NEXT}.csv", ("image",), [[os.path.abspath(name)] for name in found.label_next])
         written.append(folder / f"{NEXT}.csv")
-    if kind == "objects":
-        return written
-    bad = {(f.split, f.place): f for f in found.findings if f.reason in LEFT_OUT}
+    bad = {(f.split, f.place) for f in found.findings if f.reason in LEFT_OUT}
     labels = {(f.split, f.place): f.suggestion for f in found.findings if f.reason == "wrong label"}
+    parts: Parts = defaultdict(set)
+    for one in found.findings:
+        if one.reason in PARTS:
+            parts[one.split, one.place].add(one.part)
+    if kind == "captions":  # an image without any caption is of no use
+        bad |= {key for key, gone in parts.items() if len(gone) == len(_captions(splits.named[key[0]], key[1], {}))}
     kept = {n: [i for i in range(len(s)) if (n, i) not in bad] for n, s in splits.items()}
-    written += _write(folder, CLEAN, splits, kind, kept, {})
+    if kind == "objects":
+        return [*written, *write_instances(folder / CLEAN, splits, kept, parts)]
+    written += _write(folder, CLEAN, splits, kind, kept, {}, parts)
     if labels:
         gone = {(f.split, f.place) for f in found.findings if f.reason in LEFT_OUT and f.reason != "wrong label"}
         kept = {n: [i for i in range(len(s)) if (n, i) not in gone] for n, s in splits.items()}
-        written += _write(folder, SUGGESTED, splits, kind, kept, labels)
+        written += _write(folder, SUGGESTED, splits, kind, kept, labels, parts)
     return written
 
 
+def _forget(folder: Path) -> None:
+    """Remove what an earlier look has written, which this one may have nothing to put in the place of."""
+    for name in (CLEAN, SUGGESTED, NEXT):
+        for ending in ("csv", "jsonl"):
+            (folder / f"{name}.{ending}").unlink(missing_ok=True)
+        for pattern in ("*.parquet", "instances_*.json", "*/[0-9]*.tar"):
+            for path in (folder / name).glob(pattern):
+                path.unlink()
+
+
 def _write(
-    folder: Path, name: str, splits: Splits[Any], kind: Kind, kept: dict[str, list[int]], labels: dict[Any, str]
-) -> list[Path]:
+    folder: Path, name: str, splits: Splits[Any], kind: Kind, kept: dict[str, list[int]], labels: dict[Any, str],
+    parts: Parts,
+) -> list[Path]:  # fmt: skip
     if not any(kept.values()):
         return []
     first = next((source, kept[split][0]) for split, source in splits.items() if kept[split])
     if not isinstance(first[0].raw(first[1]), str | os.PathLike):
+        if kind == "captions":
+            return list(_shards(folder / name, splits, kept, parts))
         return list(_parquet(folder / name, splits, kept, labels))
     if kind == "captions":
-        import json
-
         lines = [
-            json.dumps({"image": image, "captions": list(source.captions(i)), "split": split}, ensure_ascii=False)
+            json.dumps(
+                {"image": image, "captions": _captions(source, i, parts[split, i]), "split": split}, ensure_ascii=False
+            )
             for split, source, i, image in _files(splits, kept)
-            if isinstance(source, CaptionSource)
         ]
-        write_text(folder / f"{name}.jsonl", "\n".join(lines) + "\n")
+        with atomic_path(folder / f"{name}.jsonl") as temporary:  # names of files that are not UTF-8 keep their bytes
+            temporary.write_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
         return [folder / f"{name}.jsonl"]
     header = ("image", "label", "split") if splits.classes else ("image", "split")
     rows = (
@@ -95,6 +124,30 @@ def _label(source: Source, i: int) -> str:
     return source.classes[int(target)] if target >= 0 else ""
 
 
+def _captions(source: Source, i: int, gone: Collection[int]) -> list[str]:
+    """Those of an image that stay."""
+    assert isinstance(source, CaptionSource)
+    return [text for place, text in enumerate(source.captions(i)) if place not in gone]
+
+
+def _shards(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], parts: Parts) -> Iterator[Path]:
+    """WebDataset shards, each image with a JSON of its captions."""
+    for split, source in splits.items():
+        for start in range(0, len(kept[split]), _SHARD):
+            out = folder / split / f"{start // _SHARD:05d}.tar"
+            with atomic_path(out) as temporary, tarfile.open(temporary, "w") as tar:
+                for number, i in enumerate(kept[split][start : start + _SHARD], start):
+                    image = _bytes(source, i)
+                    with Image.open(io.BytesIO(image)) as opened:
+                        ending = (opened.format or "png").lower()
+                    texts = json.dumps({"caption": _captions(source, i, parts[split, i])}).encode()
+                    for name, data in ((f"{number:08d}.{ending}", image), (f"{number:08d}.json", texts)):
+                        member = tarfile.TarInfo(name)
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
+            yield out
+
+
 def _parquet(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labels: dict[Any, str]) -> Iterator[Path]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -103,8 +156,6 @@ def _parquet(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labe
     fields = [("image", image)]
     if splits.classes:
         fields.append(("label", pa.list_(pa.string()) if splits.multi_label else pa.string()))
-    if isinstance(splits.first, CaptionSource):
-        fields.append(("caption", pa.list_(pa.string())))
     schema = pa.schema(fields)
     folder.mkdir(exist_ok=True)
     for split, source in splits.items():
@@ -116,8 +167,6 @@ def _parquet(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labe
                 if "label" in schema.names:
                     given: list[Any] = [labels.get((split, i), _label(source, i)) or None for i in rows]
                     columns["label"] = [x and x.split("|") for x in given] if splits.multi_label else given
-                if isinstance(source, CaptionSource):
-                    columns["caption"] = [list(source.captions(i)) for i in rows]
                 writer.write_table(pa.table(columns, schema=schema))
         yield out
 
