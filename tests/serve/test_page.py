@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from PIL import Image
 import visionzoo as vz
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.rle import read_segmentation
+from visionzoo.embedded import EMBEDDED
+from visionzoo.runs.answers import read_answers, write_answers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -147,7 +150,9 @@ def test_a_folder_is_annotated(start: Callable[..., Any], open_page: Callable[..
         page.locator("#canvas").focus()
         for key in ("ArrowRight", "ArrowDown"):
             page.keyboard.press(key)
-        page.evaluate("new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))")  # laid out anew
+        page.evaluate(
+            "new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))"
+        )  # laid out anew
         page.keyboard.press("Space")
     assert len(saved(photos)["annotations"]) == 2
     assert server.demo.segment.encoded == 2  # once for each picture
@@ -217,6 +222,33 @@ def test_words_name_a_picture_and_find_others(server: Any, open_page: Callable[.
         page.locator("#found button").first.click()
     assert page.locator("#segment").is_visible()
     expect(page.locator("#segment-status")).to_have_text("")
+
+
+def test_confusion_cells_open_their_photographs(
+    start: Callable[..., Any], open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(EMBEDDED / "digits", run)
+    found = read_answers(run / "answers.parquet")
+    names = ("<img src=x onerror=alert(1)>", "</script>", *found.about.classes[2:])
+    write_answers(run / "answers.parquet", found.rows, replace(found.about, classes=names))
+    page = open_page(start(classify=str(run)))
+    page.locator("#tab-classify").click()
+    cell = page.locator("#confusion .matrix button[aria-label^='label 8, predicted </script>']")
+    expect(cell).to_have_text("2", timeout=30000)
+    expect(page.locator("#confusion table.sorted")).to_contain_text("</script>")
+    assert page.locator("#confusion img[src='x']").count() == 0
+    cell.focus()
+    page.keyboard.press("Enter")
+    pictures = page.locator("#opened img")
+    expect(pictures).to_have_count(2)
+    for k in range(2):
+        expect(pictures.nth(k)).not_to_have_js_property("naturalWidth", 0)
+    expect(page.locator("#opened figcaption").first).to_contain_text("✗ </script>")
+    expect(page.locator("#opened figcaption").first).to_contain_text("label 8")
+    keep(page, "confusion")
+    page.keyboard.press("Escape")
+    expect(page.locator("#opened")).to_be_hidden()
 
 
 def test_small_dark_and_by_touch(server: Any, open_page: Callable[..., Any]) -> None:

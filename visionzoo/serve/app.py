@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 import visionzoo
+from visionzoo.report.shell import PARTS
 from visionzoo.serve.api import Api
 from visionzoo.serve.bounds import Refused
 from visionzoo.serve.demo import Demo
@@ -47,6 +48,8 @@ def create_app(demo: Demo, door: Door) -> ASGIApp:
         app.add_api_route(path, _file(PAGE / name), methods=["GET"], include_in_schema=False)
     for file in sorted(PAGE.iterdir()):  # these files, and whatever is asked for, no others
         app.add_api_route(f"/page/{file.name}", _file(file), methods=["GET"], include_in_schema=False)
+    for name in ("components.css", "page.js"):  # how the report looks, for what the page shows of a run
+        app.add_api_route(f"/page/report/{name}", _file(PARTS / name), methods=["GET"], include_in_schema=False)
     app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
     app.add_api_route("/metrics", _metrics(demo), methods=["GET"], include_in_schema=False)
     app.add_exception_handler(Refused, _refused)

@@ -13,7 +13,7 @@ import torch
 
 from visionzoo.export.folder import is_exported
 from visionzoo.export.predictors import ExportedClassifier, load_exported
-from visionzoo.inference.classifier import ImageClassifier
+from visionzoo.inference.classifier import ImageClassifier, ImageLabeller
 from visionzoo.inference.load_clip import load_clip
 from visionzoo.inference.masks import load_sam, load_text_prompts
 from visionzoo.inference.sam_predictor import SamPredictor
@@ -24,6 +24,7 @@ from visionzoo.models.sam.text_prompts import TextPrompts
 from visionzoo.serve.annotations import FILE, Annotations
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
+from visionzoo.serve.confusion import Confusion
 from visionzoo.serve.folder import PictureFolder
 from visionzoo.serve.measure import ServerMetrics
 from visionzoo.serve.pictures import PictureStore
@@ -65,7 +66,11 @@ class Demo:
             write_samples(self._temporary.name)
         self.folder = PictureFolder(options.folder or self._own_folder, self.bounds.body)
         self.annotations = Annotations(options.out or Path(self.folder.path) / FILE)
-        self.classify = ClassifyService(_labeller(options), self._make)
+        source, labeller = _labeller(options)
+        self.classify = ClassifyService(labeller, self._make)
+        self.confusion = Confusion(
+            source, exported=isinstance(labeller, ExportedClassifier), multi_label=labeller.multi_label
+        )
         clip, labels = _clip(options)
         self.clip = ClipService(clip, labels or SHAPE_LABELS, self.bounds, self._make)
         cache = None if self._temporary is None else Path(self._temporary.name) / ".cache"
@@ -182,14 +187,15 @@ class Demo:
             self._temporary.cleanup()
 
 
-def _labeller(options: DemoOptions) -> Any:
+def _labeller(options: DemoOptions) -> tuple[str, ImageLabeller]:
+    """Its folder, and the classifier."""
     source = local_source(options.classify, "classify")
     if not is_exported(source):
-        return ImageClassifier.load(source, options.device)
+        return source, ImageClassifier.load(source, options.device)
     found = load_exported(source)
     if not isinstance(found, ExportedClassifier):
         raise ValueError(f"--classify {source} is an exported {type(found).__name__}, which names no images")
-    return found
+    return source, found
 
 
 def _clip(options: DemoOptions) -> tuple[Clip, tuple[str, ...]]:

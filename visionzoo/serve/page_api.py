@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from visionzoo.data.images import open_image
+from visionzoo.report.components import picture_kind
 from visionzoo.serve.annotations import DrawnObject, DrawnPicture
 from visionzoo.serve.bounds import Refused
 from visionzoo.serve.demo import Demo
@@ -60,6 +61,8 @@ class PageApi:
         router.add_api_route("/pictures/{picture}/everything", self.everything, methods=["POST"])
         router.add_api_route("/pictures/{picture}/export", self.export, methods=["POST"])
         router.add_api_route("/search", self.search, methods=["POST"])
+        router.add_api_route("/confusion", self.confusion, methods=["GET"])
+        router.add_api_route("/confusion/{row}", self.confusion_picture, methods=["GET"])
         router.add_api_route("/reload", self.reload, methods=["POST"])
         return router
 
@@ -176,6 +179,15 @@ class PageApi:
         query = text if picture is None else self.demo.store.get(picture).data
         assert query is not None
         return {"found": await self.demo.find(query, top)}
+
+    async def confusion(self) -> dict[str, Any]:
+        """What the classifier takes for what, to be put into the page; or why that is not known."""
+        return await asyncio.to_thread(self.demo.confusion.shown, "/page/confusion")
+
+    async def confusion_picture(self, row: int) -> Response:
+        """A picture of a cell."""
+        picture = await asyncio.to_thread(self.demo.confusion.picture, row)
+        return Response(picture, media_type=f"image/{picture_kind(picture)}")
 
     async def reload(self) -> dict[str, Any]:
         """Take the newest segmenter that was trained on what was drawn."""

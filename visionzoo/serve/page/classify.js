@@ -1,6 +1,7 @@
 // Labels that are typed in, the classifier's own, and where each looks.
 
 import { guarded, onFile, post, send, shown } from "/page/ask.js";
+import { showConfusion } from "/page/confusion.js";
 import { View } from "/page/view.js";
 
 const by = (id) => document.getElementById(id);
@@ -101,7 +102,10 @@ export function startClassify(state, folder) {
   }));
   chips();
   document.addEventListener("tab", (event) => {
-    if (event.detail === "classify" && !opened) { opened = true; open(choices[0]); }
+    if (event.detail !== "classify" || opened) return;
+    opened = true;
+    open(choices[0]);
+    showConfusion();
   });
 }
 
