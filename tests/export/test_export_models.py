@@ -178,7 +178,30 @@ def test_sams_script_and_command_draw_the_predictors_mask(
     out = tmp_path / "overlay.png"
     assert main(["masks", str(image), "--model", str(sam_folder), "--point", "200,300", "--out", str(out)]) == 0
     assert out.is_file()
-    assert main(["masks", str(image), "--model", str(sam_folder), "--all", "--out", str(out)]) == 2
+    assert main(["masks", str(image), "--model", str(sam_folder), "--text", "cat", "--out", str(out)]) == 2
+    some = ["--all", "--points-per-side", "3", "--min-iou", "0", "--min-stability", "0"]
+    assert main(["masks", str(image), "--model", str(sam_folder), *some, "--out", str(out)]) == 0
+
+
+def test_everything_by_an_export_is_what_its_run_finds(sam: Sam, sam_folder: Path) -> None:
+    from sklearn.datasets import load_sample_images
+
+    picture = load_sample_images().images[1][:200, :301]
+    options = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 4}
+    ours = vz.MaskGenerator(sam, **options, crop_n_layers=1).generate(picture)
+    theirs = vz.MaskGenerator(vz.load_exported(sam_folder), **options, points_per_batch=5, crop_n_layers=1)
+    found = theirs.generate(picture)
+    assert len(found) == len(ours) > 3
+    for a, b in zip(ours, found, strict=True):
+        assert (a["point_coords"], a["crop_box"]) == (b["point_coords"], b["crop_box"])
+        np.testing.assert_allclose(b["predicted_iou"], a["predicted_iou"], rtol=1e-4, atol=1e-5)
+        assert (a["segmentation"] != b["segmentation"]).mean() < 1e-3  # logits of zero, to the last digits
+
+
+def test_an_export_knows_whether_its_clicks_are_ambiguous(sam_folder: Path, tmp_path: Path) -> None:
+    assert vz.load_exported(sam_folder).model.ambiguous
+    clear = vz.create_sam("vit_nano_patch4_32", image_size=64, ambiguous=False)
+    assert make_plan(clear, Wish(), "clear").facts["ambiguous"] is False
 
 
 def test_several_pictures_in_one_call_of_the_decoder(sam: Sam, sam_folder: Path) -> None:

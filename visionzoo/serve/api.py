@@ -165,12 +165,11 @@ class Api:
         """Where a model looks in a picture."""
         image = await (await self.picture(request, picture)).image()
         labeller, clip = self.demo.classify.labeller, self.demo.clip.model
-        if model == "clip":
-            return HeatAnswer(**await asyncio.to_thread(attention_of, clip.visual.trunk, clip.preprocess, image))
-        network = getattr(labeller, "model", None)
-        if network is None:
+        asked = clip if model == "clip" else labeller
+        network = clip.visual.trunk if model == "clip" else getattr(labeller, "model", None)
+        if asked.takes_pixels or network is None:
             raise ValueError("an exported model shows no attention; give the run")
-        return HeatAnswer(**await asyncio.to_thread(attention_of, network, labeller.preprocess, image))
+        return HeatAnswer(**await asyncio.to_thread(attention_of, network, asked.preprocess, image))
 
     async def send_picture(self, request: Request) -> PictureInfo:
         """Keep a picture for a while, so that several questions need not send it again."""

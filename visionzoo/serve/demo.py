@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 
+from visionzoo.export.clip_model import ExportedClip
 from visionzoo.export.folder import is_exported
-from visionzoo.export.predictors import ExportedClassifier, load_exported
+from visionzoo.export.predictors import ExportedClassifier, ExportedTowers, ExportedZeroShot, load_exported
 from visionzoo.inference.classifier import ImageClassifier, ImageLabeller
 from visionzoo.inference.load_clip import load_clip
 from visionzoo.inference.masks import load_sam, load_text_prompts
 from visionzoo.inference.sam_predictor import SamPredictor
 from visionzoo.inference.search import ImageSearch
 from visionzoo.models.bundle import read_config
-from visionzoo.models.clip import Clip
 from visionzoo.models.sam.text_prompts import TextPrompts
 from visionzoo.serve.annotations import FILE, Annotations
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
 from visionzoo.serve.confusion import Confusion
+from visionzoo.serve.fixed_labels import FixedLabelsService
 from visionzoo.serve.folder import PictureFolder
 from visionzoo.serve.measure import ServerMetrics
 from visionzoo.serve.pictures import PictureStore
@@ -71,10 +72,9 @@ class Demo:
         self.confusion = Confusion(
             source, exported=isinstance(labeller, ExportedClassifier), multi_label=labeller.multi_label
         )
-        clip, labels = _clip(options)
-        self.clip = ClipService(clip, labels or SHAPE_LABELS, self.bounds, self._make)
+        self.clip = self._clip_service()
         cache = None if self._temporary is None else Path(self._temporary.name) / ".cache"
-        self._search = ImageSearch(clip, cache_dir=cache)
+        self._search = ImageSearch(self.clip.model, cache_dir=cache)
         self._searches = self._make("search", self._find, batch=1)
         self.segment_name = options.segment
         self._loading = threading.Lock()
@@ -106,6 +106,22 @@ class Demo:
         self._batchers.append(made)
         return made
 
+    def _clip_service(self) -> ClipService:
+        source = local_source(self.options.clip, "clip")
+        if not is_exported(source):
+            model, labels = load_clip(source, self.options.device)
+            return ClipService(model, labels or SHAPE_LABELS, self.bounds, self._make)
+        found = load_exported(source)
+        if isinstance(found, ExportedZeroShot):
+            return FixedLabelsService(ExportedClip(source, found), found, self.bounds, self._make)
+        if not isinstance(found, ExportedTowers):
+            raise ValueError(
+                f"--clip {source} is an exported {type(found).__name__}, which reads no texts; export it with "
+                "--part clip for labels that are typed in, or with --labels for labels that stay"
+            )
+        exported: Any = ExportedClip(source, found)
+        return ClipService(exported, SHAPE_LABELS, self.bounds, self._make)
+
     def _segmenter(self, source: str, weights: str | None) -> SegmentService:
         predictor, texts = _predictor(source, weights, self.options.device)
         return SegmentService(predictor, texts, self.store, self.bounds, self._make)
@@ -124,9 +140,8 @@ class Demo:
 
     @property
     def segment_abilities(self) -> dict[str, bool]:
-        """What the page may offer, known before the segmenter is loaded: ``text`` and ``everything``."""
-        found = self._segment
-        return {"text": bool(found and found.texts), "everything": found is None or found.finds_everything}
+        """What the page may offer, known before the segmenter is loaded: ``text``."""
+        return {"text": bool(self._segment and self._segment.texts)}
 
     @property
     def retrained(self) -> Path:
@@ -156,8 +171,10 @@ class Demo:
         """The pictures of the folder that fit words, or are like a picture: ``index``, ``name`` and ``score``.
 
         Raises:
-            ValueError: for an empty description.
+            ValueError: for an empty description, or one where the CLIP reads none.
         """
+        if isinstance(query, str) and not self.clip.takes_texts:
+            await self.clip.embed_texts([query], None)
         found: list[dict[str, Any]] = await self._searches.ask((query, top))
         return found
 
@@ -196,14 +213,6 @@ def _labeller(options: DemoOptions) -> tuple[str, ImageLabeller]:
     if not isinstance(found, ExportedClassifier):
         raise ValueError(f"--classify {source} is an exported {type(found).__name__}, which names no images")
     return source, found
-
-
-def _clip(options: DemoOptions) -> tuple[Clip, tuple[str, ...]]:
-    if is_exported(options.clip):
-        raise ValueError(
-            f"--clip {options.clip} is exported, and its labels with it: give it as --classify, or the run as --clip"
-        )
-    return load_clip(options.clip, options.device)
 
 
 def _predictor(source: str, weights: str | None, device: Any) -> tuple[SamPredictor, TextPrompts | None]:

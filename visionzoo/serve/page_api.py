@@ -81,6 +81,7 @@ class PageApi:
             "clip": {
                 "name": clip.model.name,
                 "labels": list(clip.labels)[:60],
+                "texts": clip.takes_texts,
                 "attention": "attention_maps" in clip.model.visual.trunk.capabilities,
             },
             "segment": {"name": demo.segment_name, **demo.segment_abilities},

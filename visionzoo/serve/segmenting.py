@@ -18,7 +18,6 @@ from PIL import Image
 from visionzoo.data.sources.rle import RLE
 from visionzoo.inference.mask_generator import MaskGenerator
 from visionzoo.inference.sam_predictor import SamImage, SamPredictor, check_box, check_points
-from visionzoo.models.sam import Sam
 from visionzoo.models.sam.text_prompts import TextPrompts
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
@@ -85,11 +84,6 @@ class SegmentService:
         """Where its questions wait."""
         return self._encoder, self._decoder
 
-    @property
-    def finds_everything(self) -> bool:
-        """Whether it can be asked without a prompt; an exported one cannot."""
-        return isinstance(self.predictor.model, Sam)
-
     async def embed(self, held: HeldPicture) -> SamImage:
         """The picture as the decoder reads it, computed once."""
 
@@ -144,15 +138,12 @@ class SegmentService:
             options: of :class:`MaskGenerator`.
 
         Raises:
-            Refused: 400 for an exported model, 429 while another picture is being searched.
+            Refused: 429 while another picture is being searched.
         """
-        model = self.predictor.model
-        if not isinstance(model, Sam):
-            raise Refused(400, "an exported model answers clicks and boxes; everything-mode needs the run itself")
         if not self._everything.acquire(blocking=False):
             raise Refused(429, "another picture is being searched for everything; try again in a moment")
         try:
-            return self._search(MaskGenerator(model, **options), image)
+            return self._search(MaskGenerator(self.predictor, **options), image)
         except ValueError:  # of the options
             self._everything.release()
             raise

@@ -9,8 +9,11 @@ const TEMPLATES = [["a {}", "a …"], ["{}", "the label alone"], ["a photo of a 
 
 export function startClassify(state, folder) {
   const view = new View(by("classify-canvas"));
-  let labels = state.clip.labels.slice(0, 12), id = null, opened = false, turn = 0;
+  let labels = state.clip.texts ? state.clip.labels.slice(0, 12) : [], id = null, opened = false, turn = 0;
 
+  by("label-form").hidden = by("sentences").hidden = !state.clip.texts;
+  by("fixed").hidden = state.clip.texts;
+  if (!state.clip.texts) by("words-title").textContent = `The labels of ${state.clip.name}`;
   by("known").hidden = !state.folder.own;
   by("classify-name").textContent = state.classify.name;
   by("template").append(...TEMPLATES.map(([value, text]) => new Option(text, value)));
@@ -39,8 +42,9 @@ export function startClassify(state, folder) {
 
   const words = guarded(async () => {
     const mine = ++turn;
-    if (!labels.length) { by("zeroshot").replaceChildren(); return; }
-    const query = new URLSearchParams({ picture: id, template: by("template").value, multi_label: by("each").checked, top: 8 });
+    if (state.clip.texts && !labels.length) { by("zeroshot").replaceChildren(); return; }
+    const query = new URLSearchParams({ picture: id, top: 8 });
+    if (state.clip.texts) { query.set("template", by("template").value); query.set("multi_label", by("each").checked); }
     labels.forEach((label) => query.append("label", label));
     const { answers } = await post(`/v1/zeroshot?${query}`);
     if (mine === turn) bars(by("zeroshot"), answers, new Set());
