@@ -187,12 +187,16 @@ def test_everything_by_an_export_is_what_its_run_finds(sam: Sam, sam_folder: Pat
     from sklearn.datasets import load_sample_images
 
     picture = load_sample_images().images[1][:200, :301]
-    options = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 4}
-    ours = vz.MaskGenerator(sam, **options, crop_n_layers=1).generate(picture)
-    theirs = vz.MaskGenerator(vz.load_exported(sam_folder), **options, points_per_batch=5, crop_n_layers=1)
-    found = theirs.generate(picture)
-    assert len(found) == len(ours) > 3
-    for a, b in zip(ours, found, strict=True):
+    every = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0, "crop_nms_thresh": 1.0}
+    ours, theirs = (
+        sorted(
+            vz.MaskGenerator(model, 3, step, **every, crop_n_layers=1).generate(picture),
+            key=lambda m: (m["crop_box"], m["point_coords"], m["predicted_iou"]),
+        )
+        for model, step in ((sam, None), (vz.load_exported(sam_folder), 5))
+    )
+    assert len(ours) == len(theirs) > 9
+    for a, b in zip(ours, theirs, strict=True):
         assert (a["point_coords"], a["crop_box"]) == (b["point_coords"], b["crop_box"])
         np.testing.assert_allclose(b["predicted_iou"], a["predicted_iou"], rtol=1e-4, atol=1e-5)
         assert (a["segmentation"] != b["segmentation"]).mean() < 1e-3  # logits of zero, to the last digits
