@@ -107,6 +107,11 @@ class Api:
             model=labeller.name, answers=_answers(found), calibrated=getattr(labeller, "calibration", None) is not None
         )
 
+    async def classify_plainly(self, request: Request) -> Response:
+        """:meth:`classify` for a picture that comes alone, as most do: nothing has to be checked."""
+        answer = await self.classify(request, None, 5, None, None)
+        return Response(answer.model_dump_json(), media_type="application/json")
+
     async def zeroshot(
         self,
         request: Request,

@@ -6,9 +6,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from visionzoo.report.answers_part import AnswerImages, matrix_parts
-from visionzoo.report.components import ImagePool
-from visionzoo.report.shell import fragment
 from visionzoo.runs.answers import HeldOutAnswers, read_answers
 from visionzoo.runs.folder import RunFolder
 from visionzoo.serve.bounds import Refused
@@ -41,20 +38,26 @@ class Confusion:
             found = self._read()
         except (OSError, ValueError) as error:
             return {"why": f"What it answered in training cannot be shown: {error}"}
+        from visionzoo.report.answers_part import AnswerImages, matrix_parts
+        from visionzoo.report.components import ImagePool
+        from visionzoo.report.shell import fragment
+
         pool = ImagePool()
         return fragment(matrix_parts(AnswerImages(found, pool, lambda row: f"{address}/{row}")), pool)
 
-    def picture(self, row: int) -> bytes:
-        """WebP, PNG or JPEG.
+    def picture(self, row: int) -> tuple[bytes, str]:
+        """A picture, and ``webp``, ``png`` or ``jpeg``.
 
         Raises:
             Refused: 404 for a row without one.
         """
+        from visionzoo.report.components import picture_kind
+
         pictures = [] if self._lacking() else self._read().rows["picture"]
         picture = pictures[row] if 0 <= row < len(pictures) else None
         if picture is None:
             raise Refused(404, f"there is no picture of answer {row}")
-        return bytes(picture)
+        return bytes(picture), picture_kind(picture)
 
     def _lacking(self) -> str:
         """Why there is nothing to show; nothing where there is."""

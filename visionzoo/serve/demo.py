@@ -1,4 +1,7 @@
-"""Everything that one server holds: its models, its folder, and the pictures that it was sent."""
+"""Everything that one server holds: its models, its folder, and the pictures that it was sent.
+
+What the first page does not need is imported where it is used: a person waits for it.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,30 @@ import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from visionzoo.export.clip_model import ExportedClip
 from visionzoo.export.folder import is_exported
-from visionzoo.export.predictors import ExportedClassifier, ExportedTowers, ExportedZeroShot, load_exported
 from visionzoo.inference.classifier import ImageClassifier, ImageLabeller
 from visionzoo.inference.load_clip import load_clip
-from visionzoo.inference.masks import load_sam, load_text_prompts
-from visionzoo.inference.sam_predictor import SamPredictor
 from visionzoo.inference.search import ImageSearch
 from visionzoo.models.bundle import read_config
-from visionzoo.models.sam.text_prompts import TextPrompts
 from visionzoo.serve.annotations import FILE, Annotations
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
 from visionzoo.serve.confusion import Confusion
-from visionzoo.serve.fixed_labels import FixedLabelsService
 from visionzoo.serve.folder import PictureFolder
 from visionzoo.serve.measure import ServerMetrics
 from visionzoo.serve.pictures import PictureStore
 from visionzoo.serve.samples import SHAPE_LABELS, write_samples
-from visionzoo.serve.segmenting import SegmentService
 from visionzoo.serve.services import ClassifyService, ClipService
 from visionzoo.weights.local import local_source
+
+if TYPE_CHECKING:
+    from visionzoo.inference.sam_predictor import SamPredictor
+    from visionzoo.models.sam.text_prompts import TextPrompts
+    from visionzoo.serve.segmenting import SegmentService
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +70,7 @@ class Demo:
         self.annotations = Annotations(options.out or Path(self.folder.path) / FILE)
         source, labeller = _labeller(options)
         self.classify = ClassifyService(labeller, self._make)
-        self.confusion = Confusion(
-            source, exported=isinstance(labeller, ExportedClassifier), multi_label=labeller.multi_label
-        )
+        self.confusion = Confusion(source, exported=is_exported(source), multi_label=labeller.multi_label)
         self.clip = self._clip_service()
         cache = None if self._temporary is None else Path(self._temporary.name) / ".cache"
         self._search = ImageSearch(self.clip.model, cache_dir=cache)
@@ -111,6 +110,10 @@ class Demo:
         if not is_exported(source):
             model, labels = load_clip(source, self.options.device)
             return ClipService(model, labels or SHAPE_LABELS, self.bounds, self._make)
+        from visionzoo.export.clip_model import ExportedClip
+        from visionzoo.export.predictors import ExportedTowers, ExportedZeroShot, load_exported
+        from visionzoo.serve.fixed_labels import FixedLabelsService
+
         found = load_exported(source)
         if isinstance(found, ExportedZeroShot):
             return FixedLabelsService(ExportedClip(source, found), found, self.bounds, self._make)
@@ -123,6 +126,8 @@ class Demo:
         return ClipService(exported, SHAPE_LABELS, self.bounds, self._make)
 
     def _segmenter(self, source: str, weights: str | None) -> SegmentService:
+        from visionzoo.serve.segmenting import SegmentService
+
         predictor, texts = _predictor(source, weights, self.options.device)
         return SegmentService(predictor, texts, self.store, self.bounds, self._make)
 
@@ -209,6 +214,8 @@ def _labeller(options: DemoOptions) -> tuple[str, ImageLabeller]:
     source = local_source(options.classify, "classify")
     if not is_exported(source):
         return source, ImageClassifier.load(source, options.device)
+    from visionzoo.export.predictors import ExportedClassifier, load_exported
+
     found = load_exported(source)
     if not isinstance(found, ExportedClassifier):
         raise ValueError(f"--classify {source} is an exported {type(found).__name__}, which names no images")
@@ -216,6 +223,10 @@ def _labeller(options: DemoOptions) -> tuple[str, ImageLabeller]:
 
 
 def _predictor(source: str, weights: str | None, device: Any) -> tuple[SamPredictor, TextPrompts | None]:
+    from visionzoo.export.predictors import load_exported
+    from visionzoo.inference.masks import load_sam, load_text_prompts
+    from visionzoo.inference.sam_predictor import SamPredictor
+
     source = local_source(source, "segment")
     if is_exported(source):
         found = load_exported(source)

@@ -10,7 +10,6 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from visionzoo.data.images import open_image
-from visionzoo.report.components import picture_kind
 from visionzoo.serve.annotations import DrawnObject, DrawnPicture
 from visionzoo.serve.bounds import Refused
 from visionzoo.serve.demo import Demo
@@ -187,8 +186,8 @@ class PageApi:
 
     async def confusion_picture(self, row: int) -> Response:
         """A picture of a cell."""
-        picture = await asyncio.to_thread(self.demo.confusion.picture, row)
-        return Response(picture, media_type=f"image/{picture_kind(picture)}")
+        picture, kind = await asyncio.to_thread(self.demo.confusion.picture, row)
+        return Response(picture, media_type=f"image/{kind}")
 
     async def reload(self) -> dict[str, Any]:
         """Take the newest segmenter that was trained on what was drawn."""

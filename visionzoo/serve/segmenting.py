@@ -9,7 +9,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,30 +17,13 @@ from PIL import Image
 
 from visionzoo.data.sources.rle import RLE
 from visionzoo.inference.mask_generator import MaskGenerator
-from visionzoo.inference.sam_predictor import SamImage, SamPredictor, check_box, check_points
+from visionzoo.inference.sam_predictor import SamImage, SamPredictor
 from visionzoo.models.sam.text_prompts import TextPrompts
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
 from visionzoo.serve.pictures import HeldPicture, PictureStore
+from visionzoo.serve.prompted import PromptedObject
 from visionzoo.serve.services import MakeBatcher
-
-
-class PromptedObject(NamedTuple):
-    """What one object was asked for by."""
-
-    points: Sequence[tuple[float, float]] = ()
-    labels: Sequence[float] = ()
-    box: Sequence[float] | None = None
-    text: str | None = None
-
-    def check(self, size: tuple[int, int]) -> None:
-        """Raises ValueError for no prompt at all, and one that lies outside a picture of (height, width)."""
-        if not len(self.points) and self.box is None and not self.text:
-            raise ValueError("say what to segment: a point, a box or a name")
-        if len(self.points):
-            check_points(self.points, self.labels, size)
-        if self.box is not None:
-            check_box(self.box, size)
 
 
 class FoundMask(NamedTuple):
