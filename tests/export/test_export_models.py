@@ -178,7 +178,34 @@ def test_sams_script_and_command_draw_the_predictors_mask(
     out = tmp_path / "overlay.png"
     assert main(["masks", str(image), "--model", str(sam_folder), "--point", "200,300", "--out", str(out)]) == 0
     assert out.is_file()
-    assert main(["masks", str(image), "--model", str(sam_folder), "--all", "--out", str(out)]) == 2
+    assert main(["masks", str(image), "--model", str(sam_folder), "--text", "cat", "--out", str(out)]) == 2
+    some = ["--all", "--points-per-side", "3", "--min-iou", "0", "--min-stability", "0"]
+    assert main(["masks", str(image), "--model", str(sam_folder), *some, "--out", str(out)]) == 0
+
+
+def test_everything_by_an_export_is_what_its_run_finds(sam: Sam, sam_folder: Path) -> None:
+    from sklearn.datasets import load_sample_images
+
+    picture = load_sample_images().images[1][:200, :301]
+    every = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0, "crop_nms_thresh": 1.0}
+    ours, theirs = (
+        sorted(
+            vz.MaskGenerator(model, 3, step, **every, crop_n_layers=1).generate(picture),
+            key=lambda m: (m["crop_box"], m["point_coords"], m["predicted_iou"]),
+        )
+        for model, step in ((sam, None), (vz.load_exported(sam_folder), 5))
+    )
+    assert len(ours) == len(theirs) > 9
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a["point_coords"], a["crop_box"]) == (b["point_coords"], b["crop_box"])
+        np.testing.assert_allclose(b["predicted_iou"], a["predicted_iou"], rtol=1e-4, atol=1e-5)
+        assert (a["segmentation"] != b["segmentation"]).mean() < 1e-3  # logits of zero, to the last digits
+
+
+def test_an_export_knows_whether_its_clicks_are_ambiguous(sam_folder: Path, tmp_path: Path) -> None:
+    assert vz.load_exported(sam_folder).model.ambiguous
+    clear = vz.create_sam("vit_nano_patch4_32", image_size=64, ambiguous=False)
+    assert make_plan(clear, Wish(), "clear").facts["ambiguous"] is False
 
 
 def test_several_pictures_in_one_call_of_the_decoder(sam: Sam, sam_folder: Path) -> None:

@@ -6,16 +6,21 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import visionzoo as vz
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.rle import read_segmentation
+from visionzoo.embedded import EMBEDDED
+from visionzoo.models.bundle import ModelConfig, save_bundle
+from visionzoo.runs.answers import read_answers, write_answers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -219,6 +224,70 @@ def test_words_name_a_picture_and_find_others(server: Any, open_page: Callable[.
         page.locator("#found button").first.click()
     assert page.locator("#segment").is_visible()
     expect(page.locator("#segment-status")).to_have_text("")
+
+
+def test_a_typed_name_finds_and_names_an_object(
+    start: Callable[..., Any], open_page: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    clip = vz.create_clip(backbone="vit_nano_patch4_32", text="nano", text_width=32, text_heads=2)
+    sam = vz.create_sam("vit_nano_patch4_32", image_size=64, embedding_stride=4, decoder_dim=32, text_dim=32)
+    for task, model, prompts in (
+        ("clip", clip, None),
+        ("segment", sam, {"model": str(tmp_path / "clip"), "template": "a {}"}),
+    ):
+        known = {"architecture": model.architecture, "preprocess": model.preprocess, "text_prompts": prompts}
+        save_bundle(model, ModelConfig(task=task, **known), tmp_path / task)
+    server = start(folder=str(photos), segment=str(tmp_path / "segment"))
+    server.demo.segment.predictor.model.mask_threshold = -1000.0  # untrained: no mask of it shall be empty
+    page = open_page(server)
+    expect(page.locator("#name-form")).to_be_visible()
+    page.keyboard.press("Tab")
+    name = "<b>cell</b>"
+    page.fill("#text-prompt", name)
+    with page.expect_response("**/objects") as response:
+        page.locator("#text-prompt").press("Enter")
+    assert response.value.ok
+    expect(page.locator("#objects input").first).to_have_value(name)
+    expect(page.locator("#segment-status")).to_contain_text("<b>cell</b>: ")
+    assert page.locator("#segment b").count() == 0
+    (found,) = saved(photos)["annotations"]
+    assert [c["name"] for c in saved(photos)["categories"]] == [name]
+    predictor = vz.SamPredictor(server.demo.segment.predictor.model)
+    predictor.set_image(photos / "nuclei-1.png")
+    masks, scores, _ = predictor.predict(text=server.demo.segment.texts.embed([name])[0])
+    height, width = masks.shape[1:]
+    assert (read_segmentation(found["segmentation"], height, width).mask() == masks[scores.argmax()]).all()
+    page.fill("#text-prompt", "   ")
+    page.locator("#text-prompt").press("Enter")
+    expect(page.locator("#objects li")).to_have_count(1)
+
+
+def test_confusion_cells_open_their_photographs(
+    start: Callable[..., Any], open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(EMBEDDED / "digits", run)
+    found = read_answers(run / "answers.parquet")
+    names = ("<img src=x onerror=alert(1)>", "</script>", *found.about.classes[2:])
+    write_answers(run / "answers.parquet", found.rows, replace(found.about, classes=names))
+    page = open_page(start(classify=str(run)))
+    page.locator("#tab-classify").click()
+    cell = page.locator("#confusion .matrix button[aria-label^='label 8, predicted </script>']")
+    expect(cell).to_have_text("2", timeout=30000)
+    expect(page.locator("#confusion table.sorted")).to_contain_text("</script>")
+    assert page.locator("#confusion img[src='x']").count() == 0
+    cell.focus()
+    page.keyboard.press("Enter")
+    pictures = page.locator("#opened img")
+    expect(pictures).to_have_count(2)
+    for k in range(2):
+        expect(pictures.nth(k)).not_to_have_js_property("naturalWidth", 0)
+    expect(page.locator("#opened figcaption").first).to_contain_text("✗ </script>")
+    expect(page.locator("#opened figcaption").first).to_contain_text("label 8")
+    keep(page, "confusion")
+    page.keyboard.press("Escape")
+    expect(page.locator("#opened")).to_be_hidden()
 
 
 def test_small_dark_and_by_touch(server: Any, open_page: Callable[..., Any]) -> None:

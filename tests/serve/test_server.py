@@ -23,6 +23,7 @@ from visionzoo.embedded import EMBEDDED, embedded_names, read_card
 from visionzoo.serve import demo
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
+from visionzoo.serve.confusion import Confusion
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -249,6 +250,31 @@ def test_what_is_drawn_in_a_turned_photograph_fits_it_in_training(
     image, objects = open_data(str(tmp_path), "objects").train.pair(0)
     assert (image.height, image.width) == mask.shape
     assert (objects.mask(0) == mask).all()
+
+
+def test_without_recorded_answers_the_page_says_why_there_is_no_matrix(tmp_path: Path) -> None:
+    def shown(source: Path, **options: bool) -> dict[str, Any]:
+        return Confusion(str(source), **{"exported": False, "multi_label": False, **options}).shown("/at")
+
+    shutil.copytree(EMBEDDED / "digits", tmp_path / "run")
+    assert (
+        sum(group["title"].startswith("label 8") for group in shown(tmp_path / "run")["data"]["groups"].values()) == 3
+    )
+    assert "an export" in shown(tmp_path / "run", exported=True)["why"].lower()
+    assert "several labels" in shown(tmp_path / "run", multi_label=True)["why"]
+    (tmp_path / "run" / "answers.parquet").write_bytes(b"damaged")
+    assert "answers.parquet" in shown(tmp_path / "run")["why"]
+    (tmp_path / "run" / "answers.parquet").unlink()
+    assert f"fit --resume {tmp_path / 'run'}" in shown(tmp_path / "run")["why"]
+
+
+def test_pictures_of_the_matrix_are_given_by_their_number(server: Any) -> None:
+    shown = server.ask("GET", "/page/confusion").json()
+    source = shown["data"]["images"][0]["src"]
+    answer = server.ask("GET", source)
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/webp")
+    assert server.ask("GET", "/page/confusion/99999").status == 404
+    assert server.ask("GET", "/page/confusion/-1").status == 404
 
 
 def test_documentation_is_here(server: Any) -> None:

@@ -66,7 +66,8 @@ def load_model(source: str, *, weights: str | None = None, image_size: int | tup
     """The model that a person names, on the CPU.
 
     Args:
-        source: a run folder, ``timm:NAME``, ``hf-hub:org/name``, or the name of a CLIP, a SAM or a backbone.
+        source: a run folder, ``embedded:NAME``, ``timm:NAME``, ``hf-hub:org/name``, or the name of a CLIP, a SAM or a
+            backbone.
         weights: of a name: file, folder, hub name, timm's tag, or ``random``.
         image_size: of a backbone or SAM that is given by its name.
 
@@ -284,6 +285,7 @@ def _towers(clip: Clip, name: str) -> Plan:
     if clip.logit_bias is not None:
         facts["logit_bias"] = float(clip.logit_bias.detach())
     facts["tokenizer"] = clip.tokenizer_source
+    facts["vocab_size"], facts["cleans_texts"] = clip.vocab_size, not clip.config.causal
     return Plan(
         kind="clip", name=name, backbone=clip.visual.trunk.name, parts=(image, text), preprocess=clip.preprocess,
         facts=facts,

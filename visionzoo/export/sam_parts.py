@@ -115,6 +115,7 @@ def sam_plan(sam: Sam, name: str) -> Plan:
         "mask_size": list(sam.mask_size),
         "decoder_dim": c,
         "mask_threshold": sam.mask_threshold,
+        "ambiguous": sam.ambiguous,
     }
     return Plan(
         kind="sam", name=name, backbone=sam.backbone.name, parts=(encoder, decoder), preprocess=sam.preprocess,

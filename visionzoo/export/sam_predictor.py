@@ -5,7 +5,7 @@ Legend: N prompts, C width, (h, w) embedding grid, (H', W') the resized picture,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,18 @@ from visionzoo.models.sam.model import SamContext, SamOutput, full_size_masks
 from visionzoo.models.sam.prompts import IGNORED, Prompts
 
 
-class ExportedSam(nn.Module):
-    """What a predictor asks of a SAM, answered by two graphs."""
+class _LowMasks(NamedTuple):
+    """What the decoder's graph gave: it has no step between scores and masks."""
 
-    ambiguous = True
+    low: Tensor  #: (N, M, 4 h, 4 w)
+
+    def select(self, index: Tensor) -> _LowMasks:
+        """Only some of the prompts: ``index`` (n,)."""
+        return _LowMasks(self.low[index])
+
+
+class ExportedSam(nn.Module):
+    """What predictors and everything-mode ask of a SAM, answered by two graphs."""
 
     def __init__(self, spec: dict[str, Any], encoder: OnnxRunner, decoder: OnnxRunner) -> None:
         super().__init__()
@@ -30,6 +38,7 @@ class ExportedSam(nn.Module):
             (int(spec[key][0]), int(spec[key][1])) for key in ("image_size", "embedding_size", "mask_size")
         )
         self.decoder_dim, self.mask_threshold = int(spec["decoder_dim"]), float(spec["mask_threshold"])
+        self.ambiguous = bool(spec.get("ambiguous", True))
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # predictors ask models where they are
 
     @property
@@ -58,6 +67,24 @@ class ExportedSam(nn.Module):
         low, scores = (torch.from_numpy(x) for x in self.decoder(*(x.numpy() for x in feed)))
         chosen = slice(None) if multimask is None else slice(1, None) if multimask else slice(0, 1)
         return SamOutput(low[:, chosen], scores[:, chosen])
+
+    def ask_scores(
+        self, context: SamContext, prompts: Prompts, multimask: bool | None = True
+    ) -> tuple[_LowMasks, Tensor]:
+        """As :meth:`visionzoo.models.sam.model.Sam.ask_scores`; the masks are there already."""
+        low, scores = self.ask(context, prompts, multimask)
+        return _LowMasks(low), scores
+
+    @property
+    def mask_decoder(self) -> ExportedSam:
+        """What :meth:`masks` is asked of."""
+        return self
+
+    @staticmethod
+    def masks(decoded: _LowMasks, multimask: bool | None) -> Tensor:
+        """(n, M, 4 h, 4 w) logits of what :meth:`ask_scores` gave, asked in the same way."""
+        del multimask
+        return decoded.low
 
     def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
         """Logits (N, M, 4 h, 4 w) to the pixels of the picture, (N, M, height, width)."""

@@ -29,6 +29,7 @@ from visionzoo.inference.zero_shot import ZeroShotClassifier
 from visionzoo.limits import in_units
 from visionzoo.models.bundle import WEIGHTS_FILE, load_bundle, save_bundle
 from visionzoo.models.preprocess import Normalize
+from visionzoo.runs.folder import RunFolder
 from visionzoo.terminal import say
 
 #: All embedded models together, in bytes.
@@ -104,6 +105,8 @@ def embed_model(run: str | Path, name: str, reached: str, path: str) -> Path:
         size = (temporary / WEIGHTS_FILE).stat().st_size
         if size + others > MOST_BYTES:
             raise ValueError(f"{in_units(size)} beside {in_units(others)}: all must stay below {in_units(MOST_BYTES)}")
+        if (answers := RunFolder(run).answers).is_file():  # for the demo, which shows what it takes for what
+            shutil.copy(answers, temporary)
         (temporary / "card.md").write_text(_card(name, config.task, model, size, reached, compared), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)

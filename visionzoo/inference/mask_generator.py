@@ -67,7 +67,7 @@ class MaskGenerator:
 
     def __init__(
         self,
-        model: Sam,
+        model: Sam | SamPredictor,
         points_per_side: int | None = 32,
         points_per_batch: int | None = None,
         pred_iou_thresh: float = 0.88,
@@ -84,7 +84,8 @@ class MaskGenerator:
     ) -> None:
         """
         Args:
-            model: made by ``create_sam``. Each click has three answers, or one where ``model.ambiguous`` is false.
+            model: made by ``create_sam``, or a predictor: of an exported one ``load_exported`` makes it. Each click has
+                three answers, or one where ``model.ambiguous`` is false.
             points_per_side: of the grid of clicks; None where ``point_grids`` says them.
             points_per_batch: clicks decoded at a time; None for as many as fit into a gigabyte. The masks do not depend
                 on it.
@@ -126,7 +127,7 @@ class MaskGenerator:
         if output_mode == "coco_rle":
             need_pycocotools(f"output_mode={output_mode!r}")
         self.point_grids = [np.asarray(grid, dtype=np.float64).reshape(-1, 2) for grid in point_grids]
-        self.predictor = SamPredictor(model)
+        self.predictor = model if isinstance(model, SamPredictor) else SamPredictor(model)
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh

@@ -159,7 +159,7 @@ def _record(mask: np.ndarray, iou: float) -> dict[str, Any]:
     return {"segmentation": mask, "area": runs.area, "bbox": [x0, y0, x1 - x0, y1 - y0], "predicted_iou": iou}
 
 
-def segment_all(model: Sam, image: ImageInput, *, progress: bool = False, **options: Any) -> Segmented:
+def segment_all(model: Sam | SamPredictor, image: ImageInput, *, progress: bool = False, **options: Any) -> Segmented:
     """Masks of everything; ``options`` are those of :class:`MaskGenerator`."""
     pixels = np.asarray(open_image(image))
     generator = MaskGenerator(model, **options)

@@ -102,7 +102,7 @@ class ImageSearch:
         Raises:
             ValueError: for another model.
         """
-        if not isinstance(model, Clip):
+        if not (hasattr(model, "encode_text") and hasattr(model, "takes_pixels")):  # an exported one has them too
             raise ValueError(f"a search needs a model of create_clip, not {type(model).__name__}")
         self.model = model.eval() if device is None else model.eval().to(resolve_device(device))
         self.device = self.model.logit_scale.device
@@ -110,7 +110,7 @@ class ImageSearch:
         self._cache = Cache("search", cache_dir)
         self._lock = Lock()
         self._held = _HeldIndex("", _empty(model.embed_dim), IndexReport(0, 0, 0, []))
-        self._stream = Stream(self._encode, model.preprocess, self.device)
+        self._stream = Stream(self._encode, model.preprocess, self.device, raw=model.takes_pixels)
         self._texts = TextCache(self.model, ("{}",), None, 256)
 
     @classmethod

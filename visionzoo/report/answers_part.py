@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,11 @@ class AnswerImages:
     Args:
         found: the record.
         pool: takes their pictures.
+        address: of the picture of a row; None for one that holds the picture.
     """
 
-    def __init__(self, found: HeldOutAnswers, pool: ImagePool) -> None:
-        self.about, self.rows, self.pool = found.about, found.rows, pool
+    def __init__(self, found: HeldOutAnswers, pool: ImagePool, address: Callable[[int], str] | None = None) -> None:
+        self.about, self.rows, self.pool, self._address = found.about, found.rows, pool, address
         self.names = [visible_name(name) for name in found.about.classes]
         self.figures: dict[int, PictureFigure] = {}
         self.numbers: dict[int, int] = {}  #: row -> number in the pool
@@ -103,7 +104,8 @@ class AnswerImages:
         lines += [(f"or {other}, {percent(p)}", "quiet") for other, p in answers[1:2] if p >= 0.005]
         lines.append((_short(name), "quiet"))
         alt = f"{name}: label {label}, predicted {answers[0][0]}"
-        return PictureFigure(embedded(picture), alt, lines, self.rows["position"][row])
+        source = embedded(picture) if self._address is None else self._address(row)
+        return PictureFigure(source, alt, lines, self.rows["position"][row])
 
     def open_group(self, key: str, title: str, members: Iterable[int], count: int) -> str:
         """Make ``key`` open the pictures of some rows; empty where none has one.

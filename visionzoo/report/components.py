@@ -174,8 +174,17 @@ def embedded(picture: bytes) -> str:
     Raises:
         ValueError: for other bytes.
     """
+    return f"data:image/{picture_kind(picture)};base64,{base64.b64encode(picture).decode()}"
+
+
+def picture_kind(picture: bytes) -> str:
+    """``webp``, ``png`` or ``jpeg``.
+
+    Raises:
+        ValueError: for other bytes.
+    """
     kinds = ((b"RIFF", "webp"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"))
     kind = next((name for mark, name in kinds if picture.startswith(mark)), None)
     if kind is None:
         raise ValueError(f"a picture begins with {picture[:8]!r}, and is no WebP, PNG or JPEG")
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+    return kind

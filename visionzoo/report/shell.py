@@ -48,7 +48,7 @@ def render(title: str, sections: Sequence[PageSection], *, subtitle: str = "", p
     pool = pool or ImagePool()
     sections = [section for section in sections if section.parts]
     charts = {part.id: part.data() for section in sections for part in _each(section.parts) if isinstance(part, Chart)}
-    style, script = _file("style.css"), _file("page.js")
+    style, script = _file("components.css") + _file("style.css"), _file("page.js")
     return (
         _environment()
         .get_template("page.html")
@@ -71,6 +71,20 @@ def render(title: str, sections: Sequence[PageSection], *, subtitle: str = "", p
             data=_trusted(as_inline_json({"images": pool.images, "groups": pool.groups, "charts": charts})),
         )
     )
+
+
+def fragment(parts: Sequence[Any], pool: ImagePool) -> dict[str, Any]:
+    """Parts for a page of somebody else, which has ``components.css`` and loads ``page.js`` when they are in it.
+
+    Args:
+        parts: no charts among them.
+        pool: the pictures that they open.
+
+    Returns:
+        ``html``, escaped, and ``data``, the JSON that ``page.js`` reads in an element ``#data``.
+    """
+    html = _environment().get_template("fragment.html").render(parts=parts)
+    return {"html": html, "data": _shown({"images": pool.images, "groups": pool.groups, "charts": {}})}
 
 
 def _each(parts: Sequence[Any]) -> Iterator[Any]:

@@ -107,6 +107,11 @@ class Api:
             model=labeller.name, answers=_answers(found), calibrated=getattr(labeller, "calibration", None) is not None
         )
 
+    async def classify_plainly(self, request: Request) -> Response:
+        """:meth:`classify` for a picture that comes alone, as most do: nothing has to be checked."""
+        answer = await self.classify(request, None, 5, None, None)
+        return Response(answer.model_dump_json(), media_type="application/json")
+
     async def zeroshot(
         self,
         request: Request,
@@ -165,12 +170,11 @@ class Api:
         """Where a model looks in a picture."""
         image = await (await self.picture(request, picture)).image()
         labeller, clip = self.demo.classify.labeller, self.demo.clip.model
-        if model == "clip":
-            return HeatAnswer(**await asyncio.to_thread(attention_of, clip.visual.trunk, clip.preprocess, image))
-        network = getattr(labeller, "model", None)
-        if network is None:
+        asked = clip if model == "clip" else labeller
+        network = clip.visual.trunk if model == "clip" else getattr(labeller, "model", None)
+        if asked.takes_pixels or network is None:
             raise ValueError("an exported model shows no attention; give the run")
-        return HeatAnswer(**await asyncio.to_thread(attention_of, network, labeller.preprocess, image))
+        return HeatAnswer(**await asyncio.to_thread(attention_of, network, asked.preprocess, image))
 
     async def send_picture(self, request: Request) -> PictureInfo:
         """Keep a picture for a while, so that several questions need not send it again."""

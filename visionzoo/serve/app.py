@@ -11,7 +11,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Scope
 
 import visionzoo
 from visionzoo.serve.api import Api
@@ -23,6 +24,8 @@ from visionzoo.serve.page_api import PageApi
 from visionzoo.serve.reading import in_one_line
 
 PAGE = Path(__file__).parent / "page"
+#: What the report is drawn by; the package itself is imported when a matrix is.
+REPORT = Path(visionzoo.__file__).parent / "report" / "page"
 
 
 def create_app(demo: Demo, door: Door) -> ASGIApp:
@@ -41,14 +44,21 @@ def create_app(demo: Demo, door: Door) -> ASGIApp:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.include_router(Api(demo).router())
-    app.include_router(PageApi(demo).router())
+    # What takes no parameters is plain: what FastAPI makes of a route costs as much as a tiny model, and time to begin.
     for path, name in {"/": "index.html", "/docs": "docs.html"}.items():
-        app.add_api_route(path, _file(PAGE / name), methods=["GET"], include_in_schema=False)
+        app.add_route(path, _file(PAGE / name), methods=["GET"])
     for file in sorted(PAGE.iterdir()):  # these files, and whatever is asked for, no others
-        app.add_api_route(f"/page/{file.name}", _file(file), methods=["GET"], include_in_schema=False)
-    app.add_api_route("/healthz", _healthy, methods=["GET"], include_in_schema=False)
-    app.add_api_route("/metrics", _metrics(demo), methods=["GET"], include_in_schema=False)
+        app.add_route(f"/page/{file.name}", _file(file), methods=["GET"])
+    for name in ("components.css", "page.js"):  # how the report looks, for what the page shows of a run
+        app.add_route(f"/page/report/{name}", _file(REPORT / name), methods=["GET"])
+    app.add_route("/healthz", _healthy, methods=["GET"])
+    app.add_route("/metrics", _metrics(demo), methods=["GET"])
+    api = Api(demo)
+    app.router.routes.append(
+        PlainRoute("/v1/classify", api.classify_plainly, methods=["POST"], include_in_schema=False)
+    )
+    app.include_router(api.router())
+    app.include_router(PageApi(demo).router())
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(ValueError, _wrong)
     app.add_exception_handler(OSError, _broken)
@@ -61,21 +71,29 @@ def _file(path: Path):  # type: ignore[no-untyped-def]
     content, kind = path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     kind = "text/javascript" if path.suffix == ".js" else kind  # some systems call it by another name
 
-    async def give() -> Response:
+    async def give(_request: Request) -> Response:
         return Response(content, media_type=kind)
 
     return give
 
 
 def _metrics(demo: Demo):  # type: ignore[no-untyped-def]
-    async def give() -> Response:
+    async def give(_request: Request) -> Response:
         return Response(demo.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return give
 
 
-async def _healthy() -> dict[str, str]:
-    return {"status": "ok"}
+async def _healthy(_request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+class PlainRoute(Route):
+    """A route for requests without parameters; those with some are for the next one, which checks them."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Starlette's routes."""
+        return super().matches(scope) if not scope.get("query_string") else (Match.NONE, {})
 
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:

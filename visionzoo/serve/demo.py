@@ -1,4 +1,7 @@
-"""Everything that one server holds: its models, its folder, and the pictures that it was sent."""
+"""Everything that one server holds: its models, its folder, and the pictures that it was sent.
+
+What the first page does not need is imported where it is used: a person waits for it.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,30 @@ import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from visionzoo.export.folder import is_exported
-from visionzoo.export.predictors import ExportedClassifier, load_exported
-from visionzoo.inference.classifier import ImageClassifier
+from visionzoo.inference.classifier import ImageClassifier, ImageLabeller
 from visionzoo.inference.load_clip import load_clip
-from visionzoo.inference.masks import load_sam, load_text_prompts
-from visionzoo.inference.sam_predictor import SamPredictor
 from visionzoo.inference.search import ImageSearch
 from visionzoo.models.bundle import read_config
-from visionzoo.models.clip import Clip
-from visionzoo.models.sam.text_prompts import TextPrompts
 from visionzoo.serve.annotations import FILE, Annotations
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
+from visionzoo.serve.confusion import Confusion
 from visionzoo.serve.folder import PictureFolder
 from visionzoo.serve.measure import ServerMetrics
 from visionzoo.serve.pictures import PictureStore
 from visionzoo.serve.samples import SHAPE_LABELS, write_samples
-from visionzoo.serve.segmenting import SegmentService
 from visionzoo.serve.services import ClassifyService, ClipService
 from visionzoo.weights.local import local_source
+
+if TYPE_CHECKING:
+    from visionzoo.inference.sam_predictor import SamPredictor
+    from visionzoo.models.sam.text_prompts import TextPrompts
+    from visionzoo.serve.segmenting import SegmentService
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +68,12 @@ class Demo:
             write_samples(self._temporary.name)
         self.folder = PictureFolder(options.folder or self._own_folder, self.bounds.body)
         self.annotations = Annotations(options.out or Path(self.folder.path) / FILE)
-        self.classify = ClassifyService(_labeller(options), self._make)
-        clip, labels = _clip(options)
-        self.clip = ClipService(clip, labels or SHAPE_LABELS, self.bounds, self._make)
+        source, labeller = _labeller(options)
+        self.classify = ClassifyService(labeller, self._make)
+        self.confusion = Confusion(source, exported=is_exported(source), multi_label=labeller.multi_label)
+        self.clip = self._clip_service()
         cache = None if self._temporary is None else Path(self._temporary.name) / ".cache"
-        self._search = ImageSearch(clip, cache_dir=cache)
+        self._search = ImageSearch(self.clip.model, cache_dir=cache)
         self._searches = self._make("search", self._find, batch=1)
         self.segment_name = options.segment
         self._loading = threading.Lock()
@@ -101,7 +105,29 @@ class Demo:
         self._batchers.append(made)
         return made
 
+    def _clip_service(self) -> ClipService:
+        source = local_source(self.options.clip, "clip")
+        if not is_exported(source):
+            model, labels = load_clip(source, self.options.device)
+            return ClipService(model, labels or SHAPE_LABELS, self.bounds, self._make)
+        from visionzoo.export.clip_model import ExportedClip
+        from visionzoo.export.predictors import ExportedTowers, ExportedZeroShot, load_exported
+        from visionzoo.serve.fixed_labels import FixedLabelsService
+
+        found = load_exported(source)
+        if isinstance(found, ExportedZeroShot):
+            return FixedLabelsService(ExportedClip(source, found), found, self.bounds, self._make)
+        if not isinstance(found, ExportedTowers):
+            raise ValueError(
+                f"--clip {source} is an exported {type(found).__name__}, which reads no texts; export it with "
+                "--part clip for labels that are typed in, or with --labels for labels that stay"
+            )
+        exported: Any = ExportedClip(source, found)
+        return ClipService(exported, SHAPE_LABELS, self.bounds, self._make)
+
     def _segmenter(self, source: str, weights: str | None) -> SegmentService:
+        from visionzoo.serve.segmenting import SegmentService
+
         predictor, texts = _predictor(source, weights, self.options.device)
         return SegmentService(predictor, texts, self.store, self.bounds, self._make)
 
@@ -119,9 +145,8 @@ class Demo:
 
     @property
     def segment_abilities(self) -> dict[str, bool]:
-        """What the page may offer, known before the segmenter is loaded: ``text`` and ``everything``."""
-        found = self._segment
-        return {"text": bool(found and found.texts), "everything": found is None or found.finds_everything}
+        """What the page may offer, known before the segmenter is loaded: ``text``."""
+        return {"text": bool(self._segment and self._segment.texts)}
 
     @property
     def retrained(self) -> Path:
@@ -151,8 +176,10 @@ class Demo:
         """The pictures of the folder that fit words, or are like a picture: ``index``, ``name`` and ``score``.
 
         Raises:
-            ValueError: for an empty description.
+            ValueError: for an empty description, or one where the CLIP reads none.
         """
+        if isinstance(query, str) and not self.clip.takes_texts:
+            await self.clip.embed_texts([query], None)
         found: list[dict[str, Any]] = await self._searches.ask((query, top))
         return found
 
@@ -182,25 +209,24 @@ class Demo:
             self._temporary.cleanup()
 
 
-def _labeller(options: DemoOptions) -> Any:
+def _labeller(options: DemoOptions) -> tuple[str, ImageLabeller]:
+    """Its folder, and the classifier."""
     source = local_source(options.classify, "classify")
     if not is_exported(source):
-        return ImageClassifier.load(source, options.device)
+        return source, ImageClassifier.load(source, options.device)
+    from visionzoo.export.predictors import ExportedClassifier, load_exported
+
     found = load_exported(source)
     if not isinstance(found, ExportedClassifier):
         raise ValueError(f"--classify {source} is an exported {type(found).__name__}, which names no images")
-    return found
-
-
-def _clip(options: DemoOptions) -> tuple[Clip, tuple[str, ...]]:
-    if is_exported(options.clip):
-        raise ValueError(
-            f"--clip {options.clip} is exported, and its labels with it: give it as --classify, or the run as --clip"
-        )
-    return load_clip(options.clip, options.device)
+    return source, found
 
 
 def _predictor(source: str, weights: str | None, device: Any) -> tuple[SamPredictor, TextPrompts | None]:
+    from visionzoo.export.predictors import load_exported
+    from visionzoo.inference.masks import load_sam, load_text_prompts
+    from visionzoo.inference.sam_predictor import SamPredictor
+
     source = local_source(source, "segment")
     if is_exported(source):
         found = load_exported(source)

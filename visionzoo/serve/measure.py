@@ -73,5 +73,6 @@ class RequestMeter:
         try:
             await self.app(scope, receive, seen)
         finally:
-            path = getattr(scope.get("route"), "path", "other")
+            plain: str = scope["path"] if "endpoint" in scope else "other"  # a route without parameters is its own path
+            path: str = getattr(scope.get("route"), "path", plain)
             self.metrics.saw_request(path, status, time.perf_counter() - start)

@@ -60,6 +60,8 @@ class PageApi:
         router.add_api_route("/pictures/{picture}/everything", self.everything, methods=["POST"])
         router.add_api_route("/pictures/{picture}/export", self.export, methods=["POST"])
         router.add_api_route("/search", self.search, methods=["POST"])
+        router.add_api_route("/confusion", self.confusion, methods=["GET"])
+        router.add_api_route("/confusion/{row}", self.confusion_picture, methods=["GET"])
         router.add_api_route("/reload", self.reload, methods=["POST"])
         return router
 
@@ -78,6 +80,7 @@ class PageApi:
             "clip": {
                 "name": clip.model.name,
                 "labels": list(clip.labels)[:60],
+                "texts": clip.takes_texts,
                 "attention": "attention_maps" in clip.model.visual.trunk.capabilities,
             },
             "segment": {"name": demo.segment_name, **demo.segment_abilities},
@@ -176,6 +179,15 @@ class PageApi:
         query = text if picture is None else self.demo.store.get(picture).data
         assert query is not None
         return {"found": await self.demo.find(query, top)}
+
+    async def confusion(self) -> dict[str, Any]:
+        """What the classifier takes for what, to be put into the page; or why that is not known."""
+        return await asyncio.to_thread(self.demo.confusion.shown, "/page/confusion")
+
+    async def confusion_picture(self, row: int) -> Response:
+        """A picture of a cell."""
+        picture, kind = await asyncio.to_thread(self.demo.confusion.picture, row)
+        return Response(picture, media_type=f"image/{kind}")
 
     async def reload(self) -> dict[str, Any]:
         """Take the newest segmenter that was trained on what was drawn."""

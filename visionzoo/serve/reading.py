@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from visionzoo.serve.bounds import Bounds, Refused
-from visionzoo.serve.segmenting import PromptedObject
+from visionzoo.serve.prompted import PromptedObject
 from visionzoo.text import read_numbers
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,31 +17,13 @@ from PIL import Image
 
 from visionzoo.data.sources.rle import RLE
 from visionzoo.inference.mask_generator import MaskGenerator
-from visionzoo.inference.sam_predictor import SamImage, SamPredictor, check_box, check_points
-from visionzoo.models.sam import Sam
+from visionzoo.inference.sam_predictor import SamImage, SamPredictor
 from visionzoo.models.sam.text_prompts import TextPrompts
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
 from visionzoo.serve.pictures import HeldPicture, PictureStore
+from visionzoo.serve.prompted import PromptedObject
 from visionzoo.serve.services import MakeBatcher
-
-
-class PromptedObject(NamedTuple):
-    """What one object was asked for by."""
-
-    points: Sequence[tuple[float, float]] = ()
-    labels: Sequence[float] = ()
-    box: Sequence[float] | None = None
-    text: str | None = None
-
-    def check(self, size: tuple[int, int]) -> None:
-        """Raises ValueError for no prompt at all, and one that lies outside a picture of (height, width)."""
-        if not len(self.points) and self.box is None and not self.text:
-            raise ValueError("say what to segment: a point, a box or a name")
-        if len(self.points):
-            check_points(self.points, self.labels, size)
-        if self.box is not None:
-            check_box(self.box, size)
 
 
 class FoundMask(NamedTuple):
@@ -84,11 +66,6 @@ class SegmentService:
     def lines(self) -> tuple[Batcher, ...]:
         """Where its questions wait."""
         return self._encoder, self._decoder
-
-    @property
-    def finds_everything(self) -> bool:
-        """Whether it can be asked without a prompt; an exported one cannot."""
-        return isinstance(self.predictor.model, Sam)
 
     async def embed(self, held: HeldPicture) -> SamImage:
         """The picture as the decoder reads it, computed once."""
@@ -144,15 +121,12 @@ class SegmentService:
             options: of :class:`MaskGenerator`.
 
         Raises:
-            Refused: 400 for an exported model, 429 while another picture is being searched.
+            Refused: 429 while another picture is being searched.
         """
-        model = self.predictor.model
-        if not isinstance(model, Sam):
-            raise Refused(400, "an exported model answers clicks and boxes; everything-mode needs the run itself")
         if not self._everything.acquire(blocking=False):
             raise Refused(429, "another picture is being searched for everything; try again in a moment")
         try:
-            return self._search(MaskGenerator(model, **options), image)
+            return self._search(MaskGenerator(self.predictor, **options), image)
         except ValueError:  # of the options
             self._everything.release()
             raise

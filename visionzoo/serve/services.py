@@ -103,9 +103,11 @@ class ClassifyService:
 class ClipService:
     """A CLIP: labels that are typed in, and embeddings."""
 
+    takes_texts = True
+
     def __init__(self, model: Clip, labels: Sequence[str], bounds: Bounds, make: MakeBatcher) -> None:
         self.model, self.labels, self._bounds = model, tuple(labels), bounds
-        stream = Stream(self._encode, model.preprocess, model.logit_scale.device)
+        stream = Stream(self._encode, model.preprocess, model.logit_scale.device, raw=model.takes_pixels)
         self._images = PictureLine("clip", stream, make)
         self._texts = make("texts", self._embed_texts, batch=1)
         self._caches: dict[Any, TextCache] = {}

@@ -24,7 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", nargs="?", help="pictures to annotate and search (default: ours)")
     parser.add_argument("--classify", default="embedded", metavar="RUN", help="run of a classifier, or an export of it")
-    parser.add_argument("--clip", default="embedded", metavar="RUN", help=CLIP.partition(", or")[0])
+    parser.add_argument("--clip", default="embedded", metavar="RUN", help=f"{CLIP.partition(', or')[0]}, or an export")
     parser.add_argument("--segment", default="embedded", metavar="RUN", help="run of a SAM, an export of it, or vit_b")
     parser.add_argument("--weights", metavar="W", help="of --segment vit_b: file, folder or hf-hub:org/name")
     parser.add_argument("--out", metavar="FILE", help="annotations (default: instances_train.json in FOLDER)")

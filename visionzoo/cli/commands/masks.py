@@ -27,6 +27,7 @@ from visionzoo.text import read_numbers
 
 if TYPE_CHECKING:
     from visionzoo.inference.masks import Segmented
+    from visionzoo.inference.sam_predictor import SamPredictor
 
 #: What a picture can be written as; another ending would overwrite something that is none.
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -113,10 +114,15 @@ def run(args: argparse.Namespace) -> int:
         _check_pycocotools()
     points = [p[:2] for p in args.point]
     labels = [p[2] if len(p) == 3 else 1 for p in args.point]
-    if is_exported(args.model):
-        return _exported(args, points, labels)
+    exported = is_exported(args.model)
+    if exported and args.text:
+        raise ValueError(f"{args.model} is exported, and answers points, boxes and --all; --text needs the run")
     prompts = load_text_prompts(args.model, args.text_model) if args.text else None
-    model = load_sam(args.model, weights=args.weights, image_size=args.image_size, device=args.device)
+    model = (
+        _exported(args)
+        if exported
+        else load_sam(args.model, weights=args.weights, image_size=args.image_size, device=args.device)
+    )
     if args.all:
         result = segment_all(
             model,
@@ -138,22 +144,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _exported(args: argparse.Namespace, points: list[list[float]], labels: list[float]) -> int:
-    """The answer of an exported folder."""
+def _exported(args: argparse.Namespace) -> SamPredictor:
+    """The predictor of an exported folder."""
     from visionzoo.export.predictors import load_exported
-    from visionzoo.inference.masks import segment_prompt
     from visionzoo.inference.sam_predictor import SamPredictor
 
-    if args.all or args.text:
-        raise ValueError(f"{args.model} is exported, and answers points and boxes; --all and --text need the run")
     if args.weights is not None or args.image_size is not None:
         raise ValueError(f"{args.model} has weights and an image size of its own; leave the options out")
     predictor = load_exported(args.model)
     if not isinstance(predictor, SamPredictor):
         raise ValueError(f"{args.model} is an exported {type(predictor).__name__}, which gives no masks")
-    result = segment_prompt(predictor, args.image, points, [int(label) for label in labels], args.box)
-    _draw(args, result, points, labels)
-    return 0
+    return predictor
 
 
 def _draw(args: argparse.Namespace, result: Segmented, points: list[list[float]], labels: list[float]) -> None:

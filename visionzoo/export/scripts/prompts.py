@@ -50,7 +50,7 @@ feed = {
     "mask_input": np.zeros((1, 1, *SPEC["mask_size"]), np.float32),
 }  # fmt: skip
 masks, scores = (x[0] for x in decoder.run(None, feed))
-best = 1 + scores[1:].argmax() if sorted(labels) == [-1, 1] else 0  # a lone click may mean three things
+best = 1 + scores[1:].argmax() if SPEC["ambiguous"] and sorted(labels) == [-1, 1] else 0  # one click has three answers
 full = rows(height, masks.shape[1]) @ masks[best] @ rows(width, masks.shape[2]).T
 full = rows(old_height, size[0]) @ full[: size[0], : size[1]] @ rows(old_width, size[1]).T
 Image.fromarray(full > SPEC["mask_threshold"]).save(f"{Path(path).name}.mask.png")

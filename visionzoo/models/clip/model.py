@@ -46,6 +46,8 @@ class Clip(nn.Module):
     #: In a folder that holds several files, these are a whole CLIP.
     weight_files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     num_classes = 0
+    #: Whether ``encode_image`` normalises by itself, as an exported one does.
+    takes_pixels = False
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 // Labels that are typed in, the classifier's own, and where each looks.
 
 import { guarded, onFile, post, send, shown } from "/page/ask.js";
+import { showConfusion } from "/page/confusion.js";
 import { View } from "/page/view.js";
 
 const by = (id) => document.getElementById(id);
@@ -8,8 +9,11 @@ const TEMPLATES = [["a {}", "a …"], ["{}", "the label alone"], ["a photo of a 
 
 export function startClassify(state, folder) {
   const view = new View(by("classify-canvas"));
-  let labels = state.clip.labels.slice(0, 12), id = null, opened = false, turn = 0;
+  let labels = state.clip.texts ? state.clip.labels.slice(0, 12) : [], id = null, opened = false, turn = 0;
 
+  by("label-form").hidden = by("sentences").hidden = !state.clip.texts;
+  by("fixed").hidden = state.clip.texts;
+  if (!state.clip.texts) by("words-title").textContent = `The labels of ${state.clip.name}`;
   by("known").hidden = !state.folder.own;
   by("classify-name").textContent = state.classify.name;
   by("template").append(...TEMPLATES.map(([value, text]) => new Option(text, value)));
@@ -38,8 +42,9 @@ export function startClassify(state, folder) {
 
   const words = guarded(async () => {
     const mine = ++turn;
-    if (!labels.length) { by("zeroshot").replaceChildren(); return; }
-    const query = new URLSearchParams({ picture: id, template: by("template").value, multi_label: by("each").checked, top: 8 });
+    if (state.clip.texts && !labels.length) { by("zeroshot").replaceChildren(); return; }
+    const query = new URLSearchParams({ picture: id, top: 8 });
+    if (state.clip.texts) { query.set("template", by("template").value); query.set("multi_label", by("each").checked); }
     labels.forEach((label) => query.append("label", label));
     const { answers } = await post(`/v1/zeroshot?${query}`);
     if (mine === turn) bars(by("zeroshot"), answers, new Set());
@@ -101,7 +106,10 @@ export function startClassify(state, folder) {
   }));
   chips();
   document.addEventListener("tab", (event) => {
-    if (event.detail === "classify" && !opened) { opened = true; open(choices[0]); }
+    if (event.detail !== "classify" || opened) return;
+    opened = true;
+    open(choices[0]);
+    showConfusion();
   });
 }
 

@@ -4,8 +4,7 @@ import { fetched, guarded, json } from "/page/ask.js";
 
 const by = (id) => document.getElementById(id);
 
-export function startEverything(state, picture, found) {
-  by("everything-box").hidden = !state.segment.everything;
+export function startEverything(picture, found) {
   by("everything").addEventListener("click", guarded(async () => {
     const [iou, stability] = by("strict").value.split(" ").map(Number), where = picture.id, bar = by("progress");
     const options = { points_per_side: Number(by("grid").value), min_iou: iou, min_stability: stability };

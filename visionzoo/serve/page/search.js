@@ -6,7 +6,9 @@ const by = (id) => document.getElementById(id);
 
 export function startSearch(state, folder, openTab) {
   let opened = false;
-  by("query").value = state.folder.own ? "a red circle" : "";
+  by("by-words").hidden = !state.clip.texts;
+  by("no-words").hidden = state.clip.texts;
+  by("query").value = state.folder.own && state.clip.texts ? "a red circle" : "";
   by("query").placeholder = "a red car";
 
   const find = guarded(async (query, words) => {

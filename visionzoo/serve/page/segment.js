@@ -232,7 +232,7 @@ export async function startSegment(state, folder) {
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }));
 
-  startEverything(state, picture, (masks) => {
+  startEverything(picture, (masks) => {
     stopPreview();
     for (const mask of masks) {
       objects.current = null;
