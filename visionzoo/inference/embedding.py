@@ -107,8 +107,8 @@ class _Embedder:
         device: str | torch.device | None,
     ) -> None:
         if not isinstance(model, ImageClassifier):
-            model = local_source(model, "classify")
-            model = ImageClassifier.load(model, device) if _is_run(model) else model
+            source: str | Path = local_source(model, "classify")
+            model = ImageClassifier.load(source, device) if _is_run(source) else source
         self.name = model.name if isinstance(model, ImageClassifier) else str(model)
         if isinstance(model, ImageClassifier):
             if weights is not None or image_size is not None:
