@@ -108,7 +108,8 @@ def test_weight_decay_grows_along_half_a_cosine(tmp_path: Path) -> None:
         def on_train_batch_end(self, trainer: pl.Trainer, task: Any, *args: Any) -> None:
             seen.append({g["name"]: g["weight_decay"] for g in trainer.optimizers[0].param_groups})
 
-    fit_ssl("ibot", tmp_path, task={"weight_decay": 0.04, "weight_decay_end": 0.4}, callbacks=[Look()])
+    quick: dict[str, Any] = {"callbacks": [Look()], "limit_val_batches": 0}
+    fit_ssl("ibot", tmp_path, task={"weight_decay": 0.04, "weight_decay_end": 0.4}, **quick)
     expected = [0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert [groups["decay"] for groups in seen] == pytest.approx(expected, rel=1e-12)
     assert {groups["no decay"] for groups in seen} == {0.0}
@@ -283,6 +284,22 @@ def test_loaders_of_others_are_taken() -> None:
 def test_bad_options(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         ssl_task("dino", **options)
+
+
+@pytest.mark.parametrize(
+    ("case", "task", "text"),
+    [
+        ("dino", {"method": "moco"}, "model.method was dino and is moco"),
+        ("dino", {"patch_loss_weight": 1.0}, "model.patch_loss_weight was None and is 1.0"),
+        ("ibot", {"patch_out": 8}, "model.patch_out was 16 and is 8"),
+    ],
+)
+def test_a_run_goes_on_as_what_it_was(
+    case: str, task: dict[str, Any], text: str, runs: dict[str, tuple[Path, SslTask]], tmp_path: Path
+) -> None:
+    data = ssl_data(case, **({"small_views": 0} if "method" in task else {}))
+    with pytest.raises(ValueError, match=text):
+        fit_quietly(ssl_task(case, **task), data, tmp_path / "run", RunFolder(runs[case][0]).last)
 
 
 @pytest.mark.parametrize(
