@@ -40,7 +40,8 @@ _NOTES = {
     "wrong label": "Out-of-sample probabilities of classifiers on frozen features, and confident learning. Look before "
     "you change anything: what is rare or hard is here too.",
     "twin": "Of two one can go. Each stands left, its twin right.",
-    "caption": "By the share of other images' captions that fit the image better.",
+    "caption": "More than half of the other images' captions fit better.",
+    "weak caption": "A model that does not know such images well doubts good captions too: these stay in the data.",
     "far from its class": "Its neighbours have other labels, and it is far from the middle of its own class.",
 }
 
