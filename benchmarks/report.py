@@ -56,6 +56,7 @@ SCRIPTS: dict[str, tuple[str, tuple[tuple[tuple[str, ...], str, float], ...]]] =
     ),
     "segment": ("Memory of a training step of segmentation", ()),
     "decode": ("Accuracy after training on fast pixels", ()),
+    "doctor": ("What the data doctor finds of what was planted", ()),
     "loader": (
         "Reading images against torchvision and timm",
         (
@@ -91,6 +92,11 @@ def section(record: dict[str, Any], name: str) -> list[str]:
             lines.append("| " + " | ".join(_cells(row, case, values, clock, targets)) + " |")
         for kind, share in result.get("accuracy", {}).items():
             lines.append(f"| {row} | {kind} | accuracy {share:.2%} | | | | |")
+        for name, value in result.get("found", {}).items():
+            text = (
+                f"{value:.3f}" if not isinstance(value, dict) else ", ".join(f"{k}: {v:.3f}" for k, v in value.items())
+            )
+            lines.append(f"| {row} | {name} | {text} | | | | |")
         for form, gib in result.get("added_gib", {}).items():
             lines.append(f"| {row} | {form} | | | | | adds {gib:.3f} |")
         for peer, why in result.get("absent", {}).items():

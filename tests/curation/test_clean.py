@@ -132,7 +132,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], Kind, list[str]]] = {
     "manifest": (_manifest(["x", "y"]), "labels", ["classify", *NANO]),
     "several labels": (_manifest(["x|y", "y", "x"]), "labels", ["classify", *NANO]),
     "parquet": (_parquet, "labels", ["classify", *NANO]),
-    "images": (_images, "images", ["mae", *NANO, "--model.decoder_width", "32", "--model.decoder_depth", "1"]),
+    "images": (_images, "images", ["mae", *NANO, "--model.decoder_depth", "1"]),
     "captions": (_captions, "captions", ["clip", *NANO, "--model.text", "tiny"]),
     "captions in shards": (_shards, "captions", ["clip", *NANO, "--model.text", "tiny"]),
     "label maps": (_label_maps, "objects", ["segment", *SAM]),

@@ -62,7 +62,7 @@ class Eye:
     def scale(self) -> float:
         """By which a CLIP multiplies cosines before a softmax."""
         assert isinstance(self.module, Clip)
-        return float(self.module.logit_scale.exp())
+        return float(self.module.logit_scale.detach().exp())
 
     @property
     def reads_texts(self) -> bool:

@@ -97,7 +97,7 @@ def odd_features(features: np.ndarray, labels: np.ndarray | None, classes: tuple
     far = _deviation(distance)[1]
     usual = float(np.median(distance))
     # where most are one picture nothing is usual
-    strange = np.flatnonzero(far > _FAR_FEATURES) if usual > _SAME else []
+    strange = np.flatnonzero((far > _FAR_FEATURES) & (usual > _SAME))
     found = [
         Odd(
             int(row),

@@ -40,7 +40,8 @@ _NOTES = {
     "wrong label": "Out-of-sample probabilities of classifiers on frozen features, and confident learning. Look before "
     "you change anything: what is rare or hard is here too.",
     "twin": "Of two one can go. Each stands left, its twin right.",
-    "caption": "By the share of other images' captions that fit the image better.",
+    "caption": "More than half of the other images' captions fit better.",
+    "weak caption": "A model that does not know such images well doubts good captions too: these stay in the data.",
     "far from its class": "Its neighbours have other labels, and it is far from the middle of its own class.",
 }
 
@@ -136,8 +137,9 @@ def _picture(source: Source, place: int, part: int = -1) -> Image.Image:
         image = Image.fromarray(paint_masks(np.asarray(picture.convert("RGB")), [mask]))
         if mask.any():
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            if (extent := max(np.ptp(rows), np.ptp(columns)) + 1) < max(image.size) / _NEAR:
-                x, y, edge = int(columns.mean()), int(rows.mean()), int(max(3 * extent, 16))
+            extent = max(int(rows[-1] - rows[0]), int(columns[-1] - columns[0])) + 1
+            if extent < max(image.size) / _NEAR:
+                x, y, edge = int(columns.mean()), int(rows.mean()), max(3 * extent, 16)
                 image = image.crop((max(0, x - edge), max(0, y - edge), x + edge, y + edge))
     else:
         image = source.read(place).convert("RGB")
