@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm  # noqa: F401  its first import takes seconds, which is no fault of a configuration's
 import torch
 from PIL import Image
 
