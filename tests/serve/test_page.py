@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -46,7 +47,9 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
                 route.abort()
 
         def heard(message: Any) -> None:
-            if message.type == "error" and "status of 400" not in message.text:  # what a test asked wrongly
+            if message.type == "error" and not re.search(
+                "status of (400|409|500)", message.text
+            ):  # what a test asked wrongly
                 problems.append(message.text)
 
         page.route("**/*", guard)
@@ -164,6 +167,44 @@ def test_a_folder_is_annotated(start: Callable[..., Any], open_page: Callable[..
     splits = open_data(str(photos), "objects")  # as train.py segment fit --data.path reads it
     assert splits.train.object_counts[0] == 1
     assert "segment fit --data.path" in page.locator("#retrain-command").text_content()
+
+
+def test_two_windows_on_one_folder_lose_nothing_and_a_bad_file_is_no_wall(
+    start: Callable[..., Any], open_page: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "nuclei-1b.png").write_text("no picture")
+    server = start(folder=str(photos))
+    visible_masks(server.demo)
+    size = Image.open(photos / "nuclei-1.png").size
+    one, other = open_page(server), open_page(server)
+
+    def click(page: Any, x: float, y: float) -> None:
+        with page.expect_response(lambda answer: answer.url.endswith("/objects") and answer.status != 409):
+            page.mouse.click(*canvas_point(page, x, y, *size))
+        expect(page.locator("#saved")).not_to_have_text("saving …")
+
+    click(one, 64, 64)
+    click(other, 132, 62)
+    assert len(saved(photos)["annotations"]) == 2  # both
+    expect(other.locator("#objects li")).to_have_count(2)
+    one.locator("#objects button").first.click()
+    expect(one.locator("#saved")).to_contain_text("1 saved")  # its own is gone, the other's is not
+    assert len(saved(photos)["annotations"]) == 1
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("visionzoo.serve.annotations.write_json", full)
+        one.locator("#new-object").click()
+        click(one, 64, 64)
+        expect(one.locator("#error")).to_contain_text("No space left")
+        expect(one.locator("#saved")).to_contain_text("Not saved")
+    one.locator("#next").click()
+    expect(one.locator("#error")).to_contain_text("nuclei-1b.png: this is no picture that can be read")
+    one.locator("#next").click()
+    expect(one.locator("#place")).to_contain_text("3 of 3")
+    expect(one.locator("#error")).to_be_hidden()
 
 
 def test_everything_uploads_and_exports(

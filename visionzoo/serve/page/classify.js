@@ -70,7 +70,9 @@ export function startClassify(state, folder) {
     by("labels").replaceChildren(...labels.map((label) => {
       const item = document.createElement("li"), button = document.createElement("button");
       button.type = "button";
-      button.textContent = `${label} ✕`;
+      const text = document.createElement("bdi"); // a label may turn the reading direction
+      text.textContent = label;
+      button.append(text, " ✕");
       button.setAttribute("aria-label", `Remove the label ${label}`);
       button.addEventListener("click", () => { labels = labels.filter((other) => other !== label); chips(); words(); });
       item.append(button);
@@ -123,7 +125,7 @@ function samples(pictures) {
 
 function bars(list, answers, set) {
   list.replaceChildren(...answers.map(({ label, probability }) => {
-    const row = document.createElement("li"), name = document.createElement("span"), value = document.createElement("span");
+    const row = document.createElement("li"), name = document.createElement("bdi"), value = document.createElement("span");
     const meter = document.createElement("meter");
     name.textContent = label;
     value.textContent = `${(100 * probability).toFixed(1)} %`;
