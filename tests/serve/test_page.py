@@ -207,6 +207,24 @@ def test_two_windows_on_one_folder_lose_nothing_and_a_bad_file_is_no_wall(
     expect(one.locator("#error")).to_be_hidden()
 
 
+def test_of_pictures_that_come_late_the_last_asked_for_is_shown(
+    start: Callable[..., Any], open_page: Callable[..., Any], photos: Path
+) -> None:
+    page = open_page(start(folder=str(photos)))
+    held: list[Any] = []
+    page.route("**/page/folder/1/open", lambda route: held.append(route))  # a slow network: answered after the next
+    page.keyboard.press("n")
+    page.wait_for_timeout(100)
+    with page.expect_response("**/page/folder/0/open"):
+        page.keyboard.press("n")
+    expect(page.locator("#place")).to_contain_text("1 of 2")
+    (late,) = held
+    late.continue_()
+    page.wait_for_timeout(1000)
+    expect(page.locator("#place")).to_contain_text("1 of 2")
+    expect(page.locator("#segment-status")).to_have_text("")
+
+
 def test_everything_uploads_and_exports(
     server: Any, open_page: Callable[..., Any], nucleus: bytes, tmp_path: Path
 ) -> None:
@@ -256,6 +274,11 @@ def test_words_name_a_picture_and_find_others(server: Any, open_page: Callable[.
     expect(page.locator("#zeroshot li").first).to_contain_text("green circle", timeout=30000)
     page.wait_for_timeout(300)
     keep(page, "classify")
+    page.locator("#confusion .matrix button[aria-label^='label 8, predicted 1']").click()
+    expect(page.locator("#opened img")).to_have_count(2)
+    page.wait_for_timeout(300)
+    keep(page, "confusion")
+    page.locator("#opened .close").click()
     page.locator("#tab-search").click()
     page.wait_for_selector("#found li")
     assert "shapes/red-" in page.locator("#found li").first.inner_text()
@@ -326,7 +349,6 @@ def test_confusion_cells_open_their_photographs(
         expect(pictures.nth(k)).not_to_have_js_property("naturalWidth", 0)
     expect(page.locator("#opened figcaption").first).to_contain_text("✗ </script>")
     expect(page.locator("#opened figcaption").first).to_contain_text("label 8")
-    keep(page, "confusion")
     page.keyboard.press("Escape")
     expect(page.locator("#opened")).to_be_hidden()
 

@@ -26,13 +26,16 @@ export function startClassify(state, folder) {
 
   const show = guarded(async (picture) => {
     id = picture.id;
-    view.show(await shown(id), picture.width, picture.height);
+    const image = await shown(id);
+    if (id !== picture.id) return; // another was asked for meanwhile
+    view.show(image, picture.width, picture.height);
     view.draw([], null);
     await Promise.all([answer(), words(), look()]);
   });
 
   const answer = guarded(async () => {
     const where = id, level = by("level").value;
+    if (!where) return;
     const { answers } = await post(`/v1/classify?picture=${id}&top=5`);
     const set = level ? (await post(`/v1/classify?picture=${id}&sets=${level}`)).answers : [];
     if (where !== id) return;
@@ -42,6 +45,7 @@ export function startClassify(state, folder) {
 
   const words = guarded(async () => {
     const mine = ++turn;
+    if (!id) return;
     if (state.clip.texts && !labels.length) { by("zeroshot").replaceChildren(); return; }
     const query = new URLSearchParams({ picture: id, top: 8 });
     if (state.clip.texts) { query.set("template", by("template").value); query.set("multi_label", by("each").checked); }
@@ -52,7 +56,7 @@ export function startClassify(state, folder) {
 
   const look = guarded(async () => {
     const model = by("attention").value, where = id;
-    if (!model) { view.draw([], null); return; }
+    if (!model || !where) { view.draw([], null); return; }
     const { seen, heat } = await post(`/v1/attention?picture=${id}&model=${model}`);
     const image = new Image();
     image.src = seen;

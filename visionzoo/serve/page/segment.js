@@ -14,7 +14,7 @@ export async function startSegment(state, folder) {
   const view = new View(by("canvas"));
   const objects = new Objects(by("objects"), () => { remember(); draw(); save(); });
   const picture = { id: null, index: null, name: "picture", width: 0, height: 0 };
-  let past = [], suggestion = null, asking = 0, saving = Promise.resolve(), tried = 0;
+  let past = [], suggestion = null, asking = 0, saving = Promise.resolve(), tried = 0, opening = 0;
   let kept = []; // what the server has of this picture, as keys
 
   const draw = () => view.draw(objects.all, objects.current);
@@ -67,7 +67,7 @@ export async function startSegment(state, folder) {
     await ask(object);
   });
 
-  const click = (x, y, label) => prompt((object) => { object.points.push([x, y, label]); });
+  const click = (x, y, label) => picture.id && prompt((object) => { object.points.push([x, y, label]); });
   const drawBox = (box) => prompt((object) => { object.box = box; });
 
   function save() {
@@ -119,10 +119,14 @@ export async function startSegment(state, folder) {
     return object;
   }
 
-  async function show(opened) {
+  /** Of pictures that were asked for one after the other the last is shown, whichever comes first. */
+  async function show(opened, turn = ++opening) {
+    if (turn !== opening) return;
+    const image = await shown(opened.id);
+    if (turn !== opening) return;
     Object.assign(picture, { index: null, name: "picture" }, opened);
     status("The picture is being looked at …");
-    view.show(await shown(picture.id), picture.width, picture.height);
+    view.show(image, picture.width, picture.height);
     past = [];
     objects.reset((opened.objects ?? []).map(restored));
     kept = (opened.objects ?? []).map(keyOf);
@@ -155,7 +159,8 @@ export async function startSegment(state, folder) {
     await saving;
     const count = folder.pictures.length;
     tried = (index + count) % count; // one that cannot be read is no wall: the next step goes on from it
-    await show(await post(`/page/folder/${tried}/open`));
+    const turn = ++opening;
+    await show(await post(`/page/folder/${tried}/open`), turn);
   });
   const step = (change) => open(tried + change);
 
