@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -46,7 +47,9 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
                 route.abort()
 
         def heard(message: Any) -> None:
-            if message.type == "error" and "status of 400" not in message.text:  # what a test asked wrongly
+            if message.type == "error" and not re.search(
+                "status of (400|409|500)", message.text
+            ):  # what a test asked wrongly
                 problems.append(message.text)
 
         page.route("**/*", guard)
@@ -166,6 +169,62 @@ def test_a_folder_is_annotated(start: Callable[..., Any], open_page: Callable[..
     assert "segment fit --data.path" in page.locator("#retrain-command").text_content()
 
 
+def test_two_windows_on_one_folder_lose_nothing_and_a_bad_file_is_no_wall(
+    start: Callable[..., Any], open_page: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "nuclei-1b.png").write_text("no picture")
+    server = start(folder=str(photos))
+    visible_masks(server.demo)
+    size = Image.open(photos / "nuclei-1.png").size
+    one, other = open_page(server), open_page(server)
+
+    def click(page: Any, x: float, y: float) -> None:
+        with page.expect_response(lambda answer: answer.url.endswith("/objects") and answer.status != 409):
+            page.mouse.click(*canvas_point(page, x, y, *size))
+        expect(page.locator("#saved")).not_to_have_text("saving …")
+
+    click(one, 64, 64)
+    click(other, 132, 62)
+    assert len(saved(photos)["annotations"]) == 2  # both
+    expect(other.locator("#objects li")).to_have_count(2)
+    one.locator("#objects button").first.click()
+    expect(one.locator("#saved")).to_contain_text("1 saved")  # its own is gone, the other's is not
+    assert len(saved(photos)["annotations"]) == 1
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("visionzoo.serve.annotations.write_json", full)
+        one.locator("#new-object").click()
+        click(one, 64, 64)
+        expect(one.locator("#error")).to_contain_text("No space left")
+        expect(one.locator("#saved")).to_contain_text("Not saved")
+    one.locator("#next").click()
+    expect(one.locator("#error")).to_contain_text("nuclei-1b.png: this is no picture that can be read")
+    one.locator("#next").click()
+    expect(one.locator("#place")).to_contain_text("3 of 3")
+    expect(one.locator("#error")).to_be_hidden()
+
+
+def test_of_pictures_that_come_late_the_last_asked_for_is_shown(
+    start: Callable[..., Any], open_page: Callable[..., Any], photos: Path
+) -> None:
+    page = open_page(start(folder=str(photos)))
+    held: list[Any] = []
+    page.route("**/page/folder/1/open", lambda route: held.append(route))  # a slow network: answered after the next
+    page.keyboard.press("n")
+    page.wait_for_timeout(100)
+    with page.expect_response("**/page/folder/0/open"):
+        page.keyboard.press("n")
+    expect(page.locator("#place")).to_contain_text("1 of 2")
+    (late,) = held
+    late.continue_()
+    page.wait_for_timeout(1000)
+    expect(page.locator("#place")).to_contain_text("1 of 2")
+    expect(page.locator("#segment-status")).to_have_text("")
+
+
 def test_everything_uploads_and_exports(
     server: Any, open_page: Callable[..., Any], nucleus: bytes, tmp_path: Path
 ) -> None:
@@ -215,6 +274,11 @@ def test_words_name_a_picture_and_find_others(server: Any, open_page: Callable[.
     expect(page.locator("#zeroshot li").first).to_contain_text("green circle", timeout=30000)
     page.wait_for_timeout(300)
     keep(page, "classify")
+    page.locator("#confusion .matrix button[aria-label^='label 8, predicted 1']").click()
+    expect(page.locator("#opened img")).to_have_count(2)
+    page.wait_for_timeout(300)
+    keep(page, "confusion")
+    page.locator("#opened .close").click()
     page.locator("#tab-search").click()
     page.wait_for_selector("#found li")
     assert "shapes/red-" in page.locator("#found li").first.inner_text()
@@ -285,7 +349,6 @@ def test_confusion_cells_open_their_photographs(
         expect(pictures.nth(k)).not_to_have_js_property("naturalWidth", 0)
     expect(page.locator("#opened figcaption").first).to_contain_text("✗ </script>")
     expect(page.locator("#opened figcaption").first).to_contain_text("label 8")
-    keep(page, "confusion")
     page.keyboard.press("Escape")
     expect(page.locator("#opened")).to_be_hidden()
 

@@ -151,6 +151,10 @@ def test_large_things_are_refused_before_they_cost_anything(start: Callable[...,
     assert (
         small.ask("POST", "/v1/classify", iter([b"x" * 1500] * 2), Content_Type="image/png").status == 413
     )  # no length
+    out = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(out, "PNG")
+    huge = start().ask("POST", "/v1/classify", out.getvalue())
+    assert (huge.status, "far too many pixels" in huge.json()["error"]) == (413, True)
     answer = small.ask("POST", "/v1/classify", png(np.zeros((40, 40), np.uint8)))
     assert (answer.status, "1,600 pixels" in answer.json()["error"]) == (413, True)
 

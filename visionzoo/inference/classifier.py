@@ -54,6 +54,7 @@ class ImageLabeller:
     unknown: float | None = None
     unknown_label: str = "unknown"
     how_to_calibrate: str  #: for messages
+    multi_label: bool  #: whether an image may have several labels, each scored by itself
     takes_pixels = False  #: whether the model normalises for itself, and is given uint8
 
     def __repr__(self) -> str:

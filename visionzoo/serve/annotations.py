@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 from visionzoo.data.images import UnreadableImage
 from visionzoo.data.sources.rle import RLE, read_segmentation
 from visionzoo.files import write_json
+from visionzoo.serve.bounds import Refused
 from visionzoo.text import parse_json, read_text
 
 FILE = "instances_train.json"
@@ -100,23 +103,44 @@ class Annotations:
             found = self._pictures.get(file_name)
         return list(found.objects) if found is not None and found.size == size else []
 
+    def revision(self, file_name: str) -> str:
+        """Changes with what was drawn in a picture, by whomever."""
+        with self._lock:
+            return self._revision(file_name)
+
+    def _revision(self, file_name: str) -> str:
+        found = self._pictures.get(file_name)
+        drawn = [one.to_dict() for one in found.objects] if found is not None else []
+        return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16]
+
     def counts(self) -> dict[str, int]:
         """Objects of each picture that has any."""
         with self._lock:
             return {name: len(picture.objects) for name, picture in self._pictures.items()}
 
-    def save(self, picture: DrawnPicture) -> None:
+    def save(self, picture: DrawnPicture, revision: str | None = None) -> str:
         """Put the objects of one picture in the place of those it had, on the disk too; without objects it is left out.
+
+        Args:
+            picture: with its objects.
+            revision: that the objects were made of; None to write whatever is there.
+
+        Returns:
+            the new revision.
 
         Raises:
             OSError: where the file cannot be written; it is as it was.
+            Refused: 409 where the picture has another revision meanwhile.
         """
         with self._lock:
+            if revision is not None and revision != self._revision(picture.file_name):
+                raise Refused(409, f"{picture.file_name} was changed in another window meanwhile; open it again")
             changed = {**self._pictures, picture.file_name: picture}
             if not picture.objects:
                 del changed[picture.file_name]
             write_json(self.path, as_coco(sorted(changed.values(), key=lambda p: p.file_name)))
             self._pictures = changed
+            return self._revision(picture.file_name)
 
 
 def _read(record: dict[str, Any], where: str) -> dict[str, DrawnPicture]:

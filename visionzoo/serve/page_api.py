@@ -33,6 +33,7 @@ class SentObjects(BaseModel):
 
     file_name: str = Field(default="picture", max_length=300)
     objects: list[SentObject]
+    revision: str | None = Field(default=None, max_length=64)  #: of the picture that they were made of
 
 
 class EverythingOptions(BaseModel):
@@ -110,8 +111,13 @@ class PageApi:
 
     async def open(self, index: int) -> dict[str, Any]:
         """A picture of the folder, and what was drawn in it."""
-        held = await self.demo.store.add(await asyncio.to_thread(self.demo.folder.read, index))
+        data = await asyncio.to_thread(self.demo.folder.read, index)
         name = self.demo.folder.names[index]
+        try:
+            held = await self.demo.store.add(data)
+        except Refused as error:
+            raise Refused(error.status, f"{name}: {error.why}") from None
+        revision = self.demo.annotations.revision(name)
         drawn = self.demo.annotations.objects(name, held.size)
         return {
             "id": held.key,
@@ -119,6 +125,7 @@ class PageApi:
             "height": held.size[0],
             "index": index,
             "name": name,
+            "revision": revision,
             "objects": [one.to_dict() for one in drawn],
         }
 
@@ -127,8 +134,8 @@ class PageApi:
         sent = await read_model(request, SentObjects, self.demo.bounds)
         held = await self.demo.store.add(await asyncio.to_thread(self.demo.folder.read, index))
         drawn = DrawnPicture(self.demo.folder.names[index], held.size, self._objects(sent, held.size))
-        await asyncio.to_thread(self.demo.annotations.save, drawn)
-        return {"objects": len(drawn.objects), "file": str(self.demo.annotations.path)}
+        revision = await asyncio.to_thread(self.demo.annotations.save, drawn, sent.revision)
+        return {"objects": len(drawn.objects), "file": str(self.demo.annotations.path), "revision": revision}
 
     def _objects(self, sent: SentObjects, size: tuple[int, int]) -> tuple[DrawnObject, ...]:
         if len(sent.objects) > self.demo.bounds.objects:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ def decode(data: bytes, bounds: Bounds) -> Image.Image:
         Refused: 413 for too many pixels, 400 for what is no picture.
     """
     if (pixels := _pixels(data)) > bounds.pixels:
-        raise Refused(413, f"the picture has {pixels:,} pixels; at most {bounds.pixels:,} are taken. Make it smaller")
+        count = "far too many" if pixels == sys.maxsize else f"{pixels:,}"
+        raise Refused(413, f"the picture has {count} pixels; at most {bounds.pixels:,} are taken. Make it smaller")
     return _read(data)
 
 
@@ -72,7 +74,9 @@ def _pixels(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             return opened.width * opened.height
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        return sys.maxsize  # many more than PIL's own limit
+    except (OSError, SyntaxError, ValueError):
         return 0
 
 

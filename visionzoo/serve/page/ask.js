@@ -21,7 +21,7 @@ export async function fetched(path, options = {}) {
   try {
     why = (await response.json()).error || why;
   } catch { /* no words came */ }
-  throw new Error(why);
+  throw Object.assign(new Error(why), { status: response.status });
 }
 
 export const get = async (path) => (await fetched(path)).json();

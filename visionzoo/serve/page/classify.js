@@ -26,13 +26,16 @@ export function startClassify(state, folder) {
 
   const show = guarded(async (picture) => {
     id = picture.id;
-    view.show(await shown(id), picture.width, picture.height);
+    const image = await shown(id);
+    if (id !== picture.id) return; // another was asked for meanwhile
+    view.show(image, picture.width, picture.height);
     view.draw([], null);
     await Promise.all([answer(), words(), look()]);
   });
 
   const answer = guarded(async () => {
     const where = id, level = by("level").value;
+    if (!where) return;
     const { answers } = await post(`/v1/classify?picture=${id}&top=5`);
     const set = level ? (await post(`/v1/classify?picture=${id}&sets=${level}`)).answers : [];
     if (where !== id) return;
@@ -42,6 +45,7 @@ export function startClassify(state, folder) {
 
   const words = guarded(async () => {
     const mine = ++turn;
+    if (!id) return;
     if (state.clip.texts && !labels.length) { by("zeroshot").replaceChildren(); return; }
     const query = new URLSearchParams({ picture: id, top: 8 });
     if (state.clip.texts) { query.set("template", by("template").value); query.set("multi_label", by("each").checked); }
@@ -52,7 +56,7 @@ export function startClassify(state, folder) {
 
   const look = guarded(async () => {
     const model = by("attention").value, where = id;
-    if (!model) { view.draw([], null); return; }
+    if (!model || !where) { view.draw([], null); return; }
     const { seen, heat } = await post(`/v1/attention?picture=${id}&model=${model}`);
     const image = new Image();
     image.src = seen;
@@ -70,7 +74,9 @@ export function startClassify(state, folder) {
     by("labels").replaceChildren(...labels.map((label) => {
       const item = document.createElement("li"), button = document.createElement("button");
       button.type = "button";
-      button.textContent = `${label} ✕`;
+      const text = document.createElement("bdi"); // a label may turn the reading direction
+      text.textContent = label;
+      button.append(text, " ✕");
       button.setAttribute("aria-label", `Remove the label ${label}`);
       button.addEventListener("click", () => { labels = labels.filter((other) => other !== label); chips(); words(); });
       item.append(button);
@@ -123,7 +129,7 @@ function samples(pictures) {
 
 function bars(list, answers, set) {
   list.replaceChildren(...answers.map(({ label, probability }) => {
-    const row = document.createElement("li"), name = document.createElement("span"), value = document.createElement("span");
+    const row = document.createElement("li"), name = document.createElement("bdi"), value = document.createElement("span");
     const meter = document.createElement("meter");
     name.textContent = label;
     value.textContent = `${(100 * probability).toFixed(1)} %`;

@@ -14,7 +14,8 @@ export async function startSegment(state, folder) {
   const view = new View(by("canvas"));
   const objects = new Objects(by("objects"), () => { remember(); draw(); save(); });
   const picture = { id: null, index: null, name: "picture", width: 0, height: 0 };
-  let past = [], suggestion = null, asking = 0, saving = Promise.resolve();
+  let past = [], suggestion = null, asking = 0, saving = Promise.resolve(), tried = 0, opening = 0;
+  let kept = []; // what the server has of this picture, as keys
 
   const draw = () => view.draw(objects.all, objects.current);
   const status = (text) => { by("segment-status").textContent = text; };
@@ -66,31 +67,69 @@ export async function startSegment(state, folder) {
     await ask(object);
   });
 
-  const click = (x, y, label) => prompt((object) => { object.points.push([x, y, label]); });
+  const click = (x, y, label) => picture.id && prompt((object) => { object.points.push([x, y, label]); });
   const drawBox = (box) => prompt((object) => { object.box = box; });
 
   function save() {
     if (picture.index === null) return saving;
-    const index = picture.index, sent = objects.sent();
+    const index = picture.index;
+    let sent = objects.sent();
     by("saved").textContent = "saving …";
     saving = saving.then(guarded(async () => {
-      const kept = await post(`/page/folder/${index}/objects`, { objects: sent });
-      folder.pictures[index].objects = kept.objects;
-      by("saved").textContent = `${kept.objects} saved in ${kept.file}`;
+      const here = picture.index === index, put = () => post(`/page/folder/${index}/objects`, { objects: sent, revision: here ? picture.revision : null });
+      try {
+        const answer = await put().catch(async (error) => {
+          if (error.status !== 409 || !here) throw error;
+          await merge(await post(`/page/folder/${index}/open`));
+          sent = objects.sent();
+          return put();
+        });
+        folder.pictures[index].objects = answer.objects;
+        if (here) { picture.revision = answer.revision; kept = sent.map(keyOf); }
+        by("saved").textContent = `${answer.objects} saved in ${answer.file}`;
+      } catch (error) {
+        by("saved").textContent = "Not saved. The next change tries again.";
+        throw error;
+      }
     }));
     return saving;
   }
 
-  async function show(opened) {
+  const keyOf = ({ name, segmentation }) => JSON.stringify([name, segmentation.counts]);
+  const keyOfObject = ({ name, mask }) => mask && keyOf({ name, segmentation: mask.segmentation });
+
+  /** Another window has saved meanwhile: what it drew comes in, what it removed goes, what is new here stays. */
+  function merge(opened) {
+    const theirs = opened.objects.map(keyOf), mine = objects.all.map(keyOfObject);
+    objects.all = objects.all.filter((_, i) => !kept.includes(mine[i]) || theirs.includes(mine[i]));
+    if (!objects.all.includes(objects.current)) objects.current = null;
+    opened.objects.forEach((one, i) => { if (!kept.includes(theirs[i]) && !mine.includes(theirs[i])) objects.all.push(restored(one)); });
+    picture.revision = opened.revision;
+    kept = theirs;
+    objects.draw();
+    past = [];
+    now = snapshot();
+    draw();
+    status("Another window has changed this picture; what it drew is here too.");
+  }
+
+  function restored({ name, segmentation }) {
+    const object = empty(name);
+    objects.give(object, { segmentation });
+    return object;
+  }
+
+  /** Of pictures that were asked for one after the other the last is shown, whichever comes first. */
+  async function show(opened, turn = ++opening) {
+    if (turn !== opening) return;
+    const image = await shown(opened.id);
+    if (turn !== opening) return;
     Object.assign(picture, { index: null, name: "picture" }, opened);
     status("The picture is being looked at …");
-    view.show(await shown(picture.id), picture.width, picture.height);
+    view.show(image, picture.width, picture.height);
     past = [];
-    objects.reset((opened.objects ?? []).map((kept) => {
-      const object = empty(kept.name);
-      objects.give(object, { segmentation: kept.segmentation });
-      return object;
-    }));
+    objects.reset((opened.objects ?? []).map(restored));
+    kept = (opened.objects ?? []).map(keyOf);
     now = snapshot();
     by("saved").textContent = "";
     by("place").textContent = picture.index === null ? picture.name : `${picture.index + 1} of ${folder.pictures.length}: ${picture.name}`;
@@ -119,9 +158,11 @@ export async function startSegment(state, folder) {
   const open = guarded(async (index) => {
     await saving;
     const count = folder.pictures.length;
-    await show(await post(`/page/folder/${(index + count) % count}/open`));
+    tried = (index + count) % count; // one that cannot be read is no wall: the next step goes on from it
+    const turn = ++opening;
+    await show(await post(`/page/folder/${tried}/open`), turn);
   });
-  const step = (change) => open((picture.index ?? (change > 0 ? -1 : 0)) + change);
+  const step = (change) => open(tried + change);
 
   // Pointer: a click, a drag, a long press.
   const canvas = view.canvas;
