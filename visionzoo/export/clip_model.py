@@ -47,7 +47,8 @@ class ExportedClip(nn.Module):
         part = "image" if towers else "model"
         if towers and not {"vocab_size", "cleans_texts"} <= set(spec):
             raise ValueError(f"{folder} does not say how its tokenizer reads texts; export the model anew")
-        self._found, self._spec, self._tokenizer = found, spec, None
+        self._found, self._spec = found, spec
+        self._tokenizer: Tokenizer | None = None
         self.name, self.preprocess = str(spec["name"]), Preprocess.from_dict(spec["preprocess"])
         self.image_size = self.preprocess.image_size
         self.embed_dim = int(spec["graphs"][part]["outputs"][-1]["shape"][1])

@@ -110,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
         segment_text,
     )
 
+    from visionzoo.models.sam import Sam
+
     if args.json:
         _check_pycocotools()
     points = [p[:2] for p in args.point]
@@ -135,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
             min_mask_region_area=args.min_area,
         )
     elif prompts is not None:
+        assert isinstance(model, Sam)  # an exported one was refused above
         result = segment_text(model, args.image, args.text, prompts)
     else:
         result = segment_prompt(model, args.image, points, labels, args.box)
