@@ -71,4 +71,4 @@ def test_the_first_page_waits_for_no_package_that_it_does_without() -> None:
 def test_the_first_page_takes_no_more_than_as_long_again_as_torch() -> None:
     rounds = [(run("import torch")[1], run(FIRST_PAGE)[1]) for _ in range(3)]
     torch, page = (min(seconds) for seconds in zip(*rounds, strict=True))
-    assert page <= 2 * torch, rounds  # 1.5 to 1.7 when this was written
+    assert page <= 2 * torch, rounds  # 1.60 to 1.72 in three rounds, on two cores at load 6

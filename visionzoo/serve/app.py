@@ -44,7 +44,7 @@ def create_app(demo: Demo, door: Door) -> ASGIApp:
         redoc_url=None,
         lifespan=lifespan,
     )
-    # What takes no parameters is plain: what FastAPI makes of a route costs as much as a tiny model, and time to begin.
+    # What takes no parameters is plain: what FastAPI does for a route costs time in every request, and to begin with.
     for path, name in {"/": "index.html", "/docs": "docs.html"}.items():
         app.add_route(path, _file(PAGE / name), methods=["GET"])
     for file in sorted(PAGE.iterdir()):  # these files, and whatever is asked for, no others
