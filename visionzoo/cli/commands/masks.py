@@ -109,7 +109,6 @@ def run(args: argparse.Namespace) -> int:
         segment_prompt,
         segment_text,
     )
-
     from visionzoo.models.sam import Sam
 
     if args.json:
