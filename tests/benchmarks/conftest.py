@@ -32,18 +32,23 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 _ONCE = "comparison.small"
 
 
-def forget_benchmarks() -> None:
-    """Have the next test import the modules of benchmarks anew."""
+def forget_benchmarks() -> dict[str, ModuleType]:
+    """Have the next test import the modules of benchmarks anew.
+
+    Returns:
+        others that go by the same names, such as ``peers`` of another folder of tests; they are put aside too.
+    """
     ours = {path.stem for path in FOLDER.iterdir()}
-    for name in [n for n in sys.modules if n.split(".")[0] in ours and n != _ONCE]:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(FOLDER)):
-            del sys.modules[name]
+    names = [n for n in sys.modules if n.split(".")[0] in ours and n != _ONCE]
+    found = {name: sys.modules.pop(name) for name in names}
+    return {n: m for n, m in found.items() if not str(getattr(m, "__file__", "")).startswith(str(FOLDER))}
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
     """Import a module of the benchmarks as a script there would."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    forget_benchmarks()
+    others = forget_benchmarks()
     yield importlib.import_module
     forget_benchmarks()
+    sys.modules.update(others)

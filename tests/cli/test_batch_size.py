@@ -105,7 +105,8 @@ def test_a_step_of_each_task_is_measured(task: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(
         measured_step.StepCLI, "after_fit", lambda self: (steps.append(self.trainer.global_step), self._tell(peak=1))
     )
-    more = ["--model.ema_decay=0.9", "--model.warmup_steps=50", "--trainer.max_epochs=9"]
+    more = ["--model.warmup_steps=50", "--trainer.max_epochs=9"]
+    more += ["--model.ema_decay=0.9"] if task != "ssl" else []  # dino's teacher is an average already
     assert cli.run([task, "fit", *TASKS[task], *CPU, *more, "--data.batch_size=auto", "--print_groups=true"]) == 0
     search = search_batch_size.Search(task, yaml.safe_load(written[0]), tmp_path / "out")
     config = {**search.config, "data": {**search.config["data"], "batch_size": 5}}

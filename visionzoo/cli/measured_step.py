@@ -117,7 +117,9 @@ def largest_batch(data: VisionData, size: int) -> Any:
 
 
 def _bytes(batch: Any) -> int:
-    return sum(part.numel() * part.element_size() for part in batch if isinstance(part, Tensor))
+    if isinstance(batch, Tensor):
+        return batch.numel() * batch.element_size()
+    return sum(map(_bytes, batch)) if isinstance(batch, tuple) else 0  # views lie in a tuple of their own
 
 
 def measure_step(
