@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionzoo.layers.attention import Attention
+from visionzoo.layers.fast_path import is_open
 from visionzoo.layers.linear import apply_linear
 from visionzoo.layers.window import from_windows, to_windows, window_layout
 
 
 def resample_distances(table: Tensor, size: int) -> Tensor:
     """Resample a table of distances to another axis length, linearly as the references: (L, d) -> (2 size - 1, d)."""
-    if table.shape[0] == 2 * size - 1:
-        return table
+    if not is_open(size) and table.shape[0] == 2 * size - 1:  # in a graph of any size the same length is resampled too,
+        return table  # which changes nothing
     return F.interpolate(table.t().unsqueeze(0), size=2 * size - 1, mode="linear")[0].t()
 
 
