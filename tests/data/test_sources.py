@@ -412,6 +412,9 @@ def test_a_label_budget_keeps_shares_and_nests() -> None:
     assert sizes[10] == [6, 3, 1]
     assert sizes[0.5] == [50, 25, 1]
     assert set(stratified_limit(targets, 10, 3)) <= set(stratified_limit(targets, 61, 3))
+    assert (
+        stratified_limit(targets, 10.0, 3) == stratified_limit(targets, 10, 3)
+    ).all()  # as a command line may read it
     for bad in (0, 153, 0.0, 1.5):
         with pytest.raises(ValueError, match=f"train_limit={bad}"):
             stratified_limit(targets, bad, seed=0)

@@ -53,7 +53,7 @@ def stratified_limit(targets: np.ndarray, limit: int | float, seed: int) -> np.n
 
     Args:
         targets: (N,) or (N, K), as in :func:`stratified_split`.
-        limit: a whole number of samples, or a float in (0, 1], a share of them.
+        limit: a whole number of samples (as a float too, above 1), or a float in (0, 1], a share of them.
         seed: of the choice.
 
     Returns:
@@ -64,6 +64,8 @@ def stratified_limit(targets: np.ndarray, limit: int | float, seed: int) -> np.n
     """
     strata = _per_class(targets, seed)
     total = sum(len(members) for members in strata)
+    if isinstance(limit, float) and limit > 1 and limit.is_integer():
+        limit = int(limit)  # typing keeps one of int | float and float | int, so a command line may read 96 as 96.0
     if isinstance(limit, float):
         if not 0 < limit <= 1:
             raise ValueError(f"train_limit={limit} as a share must be in (0, 1]; a count is a whole number")
