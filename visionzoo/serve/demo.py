@@ -46,6 +46,7 @@ class DemoOptions:
     weights: str | None = None  #: of ``segment`` or ``clip``, where that is a name
     folder: str | None = None  #: None for pictures of ours in a temporary one
     out: str | None = None  #: annotations; None for a file in the folder
+    first: tuple[str, ...] = ()  #: pictures of the folder to begin with
     device: str | torch.device | None = None
     bounds: Bounds = field(default_factory=Bounds)
 
@@ -66,7 +67,7 @@ class Demo:
         self._temporary = tempfile.TemporaryDirectory(prefix="visionzoo-demo-") if options.folder is None else None
         if self._temporary is not None:
             write_samples(self._temporary.name)
-        self.folder = PictureFolder(options.folder or self._own_folder, self.bounds.body)
+        self.folder = PictureFolder(options.folder or self._own_folder, self.bounds.body, options.first)
         self.annotations = Annotations(options.out or Path(self.folder.path) / FILE)
         source, labeller = _labeller(options)
         self.classify = ClassifyService(labeller, self._make)

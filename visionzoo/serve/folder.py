@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from visionzoo.data.sources.folder import list_images
@@ -13,15 +14,16 @@ from visionzoo.serve.bounds import Refused
 class PictureFolder:
     """Pictures by their number. A link that leads out of the folder is as good as not there."""
 
-    def __init__(self, path: str | Path, most_bytes: int) -> None:
+    def __init__(self, path: str | Path, most_bytes: int, first: Sequence[str] = ()) -> None:
         """
         Args:
             path: the folder.
             most_bytes: of one file.
+            first: the pictures to begin with, by their names in the folder or their paths; the others follow.
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: if it holds no picture.
+            ValueError: if it holds no picture, or none of those to begin with.
         """
         refuse_address(path)
         if not os.path.isdir(path):
@@ -33,7 +35,20 @@ class PictureFolder:
         self.names = [name for name in map(os.fsdecode, found) if self._inside(name) is not None]
         if not self.names:
             raise ValueError(f"no pictures in {path}")
+        if first:
+            self._begin_with(first)
         self._places = {os.path.join(str(path), name): i for i, name in enumerate(self.names)}
+
+    def _begin_with(self, first: Sequence[str]) -> None:
+        """Bring pictures to the front, in their order."""
+        by_target = {self._inside(name): name for name in self.names}
+        listed = [by_target.get(self._inside(name)) or by_target.get(os.path.realpath(name)) for name in first]
+        front = list(dict.fromkeys(name for name in listed if name is not None))
+        if not front:
+            raise ValueError(
+                f"none of the {len(first)} pictures to begin with is in {self.path}: {first[0]!r:.80} is not"
+            )
+        self.names = [*front, *(name for name in self.names if name not in set(front))]
 
     def __len__(self) -> int:
         return len(self.names)

@@ -28,6 +28,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--segment", default="embedded", metavar="RUN", help="run of a SAM, an export of it, or vit_b")
     parser.add_argument("--weights", metavar="W", help="of --segment vit_b: file, folder or hf-hub:org/name")
     parser.add_argument("--out", metavar="FILE", help="annotations (default: instances_train.json in FOLDER)")
+    parser.add_argument(
+        "--first", metavar="FILE",
+        help="pictures to begin with: findings.json of `visionzoo data doctor --label-next`, or a name on each line",
+    )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--port", type=whole(0), metavar="P", help="default: 8765, or the next that is free")
     parser.add_argument(
@@ -54,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
             weights=args.weights,
             folder=args.folder,
             out=args.out,
+            first=_named_first(args.first),
             device=args.device,
         )
     )
@@ -70,6 +75,25 @@ def run(args: argparse.Namespace) -> int:
     finally:
         demo.close()
     return 0
+
+
+def _named_first(path: str | None) -> tuple[str, ...]:
+    """The pictures that a file names."""
+    if path is None:
+        return ()
+    from visionzoo.text import parse_json, read_text
+
+    text = read_text(path)
+    if not path.endswith(".json"):
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        found = parse_json(text, path)
+        names = found.get("label_next") if isinstance(found, dict) else None
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"--first {path} names no pictures: give findings.json of --label-next, or a name on each line"
+        )
+    return tuple(names)
 
 
 def _has_screen() -> bool:
