@@ -7,6 +7,7 @@ import os
 import sys
 import webbrowser
 from importlib.util import find_spec
+from typing import Any
 
 from visionzoo.cli.commands.arguments import CLIP, Subparsers, add_device, whole
 from visionzoo.terminal import say
@@ -85,7 +86,7 @@ def _named_first(path: str | None) -> tuple[str, ...]:
 
     text = read_text(path)
     if not path.endswith(".json"):
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+        names: Any = [line.strip() for line in text.splitlines() if line.strip()]
     else:
         found = parse_json(text, path)
         names = found.get("label_next") if isinstance(found, dict) else None
