@@ -13,8 +13,10 @@ import yaml
 from PIL import Image
 
 from visionzoo import viz
+from visionzoo.cli import main
 from visionzoo.cli import train as cli
 from visionzoo.data.sources.labels import encode_labels
+from visionzoo.inference import features
 
 CONFIG = {
     "model": {"backbone": "vit_nano_patch4_32", "image_size": 16},
@@ -142,3 +144,35 @@ def test_a_configuration_that_cannot_be_read_is_one_line(capsys: Any, data: byte
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_look_that_is_stopped_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    whole, chunks = features._chunk_features, []
+
+    def stop(*args: Any) -> Any:
+        chunks.append(args)
+        if len(chunks) == 3:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(features, "_chunk_features", stop)
+    look = ["data", "doctor", "digits", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    assert main.main(look) == 130
+    assert "stopped. 1,024 of 1,797 images are kept: go on with the same command" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device", "features")
+
+    monkeypatch.setattr(features, "_chunk_features", full)
+    assert main.main(["data", "doctor", "digits", "--cache", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(
+        "error: No space left on device: features; free some space, and start the same command again\n"
+    )

@@ -129,8 +129,7 @@ def _run(request: Request, folder: RunFolder | None, device: torch.device, befor
         record.write(folder.path)
         draw_report(folder)  # once more, with the table of what was tried
     except KeyboardInterrupt:
-        say(f"\nstopped. What was computed is kept; go on with:\n  {resume_command}", flush=True)
-        raise
+        raise KeyboardInterrupt(f"stopped. What was computed is kept; go on with:\n  {resume_command}") from None
     finally:
         lock.release()
     _say_end(record, session, folder)

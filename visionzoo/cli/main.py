@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -56,7 +57,8 @@ def _as_a_command(run: Callable[[], int]) -> int:
         code = run()
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:  # its words say what is kept, where something is
+        say(f"\n{stopped}" if stopped.args else "\nstopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `visionzoo models | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is quiet as well
@@ -108,8 +110,17 @@ def _command(given: list[str]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("VISIONZOO_TRACEBACK"):
             raise
-        say(f"error: {error}", file=sys.stderr)
+        say(f"error: {_in_words(error)}", file=sys.stderr)
         return 2
+
+
+def _in_words(error: Exception) -> str:
+    """An error of the system without its number, with the file where it is known."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename is not None else "")
+    hint = "; free some space, and start the same command again" if error.errno == errno.ENOSPC else ""
+    return what + hint
 
 
 def _joined(args: list[str]) -> list[str]:

@@ -35,6 +35,8 @@ _NEAREST = 20
 BLOCK = 1024
 #: Least correlation at half the edge of what is looked at whole.
 _ROUGHLY = 0.8
+#: Ways to lay a pair, the best at half the edge, that are looked at whole.
+_WAYS = 8
 #: Pairs held against each other at a time.
 _PAIRS = 128
 #: Grey values of twins correlate by more than this in the best window; with features that agree a little less will do.
@@ -150,12 +152,14 @@ def _laid(thumbnails: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, list[s
     for start in track(range(0, len(pairs), _PAIRS), -(-len(pairs) // _PAIRS), "twins"):
         some = pairs[start : start + _PAIRS]
         one, other = (torch.from_numpy(thumbnails[some[:, k]].astype(np.float32)) for k in (0, 1))
-        # at half the edge first, which a quarter of the work tells most pairs apart by
-        near = _best(F.avg_pool2d(one[:, None], 2)[:, 0], F.avg_pool2d(other[:, None], 2)[:, 0], maps)[0] > _ROUGHLY
+        # at half the edge first, which a quarter of the work tells most pairs apart by; whole by its best ways alone
+        rough = _all_ways(F.avg_pool2d(one[:, None], 2)[:, 0], F.avg_pool2d(other[:, None], 2)[:, 0], maps)
+        near = (rough > _ROUGHLY).any(1)
         if near.any():
             rows = start + near.nonzero()[:, 0].numpy()
-            top, place = _best(one[near], other[near], maps)
-            best[rows], how[rows] = top.numpy(), place.numpy()
+            ways = rough[near].topk(_WAYS, dim=1).indices
+            top, place = _some_ways(one[near], other[near], maps, ways).max(1)
+            best[rows], how[rows] = top.numpy(), ways.gather(1, place[:, None])[:, 0].numpy()
     count = len(maps)
     said = []
     for way in how.tolist():
@@ -164,24 +168,37 @@ def _laid(thumbnails: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, list[s
     return best, said
 
 
-def _best(one: Tensor, other: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """((P,), (P,)) best correlation of (P, H, W) pictures laid on (P, H, W) others, and the place of its way: windows
-    of one or the other, then those with the other one mirrored."""
-    laid = ((one, other), (other, one), (one, other.flip(2)), (other, one.flip(2)))
-    values = torch.cat([_correlation(a, b, maps) for a, b in laid], 1)
-    top, place = values.max(1)
-    return top, place
+def _all_ways(one: Tensor, other: Tensor, maps: Tensor) -> Tensor:
+    """(P, 4 T) correlation of (P, H, W) pictures with (P, H, W) others in each way: windows of one or the other, then
+    those with the other one mirrored."""
+    return torch.cat([_correlation(whole, part, maps[None]) for whole, part in _laid_on(one, other)], 1)
+
+
+def _some_ways(one: Tensor, other: Tensor, maps: Tensor, ways: Tensor) -> Tensor:
+    """(P, K) as :func:`_all_ways`, in the (P, K) ways of each pair alone."""
+    laid = _laid_on(one, other)
+    kind, place = (ways // len(maps)).flatten(), (ways % len(maps)).flatten()
+    pair = torch.arange(len(ways)).repeat_interleave(ways.shape[1])
+    whole, part = (torch.stack([both[k] for both in laid])[kind, pair] for k in (0, 1))
+    return _correlation(whole, part, maps[place][:, None]).view(ways.shape)
+
+
+def _laid_on(one: Tensor, other: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    return (one, other), (other, one), (one, other.flip(2)), (other, one.flip(2))
 
 
 def _correlation(whole: Tensor, part: Tensor, maps: Tensor) -> Tensor:
-    """(P, T) correlation of windows of (P, H, W) pictures with other (P, H, W) pictures, where both have pixels."""
-    count, ways, edge = len(whole), len(maps), whole.shape[1]
-    grid = F.affine_grid(maps, [ways, 1, edge, edge], align_corners=False).reshape(1, ways * edge, edge, 2)
-    there = (grid.abs() <= 1).all(-1).view(1, ways, -1).float()
+    """(P, T) correlation of windows of (P, H, W) pictures with other (P, H, W) pictures, where both have pixels.
+
+    ``maps`` is (P, T, 2, 3), or (1, T, 2, 3) for all pairs."""
+    own, ways, edge = len(maps), maps.shape[1], whole.shape[1]
+    grid = F.affine_grid(maps.flatten(0, 1), [own * ways, 1, edge, edge], align_corners=False)
+    grid = grid.reshape(own, ways * edge, edge, 2)
+    there = (grid.abs() <= 1).all(-1).view(own, ways, -1).float()
     seen = F.grid_sample(
-        whole[:, None], grid.expand(count, -1, -1, -1), padding_mode="border", align_corners=False
-    ).view(count, ways, -1)
-    other = part.reshape(count, 1, -1)
+        whole[:, None], grid.expand(len(whole), -1, -1, -1), padding_mode="border", align_corners=False
+    ).view(len(whole), ways, -1)
+    other = part.reshape(len(whole), 1, -1)
     number = there.sum(-1)
     mean, mean_other = ((v * there).sum(-1, keepdim=True) / number[..., None] for v in (seen, other))
     a, b = (seen - mean) * there, (other - mean_other) * there

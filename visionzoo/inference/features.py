@@ -44,6 +44,9 @@ def source_features(
         batch_size: images sent through the model at a time.
         title: what they are called on the progress bar.
         unlabelled: of the images without a label too.
+
+    Raises:
+        KeyboardInterrupt: with what is kept, in words.
     """
     content = _content(source)
     labelled = np.flatnonzero([unlabelled or source.has_label(i) for i in range(len(source))])
@@ -58,9 +61,14 @@ def source_features(
             places.append(chunk)
             continue
         cached = False
-        found, seen, bad = _chunk_features(
-            stream, source, chunk, batch_size, f"{title}, from {start + 1:,} of {len(labelled):,}"
-        )
+        try:
+            found, seen, bad = _chunk_features(
+                stream, source, chunk, batch_size, f"{title}, from {start + 1:,} of {len(labelled):,}"
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped. {start:,} of {len(labelled):,} images are kept: go on with the same command"
+            ) from None
         if not bad:  # one with faults is read again next time, so that they are listed again
             cache.write({"values": torch.from_numpy(found)}, key)
         values.append(found)

@@ -161,7 +161,11 @@ class ImageSearch:
         unreadable: list[Unreadable] = []
         for start in range(0, len(todo), ROUND):
             some = todo[start : start + ROUND]
-            index, bad = self._extend(index, root, [names[i] for i in some], [state[i] for i in some])
+            try:
+                index, bad = self._extend(index, root, [names[i] for i in some], [state[i] for i in some])
+            except KeyboardInterrupt:
+                done = f"stopped. {len(known) + start:,} of {len(names):,} images are kept"
+                raise KeyboardInterrupt(f"{done}: go on with the same command") from None
             unreadable += [b._replace(position=some[b.position]) for b in bad]
             self._write(index, *key)
         dropped = len(set(old.names) - set(names))
