@@ -186,6 +186,18 @@ def test_a_sample_drawn_again_is_another_key_and_another_view() -> None:
     assert [k for k in keys if k[1] == 0] == [(5, 0), *((5, 0, n) for n in range(1, 40))]
 
 
+def test_few_views_come_again_in_turn(source: FilesSource) -> None:
+    dataset = ImageDataset(source, TrainTransform(SPEC, AugmentOptions()))
+    new = [dataset[(epoch, 0)].value for epoch in range(4)]
+    dataset.views = 2
+    again = [dataset[(epoch, 0)].value for epoch in range(4)]
+    assert all(torch.equal(a, b) for a, b in zip(again, (*new[:2], *new[:2]), strict=True))
+    assert not torch.equal(new[0], new[1])
+    assert not torch.equal(new[0], new[2])
+    with pytest.raises(ValueError, match="fixed_views=0 must be at least 1"):
+        AugmentOptions(fixed_views=0)
+
+
 def test_a_rank_without_samples_yields_empty_batches(source: FilesSource) -> None:
     last = list(eval_loader(source, batch_size=9, rank=16, world_size=17))
     assert [len(b.images) for b in last] == [1]

@@ -185,6 +185,7 @@ def test_a_locked_tower_runs_once_for_images_that_do_not_vary(mae_run: Path, tmp
     assert not data(hflip=0.5).fixed_images
     assert not data(policy="randaugment").fixed_images
     assert not data(crop="random_resized").fixed_images
+    assert data(crop="random_resized", hflip=0.5, fixed_views=4).fixed_images
     runs = {}
     for name, options in (
         ("every step", {"fixed_images": False}),

@@ -266,6 +266,21 @@ def test_what_a_person_should_know_is_said_first(tmp_path: Path) -> None:
     assert not data(crop="scale_jitter").fixed_images
 
 
+def test_few_views_are_embedded_once_each(tmp_path: Path) -> None:
+    """Two random views of each image in turn: four epochs compute what two do, and train as without a cache."""
+    views = {"crop": "random_resized", "hflip": 0.5, "fixed_views": 2}
+    assert data(**views).fixed_images
+    runs = {}
+    for name, cache in (("every step", "off"), ("kept", str(tmp_path / "cache"))):
+        runs[name] = task(encoder="frozen", fixed_images=True, embedding_cache=cache)
+        fit_quietly(runs[name], data(**views), tmp_path / name, max_epochs=4, limit_val_batches=0)
+    for name, tensor in runs["kept"].state_dict().items():
+        assert torch.equal(tensor, runs["every step"].state_dict()[name]), name
+    found = cache_of(runs["kept"])
+    assert found is not None
+    assert found.misses == found.hits > 0
+
+
 # ---- evaluation -----------------------------------------------------------------------------------------------------
 
 

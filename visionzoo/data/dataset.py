@@ -52,6 +52,8 @@ class SourceDataset(Dataset[Sample]):
         self.source = source
         self.seed = seed
         self.substitute = substitute
+        #: Views of a sample, which come again epoch by epoch; None for another one in each.
+        self.views: int | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -64,12 +66,11 @@ class SourceDataset(Dataset[Sample]):
         """Raises ValueError if not one of :data:`SUBSTITUTES` others can be read either."""
         epoch, index, *again = key
         bad: list[tuple[str, str]] = []
-        candidate = index
+        candidate, turn = index, epoch if self.views is None else epoch % self.views
         for attempt in range(SUBSTITUTES + 1):
             try:
-                return Sample(
-                    self.load(candidate, sample_key(self.seed, epoch, candidate, *again)), candidate, tuple(bad)
-                )
+                value = self.load(candidate, sample_key(self.seed, turn, candidate, *again))
+                return Sample(value, candidate, tuple(bad))
             except UnreadableImage as error:
                 bad.append((self.source.sample_id(candidate), error.reason))
             if not self.substitute:

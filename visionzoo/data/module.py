@@ -81,8 +81,8 @@ class VisionData(pl.LightningDataModule):
 
     @property
     def fixed_images(self) -> bool:
-        """Whether a training image looks the same in every epoch, so that what frozen layers make of it can be kept."""
-        return not getattr(self.options, "varies", True)  # readers of others may not say
+        """Whether the views of a training image come again, so that what frozen layers make of them can be kept."""
+        return bool(getattr(self.options, "comes_again", False))  # readers of others may not say
 
     def fingerprint(self) -> str:
         """A hash of which samples with which labels, captions or masks are in which split, 32 hex digits. Reads no
@@ -184,7 +184,9 @@ class VisionData(pl.LightningDataModule):
         order = self.train_order()
         self._check_order()
         assert self.train_source is not None
-        return self.loader(self.training_set(self.train_source), batch_sampler=TrainBatches(order, self._position))
+        dataset, collate = self.training_set(self.train_source)
+        dataset.views = getattr(self.options, "fixed_views", None)
+        return self.loader((dataset, collate), batch_sampler=TrainBatches(order, self._position))
 
     def evaluation_loader(self, source: Source, parts: tuple[SourceDataset, Collator] | None = None) -> DataLoader[Any]:
         """Every sample of ``source`` once, over all ranks, as ``parts`` say; None for :meth:`evaluation_set`."""

@@ -36,6 +36,8 @@ class BaseAugment(Options):
         hflip: probability of a mirror image.
         vflip: probability of an upside-down image.
         color_jitter: brightness, contrast and saturation vary by up to this share.
+        fixed_views: an image has this many random views, which come again in turn: what a frozen network makes of them
+            is computed once and kept. None for another view in each epoch.
     """
 
     crop_scale: tuple[float, float] = (0.3, 1.0)
@@ -43,11 +45,14 @@ class BaseAugment(Options):
     hflip: float = 0.0
     vflip: float = 0.0
     color_jitter: float = 0.0
+    fixed_views: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("hflip", "vflip", "color_jitter"):
             check_range(name, getattr(self, name), 0, 1)
+        if self.fixed_views is not None and self.fixed_views < 1:
+            raise ValueError(f"fixed_views={self.fixed_views} must be at least 1; without it each epoch has new views")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(
@@ -61,6 +66,11 @@ class BaseAugment(Options):
     def varies(self) -> bool:
         """Whether an image does not look the same in every epoch."""
         return bool(self.hflip or self.vflip or self.color_jitter)
+
+    @property
+    def comes_again(self) -> bool:
+        """Whether the views of an image are few, so that what a frozen network makes of them is worth keeping."""
+        return not self.varies or self.fixed_views is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,7 +161,8 @@ class SegmentTask(VisionTask):
         elif encoder == "frozen" and not fixed_images:
             self._say_more(
                 "the frozen encoder runs in every step, since images vary; it would run once with "
-                "--data.crop resize --data.hflip 0 --data.vflip 0 --data.color_jitter 0"
+                "--data.crop resize --data.hflip 0 --data.vflip 0 --data.color_jitter 0, or once for each of "
+                "--data.fixed_views 8"
             )
         self._objects: ScoredObjects | None = None
         self.scored: Tensor | None = None  #: (N, 5), see :class:`ScoredObjects`, of an evaluation that was to keep it
