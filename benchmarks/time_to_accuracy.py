@@ -5,7 +5,8 @@
 Three ways, in one process, in turns: whichever has used the least time goes on, so that a busy machine is busy for all.
 
 - ``visionzoo``: what ``visionzoo fit`` does. Features of the frozen network once, a linear head on them, then full
-  fine-tuning from that head with the recipe of :mod:`visionzoo.auto.recipes`.
+  fine-tuning from that head with the recipe of :mod:`visionzoo.auto.recipes`; at ``--our_size`` pixels, in training
+  and when it is looked at.
 - ``timm``: a plain loop with timm's network and torchvision's transforms, the same recipe, and a fresh head.
 - ``transformers``: its Trainer, with the recipe of its image-classification example at the learning rate given.
 
@@ -21,7 +22,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Contender:
     train: Callable[[Contender], None]  #: sets ``model``, and calls :meth:`step_done` after each step
     model: Any = None
     logits: Callable[[Any], Tensor] | None = None  #: out of what the model gives; None where it gives them
+    held: tuple[Tensor, Tensor] | None = None  #: pixels and labels that are looked at
     seconds: float = 0.0
     images: int = 0  #: that were trained on
     curve: list[tuple[float, float, float]] = field(default_factory=list)  #: (seconds, epochs, accuracy)
@@ -310,8 +312,10 @@ def open_photos(options: argparse.Namespace) -> Photos:
     return Photos(train, held, classes, options.image_size, options.batch)
 
 
-def accuracy(me: Contender, pixels: Tensor, labels: Tensor) -> float:
+def accuracy(me: Contender) -> float:
     """Share that is named right, in eval mode."""
+    assert me.held is not None
+    pixels, labels = me.held
     me.model.eval()
     with torch.inference_mode():
         outputs = [me.model(part) for part in pixels.split(50)]
@@ -325,6 +329,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2")
     parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--our_size", type=int, help="of visionzoo, where it is another")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--target", type=float, default=0.94)
     parser.add_argument("--every", type=float, default=0.25, help="epochs between two looks")
@@ -353,9 +358,15 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     """All ways, in turns, until each has reached the target or its epochs are over."""
     photos = open_photos(options)
-    pixels, labels = photos.held_pixels()
+    sizes = {"visionzoo": options.our_size or options.image_size}
+    held: dict[int, tuple[Tensor, Tensor]] = {}
+    contenders = []
     torch.manual_seed(options.seed)
-    contenders = [Contender(name, WAYS[name](photos, options)) for name in options.only.split(",")]
+    for name in options.only.split(","):
+        shown = replace(photos, size=sizes.get(name, options.image_size))
+        if shown.size not in held:
+            held[shown.size] = shown.held_pixels()
+        contenders.append(Contender(name, WAYS[name](shown, options), held=held[shown.size]))
     looked = dict.fromkeys((c.name for c in contenders), 0.0)
     while running := [c for c in contenders if not c.done]:
         me = min(running, key=lambda c: c.seconds)
@@ -366,7 +377,7 @@ def measure(options: argparse.Namespace) -> None:
         if me.model is None or (epochs - looked[me.name] < options.every and not me.done):
             continue
         looked[me.name] = epochs
-        value = accuracy(me, pixels, labels)
+        value = accuracy(me)
         me.curve.append((round(me.seconds, 1), round(epochs, 2), round(value, 4)))
         print(f"{me.name:<14}{me.seconds:8.0f} s  {epochs:5.2f} epochs  {100 * value:6.2f} %", flush=True)
         if value >= options.target:
