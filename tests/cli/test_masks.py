@@ -106,7 +106,14 @@ def spoken_run(tmp_path):
 def test_names_as_prompts(spoken_run, photo, capsys):
     names = ["--text", "a cat", "--text", "dog"]
     assert main(["masks", photo, "--model", str(spoken_run), *names, "--json", "m.json"]) == 0
-    assert capsys.readouterr().out == "overlay.png: 2 masks\n"
+    said = capsys.readouterr()
+    assert said.out == "overlay.png: 2 masks\n"
+    assert "experimental: whether this model tells names apart was not measured" in said.err
+    for gain, words in ((0.2, "are experimental: its held-out objects have +0.200 ± 0.010"), (0.01, "do not work yet")):
+        scores = {"scores": {"text_gain": gain, "text_gain_error": 0.01}}
+        (spoken_run / "results.json").write_text(json.dumps(scores))
+        assert main(["masks", photo, "--model", str(spoken_run), *names]) == 0
+        assert words in capsys.readouterr().err
     record = json.loads(Path("m.json").read_text())
     assert record["categories"] == [{"id": 1, "name": "a cat"}, {"id": 2, "name": "dog"}]
     assert [a["category_id"] for a in record["annotations"]] == [1, 2]

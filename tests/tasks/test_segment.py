@@ -486,12 +486,33 @@ def test_names_are_prompts(clip_run: str) -> None:
         assert (float(step.logs["text"]) > 0) == (some is batch)
     module.eval()
     module.update_evaluation(batch)
-    assert "iou_text" in module.finish_evaluation()
+    scores = module.finish_evaluation()
+    assert "iou_text" in scores
+    assert "against another name of the same picture" in module.summary({k: float(v) for k, v in scores.items()})
     module.update_evaluation(nameless)
     found = module.finish_evaluation()
     assert "iou_1" in found
     assert "iou_text" not in found
+    assert "text_gain" not in found
     assert not any("text_prompts" in k for k in module.state_dict()), "the text tower is no part of a checkpoint"
+
+
+def test_whether_a_name_is_listened_to_is_measured(clip_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that finds what it is told, and one that finds the same whatever it is told."""
+    module = task(text_model=clip_run).eval()
+    assert module.text_prompts is not None
+    batch = batch_of(module)
+    truth = module.text_prompts.of_batch
+    names = [len({n for n, i in zip(batch.names, batch.image_index.tolist(), strict=True) if i == b}) for b in range(4)]
+    assert max(names) > 1
+    perfect: list[Tensor] = []
+    monkeypatch.setattr(module.text_prompts, "of_batch", lambda own: perfect.append(truth(own)[1]) or truth(own))
+    monkeypatch.setattr(module, "_by_text", lambda *_: perfect[-1])
+    module.update_evaluation(batch)
+    assert module.finish_evaluation()["text_gain"] > 0.8
+    monkeypatch.setattr(module, "_by_text", lambda *_: perfect[-1][:1].expand_as(perfect[-1]))
+    module.update_evaluation(batch)
+    assert module.finish_evaluation()["text_gain"] == 0
 
 
 def test_names_are_put_into_the_template(clip_run: str) -> None:

@@ -20,8 +20,10 @@ from visionzoo.inference.sam_predictor import SamPredictor, check_box, check_poi
 from visionzoo.models.bundle import read_config
 from visionzoo.models.sam import Sam, create_sam
 from visionzoo.models.sam.text_prompts import TEMPLATE, TextPrompts
+from visionzoo.runs import RunFolder
 from visionzoo.viz.overlay import mask_overlay
 from visionzoo.weights.local import local_source
+from visionzoo.weights.preprocessing import read_json
 
 
 class Segmented(NamedTuple):
@@ -208,3 +210,15 @@ def coco_record(result: Segmented, name: str) -> dict[str, Any]:
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
         "annotations": annotations,
     }
+
+
+def names_in_words(run: str) -> str:
+    """How well a run told the names of one picture apart, which says what its answers to names are worth."""
+    scores = read_json(RunFolder(run).results).get("scores", {}) if RunFolder(run).results.is_file() else {}
+    gain, error = scores.get("text_gain"), scores.get("text_gain_error")
+    if gain is None or error is None:
+        return "names as prompts are experimental: whether this model tells names apart was not measured"
+    against = f"its held-out objects have {gain:+.3f} ± {error:.3f} mean IoU against another name of the same picture"
+    if gain > 2 * error:
+        return f"names as prompts are experimental: {against}"
+    return f"names as prompts do not work yet with this model, which hardly listens to them: {against}"

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from visionzoo.losses.segmentation import mask_iou, prompt_loss
+from visionzoo.metrics.mean_error import MeanAndError
 from visionzoo.metrics.segmentation import clicks_to_iou
 from visionzoo.models.bundle import ModelConfig
 from visionzoo.models.sam import Sam
@@ -167,6 +168,8 @@ class SegmentTask(VisionTask):
         self._objects: ScoredObjects | None = None
         self.scored: Tensor | None = None  #: (N, 5), see :class:`ScoredObjects`, of an evaluation that was to keep it
         self.results = nn.ModuleDict({name: MeanMetric() for name in self._score_names()})
+        #: Where a picture has several names: IoU by the right one less that by another of them.
+        self.text_gain = MeanAndError()
 
     def _say_more(self, text: str) -> None:
         self.opening_line = "\n".join(line for line in (self.opening_line, text) if line)
@@ -311,7 +314,11 @@ class SegmentTask(VisionTask):
             if self.text_prompts is not None:
                 prompts, masks = self.text_prompts.of_batch(own)
                 if prompts.number:
-                    self._add("iou_text", mask_iou(self._by_text(embedding, prompts, own.valid), masks))
+                    found = self._by_text(embedding, prompts, own.valid)
+                    right = mask_iou(found, masks)
+                    self._add("iou_text", right)
+                    if prompts.number > 1:
+                        self.text_gain.update(right - mask_iou(found.roll(1, 0), masks))
 
     def _by_text(self, embedding: Tensor, prompts: Prompts, valid: Tensor) -> Tensor:
         """(N, H, W) bool, of one image."""
@@ -340,6 +347,12 @@ class SegmentTask(VisionTask):
                     values[name] = value
             with torch.inference_mode(False):  # or its state could never be changed by a training run that follows
                 metric.reset()
+        if self.text_prompts is not None and (several or self.text_gain.update_called):
+            gain, error = self.text_gain.compute()
+            if torch.isfinite(error):
+                values |= {"text_gain": gain, "text_gain_error": error}
+            with torch.inference_mode(False):
+                self.text_gain.reset()
         return values
 
     def summary(self, metrics: Mapping[str, float]) -> str:
@@ -348,6 +361,9 @@ class SegmentTask(VisionTask):
         ious = "/".join(f"{metrics[f'iou_{k}']:.3f}" for k in SHOWN_CLICKS)
         after = "/".join(map(str, SHOWN_CLICKS))
         text = f", by name {metrics['iou_text']:.3f}" if "iou_text" in metrics else ""
+        if "text_gain" in metrics:
+            gain, error = metrics["text_gain"], metrics["text_gain_error"]
+            text += f" ({gain:+.3f} ± {error:.3f} against another name of the same picture)"
         return (
             f"mean IoU {ious} after {after} clicks, {metrics['iou_box']:.3f} from a box{text}; "
             f"{metrics['clicks_85']:.2f} clicks to 85 % and {metrics['clicks_90']:.2f} to 90 %, "

@@ -71,7 +71,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help='what to segment, such as "a cat", for a run with text prompts; may be given several times',
+        help='experimental: what to segment, such as "a cat", for a run with text prompts; may be given several times',
     )
     parser.add_argument("--text-model", metavar="CLIP", help="with --text: the CLIP of the run, where it has moved")
     parser.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="box around the object")
@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from visionzoo.inference.masks import (
         load_sam,
         load_text_prompts,
+        names_in_words,
         segment_all,
         segment_prompt,
         segment_text,
@@ -138,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     elif prompts is not None:
         assert isinstance(model, Sam)  # an exported one was refused above
         result = segment_text(model, args.image, args.text, prompts)
+        say(names_in_words(args.model), file=sys.stderr)
     else:
         result = segment_prompt(model, args.image, points, labels, args.box)
     _draw(args, result, points, labels)
