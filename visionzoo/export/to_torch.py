@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from visionzoo.models.preprocess import Normalize
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: Whose own buffers stay in float32: pixels are normalised, and embeddings compared, exactly.
 _EXACT = (Normalize, ZeroShotGraph, SamEncoderGraph)
+#: Guards that a general way was taken.
+_GENERAL = re.compile(r" != | > 1$")
 METADATA = "visionzoo.json"  #: in a ``.pt2``, what ``extra_files`` of torch.export.load gives
 
 
@@ -50,8 +54,9 @@ def export_torch(
     shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in part.open_sizes)
     inductor: Any = torch._inductor
     try:
-        with torch.no_grad(), quiet_exporters():
+        with torch.no_grad(), quiet_exporters(), _no_size_is_special():
             program = torch.export.export(module, example.inputs, dynamic_shapes=shapes, strict=False)
+            _forget_other_ways(program)
             if compiled:
                 inductor.aoti_compile_and_package(program, package_path=str(path))
             else:
@@ -66,6 +71,23 @@ def export_torch(
         return [x.float().numpy() for x in ((found,) if isinstance(found, torch.Tensor) else found)]
 
     return run
+
+
+def _no_size_is_special() -> AbstractContextManager[None]:
+    """Trace what holds for any size, also where that of the example is 1: a row of one window, a batch of one."""
+    config: Any = torch.fx.experimental._config
+    patched: AbstractContextManager[None] = config.patch(backed_size_oblivious=True)
+    return patched
+
+
+def _forget_other_ways(program: torch.export.ExportedProgram) -> None:
+    """Take ``a != b`` and ``a > 1`` from what the file checks of its inputs.
+
+    Such a guard says that the tracer took the general way and not a short cut for special sizes. The general way is
+    right for these as well, and the model's own size is often one of them. Guards of other kinds stay.
+    """
+    if hasattr(program, "_guards_code"):  # from torch 2.9 on
+        program._guards_code = [guard for guard in program._guards_code if not _GENERAL.search(guard)]
 
 
 def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -107,27 +107,28 @@ def _build_open(grid: tuple[int, int], window: int, shift: int, device: torch.de
     hp, wp = down * window, across * window
     several = 1 - 1 // down, 1 - 1 // across  # 1 where an axis has several windows, 0 where it fits into one
     sh, sw = shift * several[0], shift * several[1]
-    rows, cols = torch.arange(hp, device=device), torch.arange(wp, device=device)
-
-    def windowed(by_row: Tensor, by_col: Tensor) -> Tensor:
-        values = by_row[:, None] + by_col[None, :]
-        return values.view(down, window, across, window).permute(0, 2, 1, 3).reshape(-1)
+    # No tensor has an axis of as many windows as there are in a row or column: an exporter would fix what is 1 there.
+    places = torch.arange(hp * wp, device=device)
+    number, inside = places // window**2, places % window**2
+    below = number // across
+    row, col = below * window + inside // window, (number - below * across) * window + inside % window
 
     def rolled(values: Tensor, by: int, n: int) -> Tensor:
         """``(values + by) % n``; ONNX's exporter knows no remainder of an open size."""
         values = values + by
         return torch.where(values < n, values, values - n)
 
-    order = windowed(rolled(rows, sh, hp) * wp, rolled(cols, sw, wp))
-    r, c = rolled(rows, hp - sh, hp), rolled(cols, wp - sw, wp)
+    order = rolled(row, sh, hp) * wp + rolled(col, sw, wp)
+    r = rolled(torch.arange(hp, device=device), hp - sh, hp)
+    c = rolled(torch.arange(wp, device=device), wp - sw, wp)
     place_of_row = (r // window) * (across * window**2) + r % window * window
     place_of_col = (c // window) * window**2 + c % window
     inverse = (place_of_row[:, None] + place_of_col[None, :]).reshape(-1)
-    side = windowed(2 * (rows >= hp - sh).long(), (cols >= wp - sw).long()).view(-1, 1, window * window)
+    side = (2 * (row >= hp - sh).long() + (col >= wp - sw).long()).view(-1, 1, window * window)
     mask = torch.where(side == side.transpose(1, 2), 0.0, BORDER)
     # padding is masked on an axis of one window
-    beyond = windowed((rows >= grid[0] + several[0] * hp).long(), (cols >= grid[1] + several[1] * wp).long())
-    mask = mask.masked_fill(beyond.view(-1, 1, window * window) > 0, -torch.inf)
+    beyond = (row >= grid[0] + several[0] * hp) | (col >= grid[1] + several[1] * wp)
+    mask = mask.masked_fill(beyond.view(-1, 1, window * window), -torch.inf)
     return WindowLayout(grid, (hp, wp), window, (sh, sw), order, inverse, mask)
 
 
