@@ -87,3 +87,9 @@ def test_the_page_says_what_was_reached(tmp_path: Path, monkeypatch: pytest.Monk
     assert "commit abcdef0123." in page
     with pytest.raises(SystemExit, match="no records"):
         module.report(tmp_path / "empty")
+
+
+def test_the_committed_page_is_that_of_the_committed_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("report", monkeypatch)
+    page = (module.RESULTS.parent / "RESULTS.md").read_text(encoding="utf-8")
+    assert page == module.report(module.RESULTS), "run python benchmarks/report.py"
