@@ -62,7 +62,7 @@ def _build_index(grid: tuple[int, int], device: torch.device) -> Tensor:
     cols = torch.arange(w, device=device).unsqueeze(0).expand(h, w).reshape(-1)
     down, across = rows[:, None] - rows[None, :] + h - 1, cols[:, None] - cols[None, :] + w - 1
     patches = down * (2 * w - 1) + across
-    count = patches[-1:, :1] + 1  # the last row's, which is the greatest; not a number, which no graph could fill in
+    count = patches[-1, 0].view(1, 1) + 1  # the greatest; not a number, which no graph could fill in
     to_class = (count + 1).expand(h * w, 1)
     of_class = torch.cat((count + 2, count.expand(1, h * w)), dim=1)
     return torch.cat((of_class, torch.cat((to_class, patches), dim=1)))
