@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch._dynamo.testing
 from backbone_checks import assert_close
 from torch import Tensor, nn
 from vit_twins import pictures, shallow, twins
