@@ -234,6 +234,7 @@ for round in range(15):
 """
 
 
+@pytest.mark.long
 def test_processes_at_once_do_not_break_each_other(own_cache: Path) -> None:
     """They replace and remove each other's files, within a limit that holds less than all."""
     env = {**os.environ, "VISIONZOO_CACHE_LIMIT": "16K"}

@@ -41,6 +41,7 @@ def test_every_case_is_in_the_table() -> None:
     assert set(TABLE) == set(cases())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TABLE)
 def test_costs_no_more_than_before(name: str) -> None:
     limit, now = TABLE[name], cases()[name]()

@@ -199,6 +199,7 @@ def _run(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_import_is_light_and_native_backbones_need_no_timm() -> None:
     code = (
         f"import sys, visionzoo as vz; light = [m for m in {HEAVY} if m in sys.modules]; "
@@ -207,6 +208,7 @@ def test_import_is_light_and_native_backbones_need_no_timm() -> None:
     assert _run(code).strip() == "[] []"
 
 
+@pytest.mark.long
 def test_import_costs_little_more_than_torch() -> None:
     """Within a second of ``import torch``, timed after it in the same process; the best of three on a busy machine."""
     code = (

@@ -96,6 +96,7 @@ def bomb(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "w.pth"
 
 
+@pytest.mark.long
 def test_an_archive_that_unpacks_to_much_more(
     bomb: Path, monkeypatch: pytest.MonkeyPatch, survived: Callable[..., None]
 ) -> None:

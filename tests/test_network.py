@@ -28,6 +28,7 @@ def test_the_block_blocks_in_this_process() -> None:
         socket.create_connection(("127.0.0.1", 9))
 
 
+@pytest.mark.long
 def test_backbones_and_classifiers_stay_offline(run_offline: Callable[..., str]) -> None:
     code = """
 import torch, visionzoo as vz

@@ -252,6 +252,7 @@ def test_lightnings_own_classes_and_typed_modules_may_be_named(
     require_for_training(args)
 
 
+@pytest.mark.long
 def test_a_callback_that_the_user_names_is_remembered(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -64,6 +64,7 @@ def test_two_heads_hold_one_copy() -> None:
     assert _parameter_bytes(one) == _parameter_bytes(one.fc)
 
 
+@pytest.mark.long
 def test_live_tensors_grow_by_one_copy_only() -> None:
     def live() -> int:
         gc.collect()
@@ -100,6 +101,7 @@ def test_features_are_the_backbones(images: torch.Tensor) -> None:
         assert shared.info == reference.info
 
 
+@pytest.mark.long
 def test_other_arguments_are_other_copies() -> None:
     handles = [
         shared_backbone(NAME),
@@ -131,6 +133,7 @@ def test_input_is_cast_to_the_copy(images: torch.Tensor) -> None:
         assert shared.features(images).pooled.dtype == torch.float64
 
 
+@pytest.mark.long
 def test_released_with_the_last_handle() -> None:
     first, second = shared_backbone(NAME), shared_backbone(NAME)
     parameter = weakref.ref(next(first.module.parameters()))
@@ -144,6 +147,7 @@ def test_released_with_the_last_handle() -> None:
     assert pool_report() == []
 
 
+@pytest.mark.long
 def test_released_when_collected() -> None:
     shared = shared_backbone(NAME)
     parameter = weakref.ref(next(shared.module.parameters()))
@@ -285,6 +289,7 @@ def test_tampering_with_parts_is_noticed(images: torch.Tensor) -> None:
             shared.features(images)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [NAME, "timm/test_vit", "timm/test_resnet"])
 def test_training_copies(name: str) -> None:
     with shared_backbone(name) as shared:
@@ -323,6 +328,7 @@ def test_weights_are_told_apart_by_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert asked == [file, file, tmp_path, "timm:some_tag"]
 
 
+@pytest.mark.long
 def test_a_state_dict_has_no_name() -> None:
     with pytest.raises(ValueError, match="by name or path, not dict"):
         shared_backbone(NAME, weights={})  # type: ignore[arg-type]

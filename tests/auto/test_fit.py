@@ -40,6 +40,7 @@ def images_of(folder: Path, split: str) -> dict[str, list[Path]]:
     return {name: sorted((folder / split / name).iterdir()) for name in CLASSES}
 
 
+@pytest.mark.long
 def test_a_run_that_everything_reads(fitted: tuple[Path, RunFolder]) -> None:
     data, run = fitted
     classifier = vz.ImageClassifier.load(run.path, device="cpu")
@@ -62,6 +63,7 @@ def test_a_run_that_everything_reads(fitted: tuple[Path, RunFolder]) -> None:
     assert RunFolder.open(run.path).is_run()
 
 
+@pytest.mark.long
 def test_training_starts_from_a_head_that_has_not_seen_what_chooses(
     fitted: tuple[Path, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ class _NoCache:
         return None
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_the_best_and_resume_goes_on(
     photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +153,7 @@ def test_ctrl_c_keeps_the_best_and_resume_goes_on(
     assert Fitted.read(tmp_path / "run").trials[-1] == after.trials[-1]
 
 
+@pytest.mark.long
 def test_a_plan_that_was_too_hopeful_is_made_anew(
     photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +166,7 @@ def test_a_plan_that_was_too_hopeful_is_made_anew(
     assert scratch.note or int(scratch.setting.split()[0]) < 200
 
 
+@pytest.mark.long
 def test_labels_without_a_signal_and_copies(photos: Photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = photos({"train/left": 24, "val/left": 6})
     for split, count in (("train", 12), ("val", 3)):  # half of them get another name
@@ -195,6 +200,7 @@ def test_too_few_images_to_choose_by(photos: Photos, tmp_path: Path, capsys: pyt
     assert "kept: linear" in said
 
 
+@pytest.mark.long
 def test_too_many_images_for_the_minutes(
     photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -122,6 +122,7 @@ def test_bad_input(backbone: str | None, weights: str | None, said: str) -> None
         open_network(backbone, weights, None, 3, 16, seed=0)
 
 
+@pytest.mark.long
 def test_few_images(tmp_path: Path) -> None:
     """A folder, names that repeat but for case, and what is refused."""
     from visionzoo.auto.few_shot import few_shot

@@ -103,6 +103,7 @@ def _smallest_of_each_flavour() -> set[str]:
 FAST = _smallest_of_each_flavour()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NATIVE])
 def test_native_contract(name: str) -> None:
     model, info = _meta(name), vz.backbone_info(name)
@@ -158,6 +159,7 @@ families = _params(FAMILIES, ALL_BUT_VGG)
 few = _params(REAL, {"timm/test_vit", "timm/test_resnet"})
 
 
+@pytest.mark.long
 @real
 def test_contract_for_real(name: str, image_size: int | None) -> None:
     model = build(name, image_size)
@@ -198,6 +200,7 @@ def test_deepcopy_is_independent(name: str, image_size: int | None) -> None:
         assert not all(torch.equal(a, b) for a, b in zip(model(x), twin(x), strict=True))
 
 
+@pytest.mark.long
 @few
 def test_compiles_without_a_graph_break(name: str, image_size: int | None) -> None:
     model = build(name, image_size)
@@ -209,6 +212,7 @@ def test_compiles_without_a_graph_break(name: str, image_size: int | None) -> No
             assert_close(ours, reference)
 
 
+@pytest.mark.long
 def test_pickle_reaches_a_spawned_process(tmp_path: Path) -> None:
     """Grafted classes are made at run time; a process that never saw them rebuilds them from their recipe."""
     models = [build(n, s) for n, s in (("vit_nano_patch4_32", None), ("timm/test_vit", 64), ("timm/test_resnet", 64))]

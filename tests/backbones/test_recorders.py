@@ -29,6 +29,7 @@ def _images(batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_traced_model_is_saved_and_takes_other_batches(name: str, grad: bool) -> None:
@@ -42,6 +43,7 @@ def test_a_traced_model_is_saved_and_takes_other_batches(name: str, grad: bool) 
         torch.testing.assert_close(loaded(_images(5)), model(_images(5)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*NAMES[:2], pytest.param(NAMES[2], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("grad", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_exported_model_takes_other_batches(name: str, grad: bool) -> None:
@@ -53,6 +55,7 @@ def test_an_exported_model_takes_other_batches(name: str, grad: bool) -> None:
         torch.testing.assert_close(exported.module()(_images(5)), model(_images(5)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_tensorboard_draws_the_graph(name: str, tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter

@@ -136,6 +136,7 @@ def test_pyramid_equals_timms(flavour: str) -> None:
 # The registered names.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_names_keys_and_groups_are_timms(name: str) -> None:
     with torch.device("meta"):

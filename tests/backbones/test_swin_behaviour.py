@@ -94,6 +94,7 @@ def _small(name: str) -> SwinTransformer:
     return perturb(SwinTransformer(config, build(name).preprocess)).eval()
 
 
+@pytest.mark.long
 @both
 @pytest.mark.parametrize("dynamic", [False, pytest.param(None, marks=pytest.mark.slow)])
 def test_compiles_to_one_graph_per_size(name: str, dynamic: bool | None) -> None:
@@ -118,6 +119,7 @@ def test_compiles_to_one_graph_per_size(name: str, dynamic: bool | None) -> None
     torch._dynamo.reset()
 
 
+@pytest.mark.long
 def test_compiled_training_gives_the_same_gradients() -> None:
     model = _small("swin_nano_patch2_window4_32").train()
     x = images(2, 3, 32, 32)

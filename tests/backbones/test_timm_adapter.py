@@ -25,6 +25,7 @@ def test_the_model_is_timms_own() -> None:
     assert model.info.family == "resnet"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -55,6 +56,7 @@ def test_preprocessing_agrees_with_timms_data_config(name: str, test_size: bool)
         assert getattr(ours, field) == theirs[field]
 
 
+@pytest.mark.long
 def test_padding_is_the_mean_as_in_timm() -> None:
     preprocess = vz.backbone_info("timm/deepseek_vit_412m.deepseek_v4_1_flash").preprocess
     assert (preprocess.resize_mode, preprocess.pad_value) == ("longest", (128, 128, 128))

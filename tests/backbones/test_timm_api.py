@@ -68,6 +68,7 @@ def heavy_are_slow(names: Sequence[str]) -> list[Any]:
     return [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in names]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", heavy_are_slow([*VITS, *SWINS]))
 @torch.no_grad()
 def test_intermediates_are_timms(name: str) -> None:
@@ -149,6 +150,7 @@ def test_another_input_size_is_timms(name: str) -> None:
     assert ours.image_size == (224, 224)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_another_input_size_of_a_swin_keeps_its_windows() -> None:
     ours: Any = vz.create_backbone(SWINS[0]).eval()

@@ -77,6 +77,7 @@ def test_compiles_to_one_graph_with_the_same_keys(name: str) -> None:
     model._compiled_call_impl = None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["beit_base_patch16_224", "vit_small_plus_patch16_dinov3"])
 def test_compiles_once_for_each_size(name: str) -> None:
     model, _ = twins(name, 64)

@@ -58,6 +58,7 @@ def _loss(model: nn.Module, x: Tensor) -> Tensor:
     return (features * weights).mean() + (pooled**2).mean()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in WIDE else n for n in FLAVOURS])
 def test_same_features_and_gradients_as_timm(name: str) -> None:
     ours, theirs = twins(name, FLAVOURS[name])
@@ -99,6 +100,7 @@ def test_same_in_float64(name: str) -> None:
         assert_close(ours.eval()(x).pooled, theirs.eval()(x), 1e-10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["beit_base_patch16_224", "samvit_base_patch16"])
 def test_relative_positions_same_in_float64(name: str) -> None:
     size = 64 if name.startswith("beit") else 256

@@ -128,6 +128,7 @@ def _every_adapter_works(adapted: nn.Module, case: Case) -> None:
         assert _difference(case.run(adapted), out) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_our_adapters_reach_every_linear_layer_and_merge_into_the_same(name: str) -> None:
     case = _case(name)

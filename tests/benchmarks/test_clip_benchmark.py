@@ -34,6 +34,7 @@ def _args(**changes):
     return argparse.Namespace(**{**values, "rounds": 1, "warmup": 0, **changes})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("job", ["classifier", "images", "texts", "training"])
 def test_all_sides_do_the_same(benchmark, job, capsys):
     cases, absent = benchmark.build(_args(), job, "fp32")
@@ -48,6 +49,7 @@ def test_all_sides_do_the_same(benchmark, job, capsys):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_without_peers_ours_is_timed_and_the_record_says_so(benchmark, monkeypatch):
     def absent(package):
         raise benchmark.Absent("not installed")
@@ -58,6 +60,7 @@ def test_without_peers_ours_is_timed_and_the_record_says_so(benchmark, monkeypat
     assert row["absent"] == {"open_clip": "not installed", "transformers": "not installed"}
 
 
+@pytest.mark.long
 def test_measure_gives_ratios(benchmark, capsys):
     record = benchmark.measure(_args(), "training", "fp32")  # bf16 takes minutes where a CPU only emulates it
     assert record["cases"][benchmark.OURS]["speedup"]["wall"]["median"] > 0
@@ -65,6 +68,7 @@ def test_measure_gives_ratios(benchmark, capsys):
     assert "ViT-B-32, training step, batch 2, made-up captions, fp32" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", ["open_clip", "transformers"])
 def test_networks_that_differ_are_not_timed(benchmark, peer):
     ours, twins, _ = benchmark.build_models(_args(), "training")

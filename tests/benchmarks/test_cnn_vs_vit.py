@@ -40,6 +40,7 @@ def run(load: Any, out: Path, *more: str) -> int:
     return load("cnn_vs_vit").main([*TINY, "--out", str(out), *more])
 
 
+@pytest.mark.long
 def test_a_whole_comparison_goes_on_and_notices_other_options(
     load: Any, here: list[tuple[str, str]], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_whole_comparison_goes_on_and_notices_other_options(
     assert "budget.steps was 6 and is 7" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_model_without_memory_has_a_row_and_a_failure_is_tried_again(
     load: Any, here: list[tuple[str, str]], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_model_without_memory_has_a_row_and_a_failure_is_tried_again(
     assert "out of memory" in (out / "results.md").read_text()
 
 
+@pytest.mark.long
 def test_a_piece_runs_in_a_process_of_its_own_and_its_failure_is_told(load: Any, tmp_path: Path) -> None:
     pieces = load("comparison.pieces")
     store = pieces.Store(tmp_path, {}, "cpu", 1)
@@ -250,6 +253,7 @@ def test_the_hybrid_resamples_its_positions_and_takes_gradients(load: Any) -> No
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.long
 def test_smaller_shares_have_fewer_steps_and_a_frozen_backbone_has_a_row(
     load: Any, here: list[tuple[str, str]], tmp_path: Path, capsys: Any
 ) -> None:

@@ -83,6 +83,7 @@ def page(browser: Any, written: Path) -> Iterator[Any]:
     assert [u for u in asked if not u.startswith(("data:", "blob:"))] == [written.as_uri()]
 
 
+@pytest.mark.long
 def test_the_box_says_what_keeps_the_limits(page: Any) -> None:
     names = lambda: page.eval_on_selector_all("#survivors strong", "n => n.map(x => x.textContent)")  # noqa: E731
     assert set(names()[:2]) == {"middle, equal recipe", "big, equal recipe"}

@@ -47,6 +47,7 @@ def of_timm(name: str, folder: Path, class_map: Path) -> dict[str, int]:
     return dict(zip(dataset.filenames(basename=True), output.argmax(1).tolist(), strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["timm/resnet10t", "timm/lcnet_035"])  # tested at 224 after 176 pixels, and at its own
 def test_predictions_are_those_of_timms_validation(name: str, load: Any, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "val", SYNSETS[::50], 2)
@@ -72,6 +73,7 @@ def test_predictions_are_those_of_timms_validation(name: str, load: Any, tmp_pat
     assert "asked among all 1000" in asked.note
 
 
+@pytest.mark.long
 def test_two_hundred_classes_are_asked_among_two_hundred(load: Any, tmp_path: Path) -> None:
     labels = load("released.labels")
     for name, some in (("imagenet_a", "n01498041"), ("imagenet_r", "n01443537")):
@@ -89,6 +91,7 @@ def test_two_hundred_classes_are_asked_among_two_hundred(load: Any, tmp_path: Pa
         labels.question(everything(tmp_path / "imagenet_a"), "imagenet_r")
 
 
+@pytest.mark.long
 def test_what_no_image_shows_cannot_be_answered(load: Any, tmp_path: Path) -> None:
     """The trap: a model that prefers a class outside the list is asked for its best answer inside it."""
     scoring, labels = load("released.scoring"), load("released.labels")
@@ -144,6 +147,7 @@ def test_real_labels_take_any_right_answer_and_leave_out_images_without(load: An
         labels.question(everything(write_images(tmp_path / "other", ["n01440764", "n01443537"])), "real")
 
 
+@pytest.mark.long
 def test_the_command_goes_on_and_writes_one_table_and_one_page(load: Any, tmp_path: Path, capsys: Any) -> None:
     main = load("evaluate").main
     one = write_images(tmp_path / "one" / "val", SYNSETS[:3])

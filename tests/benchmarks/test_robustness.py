@@ -120,6 +120,7 @@ def test_an_adversary_stays_near_and_does_harm(load: Any) -> None:
     assert float(loss(logits(found), labels)) >= 0.999 * float(loss(logits(one_step), labels))
 
 
+@pytest.mark.long
 def test_the_command_looks_at_everything_and_goes_on(load: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     from timm.data import ImageNetInfo
 

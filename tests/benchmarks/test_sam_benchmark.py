@@ -50,6 +50,7 @@ def test_every_job_agrees_and_is_timed(benchmark, job, capsys):
     assert "times as fast" in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("job", "what"), [("encoder", "embedding"), ("click", "masks, scores"), ("everything", "masks")]
 )

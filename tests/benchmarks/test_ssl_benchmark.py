@@ -18,6 +18,7 @@ def _args(**changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**values, "small_size": None, "small_views": 1, "rounds": 1, **changes})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("job", ["simclr", "dino"])
 def test_both_take_the_same_step(
     load: Callable[[str], ModuleType], job: str, capsys: pytest.CaptureFixture[str]

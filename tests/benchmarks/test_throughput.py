@@ -31,6 +31,7 @@ def run(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *args: str) -> None
     module.main()
 
 
+@pytest.mark.long
 def test_peers_compute_the_same_and_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("throughput", monkeypatch)
     out = tmp_path / "throughput-cpu.json"

@@ -72,6 +72,7 @@ def test_a_batch_that_does_not_fit_is_said_and_the_rest_goes_on(
     ]
 
 
+@pytest.mark.long
 def test_a_real_process_measures() -> None:
     case = Case(model=TINY, job="training", batch=2, rounds=1, precision="bf16", latency=True)
     found = measure(case)

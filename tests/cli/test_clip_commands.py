@@ -91,6 +91,7 @@ def test_zeroshot_names_images(cli: Callable[..., Answer], run_folder: Path, pho
     assert len(list((tmp_path / "cache" / "visionzoo" / "texts").iterdir())) == 1
 
 
+@pytest.mark.long
 def test_zeroshot_options(cli: Callable[..., Answer], run_folder: Path, photos: Path) -> None:
     one = photos / "cat" / "a.png"
     (record,) = json.loads(cli("zeroshot", one, "--model", run_folder, "--json")[1])

@@ -297,6 +297,7 @@ def test_what_needs_no_network_loads_nothing_heavy(command: list[str], said: str
     assert said in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("args", ["models", "train --help", "train classify --help", "--help"])
 def test_a_reader_that_has_seen_enough_is_no_error(args: str) -> None:
     command = f"{shlex.quote(sys.executable)} -m visionzoo.cli.main {args} | {{ exec <&-; sleep 2; }}"

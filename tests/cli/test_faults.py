@@ -55,6 +55,7 @@ class Evil:
         return (Path("ran").touch, ())
 
 
+@pytest.mark.long
 def test_resuming(trained: Path, capsys: Any, recwarn: Any) -> None:
     """One run, three states of its checkpoint: finished, lost but for the best one, and damaged."""
     shutil.copytree(trained, "run")

@@ -59,6 +59,7 @@ def begun(half: Path, here: None) -> None:
 ON = "--trainer.max_steps=-1"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -87,6 +88,7 @@ def test_what_cannot_change_is_refused_and_the_run_stays_as_it_is(
     assert files() == before
 
 
+@pytest.mark.long
 def test_optimizer_options_reach_the_optimizer(begun: None, capsys: Any) -> None:
     assert resume(
         ON, "--model.lr", "1e-2", "--model.weight_decay", "0.5", "--model.betas", "[0.8, 0.9]",
@@ -104,6 +106,7 @@ def test_optimizer_options_reach_the_optimizer(begun: None, capsys: Any) -> None
     assert config["model"]["weight_decay"] == 0.5
 
 
+@pytest.mark.long
 def test_resuming_with_the_options_it_had_is_exact(begun: None) -> None:
     assert fit("--run_dir", "whole", "--model.min_lr", "2e-3") == 0  # a flat schedule does not know how long it is
     assert fit("--run_dir", "cut", "--model.min_lr", "2e-3", "--trainer.max_steps", "6") == 0
@@ -114,6 +117,7 @@ def test_resuming_with_the_options_it_had_is_exact(begun: None) -> None:
     assert a["lr_schedulers"] == b["lr_schedulers"]
 
 
+@pytest.mark.long
 def test_the_seed_and_accumulation_may_change_between_epochs() -> None:
     assert fit("--run_dir", "run", "--trainer.max_epochs", "1") == 0
     assert resume("--trainer.max_epochs", "2", "--seed_everything", "3", "--trainer.accumulate_grad_batches", "2") == 0
@@ -126,6 +130,7 @@ def test_average_weights_can_be_turned_on_but_not_off(begun: None, capsys: Any) 
     assert "model.ema_decay was 0.9 and is 0" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_patience_of_early_stopping_is_that_of_today(capsys: Any) -> None:
     still = ["--model.lr", "1e-12", "--trainer.max_epochs", "9"]
     assert fit("--run_dir", "run", *still, "--early_stopping", "1") == 0
@@ -156,6 +161,7 @@ def test_a_refused_command_leaves_no_folder(options: list[str]) -> None:
     assert not Path("a").exists()
 
 
+@pytest.mark.long
 def test_what_is_applied_in_the_middle_of_an_epoch_is_said(begun: None, capsys: Any) -> None:
     options = ["--data.magnitude", "3", "--trainer.precision", "bf16-mixed", "--data.eval_batch_size", "128"]
     assert resume(ON, *options) == 0
@@ -164,6 +170,7 @@ def test_what_is_applied_in_the_middle_of_an_epoch_is_said(begun: None, capsys: 
     assert said in out
 
 
+@pytest.mark.long
 def test_what_has_not_changed_is_not_said(begun: None, capsys: Any) -> None:
     assert resume(ON) == 0
     assert "from here on" not in capsys.readouterr().out

@@ -106,6 +106,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c).replace(EVIL, ""))
 def test_commands(
     command: list[str], work: Path, monkeypatch: pytest.MonkeyPatch, survived: Callable[..., None]

@@ -47,6 +47,7 @@ def rows(path: str | Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_fit_leaves_a_whole_run_folder_and_prints_accuracy_and_place(folder: Path, capsys: Any) -> None:
     assert fit() == 0
     run = folder / "runs" / "classify-digits-vit_nano_patch4_32"
@@ -81,6 +82,7 @@ def test_a_stopped_run_has_its_curves_and_its_page(
     assert "val/accuracy" in (folder / "run" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_the_saved_config_reruns_the_run(folder: Path) -> None:
     assert fit("--model.lr", "0.003", "--run_dir", "first") == 0
     saved = yaml.safe_load(Path("first/config.yaml").read_text())
@@ -96,6 +98,7 @@ def test_the_saved_config_reruns_the_run(folder: Path) -> None:
     assert text == (again / "config.yaml").read_text().split("\n", 1)[1]
 
 
+@pytest.mark.long
 def test_resume_goes_on_in_the_folder(folder: Path) -> None:
     assert fit("--run_dir", "whole", "--trainer.max_epochs", "3") == 0
     assert fit("--run_dir", "cut", "--trainer.max_epochs", "3", "--trainer.max_steps", "4") == 0
@@ -107,6 +110,7 @@ def test_resume_goes_on_in_the_folder(folder: Path) -> None:
     assert fit("--run_dir", "whole") == 2  # it holds a run
 
 
+@pytest.mark.long
 def test_validate_test_and_predict_a_run(folder: Path, capsys: Any) -> None:
     assert fit("--run_dir", "first") == 0
     accuracy = capsys.readouterr().out.split("top-1 accuracy ")[1].split(" %")[0]
@@ -183,6 +187,7 @@ def test_options_inside_values_are_not_ours_to_check() -> None:
     check_options(["--trainer.strategy.init_args.x", "1", "--model.lr", "-3"], known)
 
 
+@pytest.mark.long
 def test_one_channel_reads_images_as_grey(folder: Path) -> None:
     options = ["--model.in_chans", "1", "--data.path", "shapes:128", "--run_dir", "grey", "--trainer.max_epochs", "1"]
     assert fit(*options) == 0

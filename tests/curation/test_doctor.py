@@ -67,6 +67,7 @@ def _names(found: Findings, reason: str) -> list[str]:
     return ["/".join(Path(f.image).parts[-3:]) for f in found.of(reason)]
 
 
+@pytest.mark.long
 def test_what_was_planted_is_found(found: tuple[Findings, Path]) -> None:
     answer, _ = found
     assert _names(answer, "leak") == ["train/red/leak.jpg"]
@@ -117,6 +118,7 @@ def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
     assert "<script>alert" not in page
 
 
+@pytest.mark.long
 def test_a_second_look_reads_what_was_kept(
     photos: Path, found: tuple[Findings, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_second_look_reads_what_was_kept(
     assert asked == [TRAIN, TRAIN]  # the chunk with a broken file is read again, by pixels and by the model; val is not
 
 
+@pytest.mark.long
 def test_the_command(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

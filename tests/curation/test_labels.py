@@ -81,6 +81,7 @@ def test_what_is_not_probabilities_is_refused() -> None:
         find_label_issues(p, labels, "other")  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_turned_labels_of_digits_are_found() -> None:
     """5 % of the labels: of as many as were turned nine in ten are among the first, and recall is above 0.85."""
     digits = load_digits()

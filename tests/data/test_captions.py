@@ -535,6 +535,7 @@ def test_two_loaders_reach_a_validation_step() -> None:
     assert model.validated == [(0, "CaptionBatch"), (1, "ImageBatch")]
 
 
+@pytest.mark.long
 def test_spawned_workers_give_the_same_batches(manifests: Path) -> None:
     alone = epoch(open_data(manifests))
     spawned = epoch(open_data(manifests, num_workers=1, worker_start_method="spawn"))
@@ -543,6 +544,7 @@ def test_spawned_workers_give_the_same_batches(manifests: Path) -> None:
         assert torch.equal(one.images, other.images)
 
 
+@pytest.mark.long
 def test_workers_import_nothing_heavy(run_offline: Callable[..., str]) -> None:
     heavy = ("pytorch_lightning", "timm", "matplotlib", "sklearn", "transformers", "pyarrow", "torchvision")
     code = f"import sys, visionzoo.data.clip_samples; print([m for m in {heavy} if m in sys.modules])"

@@ -150,6 +150,7 @@ def test_a_resumed_run_sees_exactly_what_was_left(
         assert resumed.steps == whole.steps[done:], path.name
 
 
+@pytest.mark.long
 def test_resuming_with_workers(data: Callable[..., ClassifyData], tmp_path: Path) -> None:
     whole = Recorder()
     make_trainer(callbacks=[SaveEverywhere(tmp_path)], max_epochs=2).fit(whole, data())

@@ -118,6 +118,7 @@ def test_batches_do_not_depend_on_workers(source: FilesSource) -> None:
         assert same(list(train_loader(source, workers=workers, method="fork")), alone)
 
 
+@pytest.mark.long
 def test_spawned_workers_give_the_same_batches_and_import_only_the_data_layer() -> None:
     from imported_modules import TellingSource
 

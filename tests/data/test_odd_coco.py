@@ -173,6 +173,7 @@ def test_annotations_of_a_photo_that_exif_turns(tmp_path: Path, survived: Surviv
     survived("masks of photos that EXIF turns: matched by size")
 
 
+@pytest.mark.long
 def test_endless_polygons_are_refused_before_they_take_memory(
     survived: Survived, monkeypatch: pytest.MonkeyPatch
 ) -> None:

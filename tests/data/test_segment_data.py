@@ -521,6 +521,7 @@ def test_every_option_is_documented() -> None:
         assert f"\n            {name}: " in text, name
 
 
+@pytest.mark.long
 def test_workers_import_nothing_heavy(run_offline: Callable[..., str]) -> None:
     heavy = ("pytorch_lightning", "timm", "matplotlib", "sklearn", "transformers", "pyarrow", "torchvision")
     code = f"import sys, visionzoo.data.segment_samples; print([m for m in {heavy} if m in sys.modules])"

@@ -56,6 +56,7 @@ def folder(tmp_path: Path) -> Path:
     return work
 
 
+@pytest.mark.long
 def test_a_backbone_from_outside_trains_answers_and_goes_on(folder: Path) -> None:
     write_files("add-a-backbone.md", folder)
     models, fit, predict, resume = commands("add-a-backbone.md")
@@ -120,6 +121,7 @@ def test_a_loss_from_outside_trains(folder: Path) -> None:
     assert (folder / "runs/poly/model.safetensors").is_file(), done.stderr
 
 
+@pytest.mark.long
 def test_a_reader_from_outside_reads(folder: Path) -> None:
     write_files("add-a-reader.md", folder)
     images = np.random.default_rng(0).integers(0, 255, (96, 16, 16, 3), dtype=np.uint8)

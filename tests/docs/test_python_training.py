@@ -13,6 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "python-training.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_network: None) -> None:
     monkeypatch.chdir(tmp_path)

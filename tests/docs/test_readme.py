@@ -22,6 +22,7 @@ def blocks(page: Path, *languages: str) -> list[str]:
     return re.findall(rf"^```(?:{kinds})\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("page", "answers"),
     [

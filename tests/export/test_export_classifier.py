@@ -45,6 +45,7 @@ def run_script(folder: Path, images: list[Path], work: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.long
 def test_the_script_without_torch_says_what_visionzoo_says(
     exported: Path, run_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_folder_explains_itself(exported: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_the_command_exports_and_predicts(
     run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +126,7 @@ def test_the_command_exports_and_predicts(
     assert [a["probability"] for a in answers[0]] == pytest.approx([a["probability"] for a in answers[1]], abs=2e-5)
 
 
+@pytest.mark.long
 def test_a_perturbed_weight_fails_and_leaves_nothing(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,6 +217,7 @@ def test_mistakes_are_one_line(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
 
 
+@pytest.mark.long
 def test_an_operator_that_cannot_be_exported_is_named(run_folder: Path, tmp_path: Path) -> None:
     from visionzoo.export.plans import Wish, make_plan
 

@@ -80,6 +80,7 @@ def test_both_towers_of_a_clip(clip: Clip, photos: Path, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.long
 def test_a_zero_shot_classifier_with_its_labels(
     clip: Clip, clip_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +118,7 @@ def test_labels_that_are_scored_by_themselves(clip: Clip, photos: Path) -> None:
     torch.testing.assert_close(found, classifier.probabilities(images), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_sam_answers_points_boxes_and_masks(sam: Sam, sam_folder: Path) -> None:
     from sklearn.datasets import load_sample_images
 
@@ -148,6 +150,7 @@ def test_a_sam_answers_points_boxes_and_masks(sam: Sam, sam_folder: Path) -> Non
         theirs.predict(text=np.zeros(8))
 
 
+@pytest.mark.long
 def test_sams_script_and_command_draw_the_predictors_mask(
     sam: Sam, sam_folder: Path, photos: Path, tmp_path: Path
 ) -> None:

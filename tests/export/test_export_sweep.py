@@ -34,6 +34,7 @@ def table() -> Iterator[ModuleType]:
         yield module
 
 
+@pytest.mark.long
 def test_a_family_exports(table: ModuleType, tmp_path: Path) -> None:
     found = table.proved("vit_nano_patch4_32", 32, "pyramid", "onnx", tmp_path)
     found.require("fp32")
@@ -61,6 +62,7 @@ def test_the_table_of_the_docs_is_the_records(table: ModuleType) -> None:
     assert table.table(results) == text.partition(table.BEGIN)[2].partition(table.END)[0].strip()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "open_size"),
     [

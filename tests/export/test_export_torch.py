@@ -20,6 +20,7 @@ from visionzoo.export.to_torch import METADATA, export_torch, in_precision
 from visionzoo.types import Preprocess
 
 
+@pytest.mark.long
 def test_a_pt2_runs_at_any_size_and_carries_its_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     export = ["export", "vit_nano_patch4_32", "--weights", "random", "--out", str(out), "--to", "pt2"]
@@ -52,6 +53,7 @@ def runs_at_every_size(model: Backbone, folder: Path, sizes: list[tuple[int, int
             torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_rows_of_one_window_and_of_several_go_through_one_pt2(tmp_path: Path) -> None:
     """What is 1 at the size that a graph is made of, or at no other, is not fixed in it."""
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ def config_of(model, task: str, labels: tuple[str, ...] = ()) -> ModelConfig:
     return ModelConfig(task=task, architecture=model.architecture, preprocess=model.preprocess, labels=labels)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "size", "pool"),
     [("vit_tiny_patch16_224", 64, "avg"), ("vit_tiny_patch16_224", 224, None), ("timm/resnet10t", 64, None)],
@@ -74,6 +75,7 @@ def test_every_text_tower_says_what_it_is() -> None:
         assert text_from_open_clip(said) == config.text
 
 
+@pytest.mark.long
 def test_transformers_pipeline_answers_as_the_run(tmp_path: Path) -> None:
     from PIL import Image
     from transformers import pipeline

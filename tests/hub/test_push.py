@@ -49,6 +49,7 @@ def commands(hub: FakeHub, home: Path, *args: str) -> subprocess.CompletedProces
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=200)
 
 
+@pytest.mark.long
 def test_there_and_back(run: Path, tmp_path: Path) -> None:
     picture = tmp_path / "three.png"
     Image.fromarray(vz.load_image(picture)) if picture.exists() else Image.new("L", (16, 16), 200).save(picture)
@@ -69,6 +70,7 @@ def test_there_and_back(run: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.long
 def test_a_hub_that_refuses_and_one_that_is_away(run: Path, tmp_path: Path) -> None:
     with FakeHub(refuses=True) as hub:
         done = commands(hub, tmp_path, "push", str(run), "me/digits")

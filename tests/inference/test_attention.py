@@ -26,6 +26,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "size", "grid"),
     [

@@ -170,6 +170,7 @@ def zero_shot(labels: Sequence[str] = LABELS, **options: Any) -> vz.ZeroShotClas
     return vz.ZeroShotClassifier(make_clip(), labels, "a {}.", **options)
 
 
+@pytest.mark.long
 def test_zero_shot(labelled: Path) -> None:
     zs, paths = zero_shot(["zebra", "Dog", "cat", "a plane"]), files(labelled)[0]
     raw = zs.probabilities(paths)
@@ -214,6 +215,7 @@ def test_commands(run: Path, labelled: Path, capsys: pytest.CaptureFixture[str])
     assert read_config(run).calibration is not None
 
 
+@pytest.mark.long
 def test_the_zero_shot_command(
     labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def test_known_images_called_unknown(noise: float, rate: float) -> None:
     assert sum(rates) / SPLITS == pytest.approx(rate, abs=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("noise", "share"), [(0.0, 0.65), (6.0, 0.5)])
 def test_the_calibration_error_of_images_that_it_was_not_fitted_on(noise: float, share: float) -> None:
     """A share of what it was. 747 images are never quite even: with the probabilities for the truth 0.022 are left."""

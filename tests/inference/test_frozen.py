@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -87,6 +88,7 @@ def test_groups_are_joined_through_each_other() -> None:
     assert len(np.unique(groups)) == 3
 
 
+@pytest.mark.long
 def test_neighbours_and_heads_name_what_they_have_not_seen() -> None:
     x, y = clouds(30)
     folds = folds_of(y, np.arange(90), 12, 3, seed=0)
@@ -108,6 +110,7 @@ def test_a_fit_that_has_seen_an_image_does_not_score_it() -> None:
         assert 0.25 < found.accuracy < 0.75
 
 
+@pytest.mark.long
 def test_the_usual_penalty_stays_where_others_are_only_luckier() -> None:
     """With two images a class, choosing the best of nine strengths costs accuracy on others."""
     test_x, test_y = clouds(300, k=5, d=40, seed=7, spread=1.5)

@@ -51,6 +51,7 @@ def same(ours, theirs):
         assert a["area"] == one.sum()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", list(CASES))
 @pytest.mark.parametrize("size", [(150, 256), (300, 400)])
 def test_masks_are_metas(case, size, sparse):
@@ -60,6 +61,7 @@ def test_masks_are_metas(case, size, sparse):
     same(vz.MaskGenerator(our_sam(), **options).generate(image), theirs)
 
 
+@pytest.mark.long
 def test_crops_are_metas(monkeypatch):
     """Few pixels, so that some masks lie within a crop."""
     options = {**SOME, "crop_n_layers": 1, "points_per_side": 4, "stability_score_thresh": 0.0}

@@ -68,6 +68,7 @@ def test_it_serves_low_precision_training_only():
         assert not takes_packed_attention(x)
 
 
+@pytest.mark.long
 def test_the_gradient_of_its_gradient_is_that_of_written_out_attention():
     g = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, 9, 48, generator=g, dtype=torch.float64, requires_grad=True)

@@ -352,6 +352,7 @@ def _worker(rank, store, results):
         dist.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_processes_are_one(tmp_path):
     """Gradients of 1 x 64 are those of 2 processes x 32, at once and cached in parts of 8."""
     results = str(tmp_path / "out")

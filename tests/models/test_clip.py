@@ -174,6 +174,7 @@ def test_the_temperature_stays_in_bounds():
         assert model.logit_scale.item() == pytest.approx(value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", [NANO, "vit_base_patch16_siglip_gap_224", "vit_small_patch16_dinov3"])
 def test_patch_dropout(backbone):
     options = {} if backbone == NANO else {"image_size": 64}

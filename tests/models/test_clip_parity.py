@@ -45,6 +45,7 @@ def compare(name, depth):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_open_clip(name):
     compare(name, 2)
@@ -56,6 +57,7 @@ def test_open_clip_at_full_depth(name):
     compare(name, None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CLIP_MODELS)
 def test_the_recorded_configuration_is_open_clips(name):
     """Width, layers, heads, context, vocabulary, activation, eps, statistics: all that a state dict does not say."""

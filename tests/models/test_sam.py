@@ -206,6 +206,7 @@ BACKBONES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", list(BACKBONES))
 def test_any_backbone_segments_and_trains(backbone, tmp_path):
     options, grid = BACKBONES[backbone]

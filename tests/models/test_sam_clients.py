@@ -107,6 +107,7 @@ class Decoder(nn.Module):
         return self.decoder(embedding, places, sparse, dense, True)
 
 
+@pytest.mark.long
 def test_the_decoder_is_exported_for_any_number_of_prompts_and_points() -> None:
     cells = SIZE // 16
 

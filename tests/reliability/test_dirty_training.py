@@ -31,6 +31,7 @@ def listed() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_training_goes_on_and_lists_each_bad_sample_once(dirty: HostileSet, survived: Callable[..., None]) -> None:
     assert cli.run([*FIT, "--data.max_bad_share=0.9", "--trainer.max_epochs=2"]) == 0
@@ -52,6 +53,7 @@ def test_past_the_share_the_run_stops_with_the_list(dirty: HostileSet, capsys: p
     assert len(listed()) > 0.05 * dirty.count
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_files_that_vanish_in_the_middle_of_an_epoch(
     dirty: HostileSet, survived: Callable[..., None], monkeypatch: pytest.MonkeyPatch
@@ -74,6 +76,7 @@ def test_files_that_vanish_in_the_middle_of_an_epoch(
     survived("image file that vanished in the middle of an epoch", len(gone))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["parquet", "shard"])
 def test_tables_and_shards(dirty: HostileSet, survived: Callable[..., None], kind: str) -> None:

@@ -59,6 +59,7 @@ def opened_images(page: Any) -> list[tuple[int, int]]:
     return [(int(place), position_in(source)) for place, source in found]
 
 
+@pytest.mark.long
 def test_every_cell_opens_the_images_that_it_counts(page: Any) -> None:
     logits, labels = answers(IMAGES, 10)
     predicted = logits.argmax(1)

@@ -113,6 +113,7 @@ def test_the_policy_lets_nothing_run_but_what_was_written(hostile: str) -> None:
         assert f"{name} 'sha256-{digest}'" in policy
 
 
+@pytest.mark.long
 def test_ten_thousand_images_take_less_than_five_seconds_and_8_mb(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", 10_000, edge=48, noise=True)  # noise is as large as a picture of its size gets
     start = time.perf_counter()

@@ -44,6 +44,7 @@ def page_of(folder: RunFolder) -> str:
     return text
 
 
+@pytest.mark.long
 def test_a_resumed_run_keeps_its_record(classified: RunFolder) -> None:
     found = read_answers(classified.answers)
     assert found.about.validations == 3
@@ -88,6 +89,7 @@ def test_retrievals_and_zero_shot(tmp_path: Path) -> None:
         assert points[0][1] == pytest.approx(100 * shares[f"{name.replace(' ', '_')}_r1"])
 
 
+@pytest.mark.long
 def test_masks_by_iou(tmp_path: Path) -> None:
     size = ["--model.image_size", "32", "--model.embedding_stride", "8", "--model.decoder_dim", "32"]
     data = ["--data.path", "shapes:8", "--data.batch_size", "4"]

@@ -51,6 +51,7 @@ def picture() -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.long
 def test_labels_of_an_exported_zero_shot_classifier_stay(
     clip: Any, fixed: Path, start: Callable[..., Any], picture: bytes
 ) -> None:

@@ -100,6 +100,7 @@ def saved(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"annotations": [], "images": [], "categories": []}
 
 
+@pytest.mark.long
 def test_a_folder_is_annotated(start: Callable[..., Any], open_page: Callable[..., Any], photos: Path) -> None:
     server = start(folder=str(photos))
     page = open_page(server)
@@ -169,6 +170,7 @@ def test_a_folder_is_annotated(start: Callable[..., Any], open_page: Callable[..
     assert "segment fit --data.path" in page.locator("#retrain-command").text_content()
 
 
+@pytest.mark.long
 def test_two_windows_on_one_folder_lose_nothing_and_a_bad_file_is_no_wall(
     start: Callable[..., Any], open_page: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +209,7 @@ def test_two_windows_on_one_folder_lose_nothing_and_a_bad_file_is_no_wall(
     expect(one.locator("#error")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_of_pictures_that_come_late_the_last_asked_for_is_shown(
     start: Callable[..., Any], open_page: Callable[..., Any], photos: Path
 ) -> None:
@@ -225,6 +228,7 @@ def test_of_pictures_that_come_late_the_last_asked_for_is_shown(
     expect(page.locator("#segment-status")).to_have_text("")
 
 
+@pytest.mark.long
 def test_everything_uploads_and_exports(
     server: Any, open_page: Callable[..., Any], nucleus: bytes, tmp_path: Path
 ) -> None:
@@ -254,6 +258,7 @@ def test_everything_uploads_and_exports(
     assert "no picture that can be read" in page.locator("#error").inner_text()
 
 
+@pytest.mark.long
 def test_words_name_a_picture_and_find_others(server: Any, open_page: Callable[..., Any]) -> None:
     page = open_page(server)
     page.locator("#tab-segment").focus()
@@ -290,6 +295,7 @@ def test_words_name_a_picture_and_find_others(server: Any, open_page: Callable[.
     expect(page.locator("#segment-status")).to_have_text("")
 
 
+@pytest.mark.long
 def test_a_typed_name_finds_and_names_an_object(
     start: Callable[..., Any], open_page: Callable[..., Any], photos: Path, tmp_path: Path
 ) -> None:
@@ -327,6 +333,7 @@ def test_a_typed_name_finds_and_names_an_object(
     expect(page.locator("#objects li")).to_have_count(1)
 
 
+@pytest.mark.long
 def test_confusion_cells_open_their_photographs(
     start: Callable[..., Any], open_page: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -364,6 +371,7 @@ def test_small_dark_and_by_touch(server: Any, open_page: Callable[..., Any]) -> 
     assert page.evaluate(unnamed) == 0
 
 
+@pytest.mark.long
 def test_the_printed_address_lets_in_and_hides_its_token(
     start: Callable[..., Any], open_page: Callable[..., Any]
 ) -> None:
@@ -376,6 +384,7 @@ def test_the_printed_address_lets_in_and_hides_its_token(
     assert (cookie["value"], cookie["httpOnly"], cookie["sameSite"]) == ("a-secret", True, "Strict")
 
 
+@pytest.mark.long
 def test_documentation_is_drawn(server: Any, open_page: Callable[..., Any]) -> None:
     page = open_page(server)
     page.goto(server.address + "/docs")

@@ -61,6 +61,7 @@ def run(code: str) -> tuple[str, float]:
     return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.long
 def test_the_first_page_waits_for_no_package_that_it_does_without() -> None:
     loaded = set(json.loads(run(FIRST_PAGE)[0]))
     assert "visionzoo.serve.demo" in loaded

@@ -121,6 +121,7 @@ def test_labels_of_several_classes_are_reordered_too() -> None:
     assert float(task.finish_evaluation()["loss"]) < 0.01
 
 
+@pytest.mark.long
 def test_resuming_on_renamed_classes_is_refused_and_on_reordered_ones_goes_on(capsys: Any) -> None:
     data = tree("data", "bird", "cat", "dog")
     assert run("fit", data, *NEW, "--run_dir", "run") == 0

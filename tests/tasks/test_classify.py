@@ -36,6 +36,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
+@pytest.mark.long
 def test_it_learns(learned: Run) -> None:
     losses = [learned.losses[s] for s in sorted(learned.losses)]
     assert sum(losses[:6]) / 6 > 2.0  # ln 10 = 2.3

@@ -178,6 +178,7 @@ def test_a_locked_tower_stays_bit_equal_and_in_eval(mae_run: Path, tmp_path: Pat
     assert moved == {k for k in before if not k.startswith("visual.trunk.")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("micro_batch", [0, 8])
 def test_a_locked_tower_runs_once_for_images_that_do_not_vary(mae_run: Path, tmp_path: Path, micro_batch: int) -> None:
     """Features are kept, and the run is the one in which they are computed in every step."""
@@ -225,6 +226,7 @@ def test_what_is_exported_is_the_interpolation(clip_run: Path, tmp_path: Path) -
         interpolated(module.model, {**start, "logit_scale": torch.ones(2)}, 0.5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 @pytest.mark.parametrize(("clip_norm", "accumulate"), [(0.0, 1), (0.5, 1), (0.5, 3)])
 def test_cached_steps_equal_whole_ones(loss: str, clip_norm: float, accumulate: int, tmp_path: Path) -> None:
@@ -239,6 +241,7 @@ def test_cached_steps_equal_whole_ones(loss: str, clip_norm: float, accumulate: 
     assert_close_weights(weights(whole), weights(cached), 1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options", [{"patch_dropout": 0.5, "drop_path": 0.2, "ema_decay": 0.9}, {"micro_batch": 8, "patch_dropout": 0.5}]
 )
@@ -330,6 +333,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     return call
 
 
+@pytest.mark.long
 def test_the_score_before_is_in_the_summary_also_after_a_resume(
     command: Callable[..., str], clip_run: Path, tmp_path: Path
 ) -> None:
@@ -355,6 +359,7 @@ def test_a_run_of_another_backbone_is_one_line(command: Callable[..., str], mae_
     assert "holds a run of the backbone vit_nano_patch4_32, not of swin_nano_patch2_window4_32" in out
 
 
+@pytest.mark.long
 def test_predict_names_held_out_images(clip_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from visionzoo.cli.train import run
 

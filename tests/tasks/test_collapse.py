@@ -55,6 +55,7 @@ def test_no_centring_is_named(tmp_path: Path) -> None:
         fit(module, "dino", tmp_path)
 
 
+@pytest.mark.long
 def test_no_stop_gradient_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"all images get nearly the same features .*no stop-gradient"):
         fit(without_stop_gradient(), "simclr", tmp_path)
@@ -69,6 +70,7 @@ def test_a_temperature_that_is_too_low_is_named(tmp_path: Path) -> None:
         fit(ssl_task("simclr", temperature=0.001), "simclr", tmp_path / "simclr")
 
 
+@pytest.mark.long
 def test_a_healthy_run_is_left_alone_and_leaves_curves(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     watch = fit(ssl_task("dino", lr=5e-4), "dino", run.path, logger=MetricsFile(run.metrics_csv), max_steps=20)
@@ -96,6 +98,7 @@ def follow(folder: Path, on_collapse: Any, **trainer: Any) -> SslTask:
     return module
 
 
+@pytest.mark.long
 def test_a_run_may_go_back_once_or_on(tmp_path: Path) -> None:
     with (
         pytest.warns(UserWarning, match=r"since step 6.* Weights and optimizer are back at those of .*\(step 4\)"),

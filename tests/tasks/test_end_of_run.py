@@ -71,6 +71,7 @@ def test_the_last_line_says_which_epoch_it_speaks_of(
     assert "\nbest epoch, 1 of 3: top-1 accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_resuming_a_run_without_its_results_makes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

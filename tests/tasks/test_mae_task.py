@@ -89,6 +89,7 @@ def test_the_recipe_is_the_papers(tmp_path: Path) -> None:
     assert "decoder.pos_embed" not in {n for g in module.param_groups(1.0) for n in g["param_names"]}
 
 
+@pytest.mark.long
 def test_it_learns_to_reconstruct(tmp_path: Path) -> None:
     module = task()
     untrained = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
@@ -121,6 +122,7 @@ def test_a_run_is_gone_on_with_as_it_was_built(mae_run: Path) -> None:
     assert MaeTask(weights=str(mae_run), mask_ratio=0.5).model.mask_ratio == 0.5
 
 
+@pytest.mark.long
 def test_resume_is_bit_equal(tmp_path: Path) -> None:
     whole, cut, resumed = task(), task(), task()
     fit(whole, tmp_path / "whole", max_epochs=3)

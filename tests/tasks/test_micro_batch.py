@@ -116,6 +116,7 @@ def assert_same(one: list[Tensor], two: list[Tensor]) -> None:
         assert float((a - b).abs().max()) <= 1e-5 * max(1.0, float(a.abs().max()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "where"),
     [
@@ -183,6 +184,7 @@ def test_every_kind_of_it_is_known(
         train("classify", "run")
 
 
+@pytest.mark.long
 def test_a_resumed_run_goes_on_in_the_same_parts(
     train: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +243,7 @@ def test_without_halving_the_run_stops_and_says_what_to_do(
         assert "--data.batch_size (auto" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_contrastive_loss_is_not_taken_apart(
     train: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -28,6 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_training(tmp_path_factory.mktemp("whole"), epochs=EPOCHS, every_n_steps=2, **RANDOM)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("killed_at", "saved_at"),
     [(STEPS + 1, STEPS), (STEPS + 3, STEPS + 2), (2 * STEPS, 2 * STEPS - 2), (3, 2)],

@@ -155,6 +155,7 @@ def test_the_loss_is_the_mean_over_all_answers() -> None:
     torch.testing.assert_close(step.loss, torch.stack(values).mean())
 
 
+@pytest.mark.long
 def test_it_learns(tmp_path: Path) -> None:
     module = task(lr=5e-3)
     batch = batch_of(module)
@@ -168,6 +169,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert after.logs["focal"] < 0.8 * before.logs["focal"]
 
 
+@pytest.mark.long
 def test_resume_is_bit_equal(tmp_path: Path) -> None:
     options = {"encoder": "lora", "drop_path": 0.2}
     whole, cut, resumed = task(**options), task(**options), task(**options)
@@ -189,6 +191,7 @@ def cache_of(module: SegmentTask) -> Cache | None:
     return module.frozen.cache
 
 
+@pytest.mark.long
 def test_a_cached_run_is_the_run_without_a_cache_bit_by_bit(tmp_path: Path) -> None:
     runs = {}
     for name, cache in (("off", "off"), ("cold", str(tmp_path / "cache")), ("warm", str(tmp_path / "cache"))):
@@ -379,6 +382,7 @@ def test_adapters_are_merged_in_what_is_exported(tmp_path: Path) -> None:
     assert torch.equal(module.embed(batch_of(module).images), model.encode(image))
 
 
+@pytest.mark.long
 def test_the_command_from_start_to_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from visionzoo.cli.train import run
 

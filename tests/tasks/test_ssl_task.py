@@ -39,6 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, SslT
     return {case: (root / case, fit_ssl(case, root / case, task={"drop_path": 0.1})[0]) for case in CASES}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_resume_is_bit_equal(case: str, runs: dict[str, tuple[Path, SslTask]], tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "cut")
@@ -355,6 +356,7 @@ def test_predict_says_what_to_use_instead() -> None:
         ssl_task().on_predict_epoch_start()
 
 
+@pytest.mark.long
 def test_sheets_show_views_heads_and_neighbours(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     module, data = ssl_task("dino"), ssl_data("dino")

@@ -55,6 +55,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_nothing_waits_for_the_device_between_two_logged_steps(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -40,6 +40,7 @@ def theirs(quick):
     return {k: v.contiguous() for k, v in as_open_clip(quick).items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [QUICK, "RN50", "ViT-B-16-SigLIP"])
 def test_exported_weights_load_in_open_clip_and_come_back(name, tmp_path):
     model = shallow(name, 1)
@@ -170,6 +171,7 @@ def test_our_own_files_say_how_they_were_trained(quick, tmp_path):
         vz.load_weights(shallow(PLAIN, 1), path)
 
 
+@pytest.mark.long
 def test_what_is_stated_need_not_be_asked():
     for name in CLIP_MODELS:
         said = set()

@@ -90,6 +90,7 @@ def test_what_matters_only_in_training_does_not() -> None:
     assert key == model_fingerprint(vit(drop_path=0.3), preprocess=model.preprocess)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "timm/resnet18", "timm/vit_tiny_patch16_224"])
 def test_it_holds_from_one_copy_to_the_next(name: str) -> None:
     keys = []
@@ -100,6 +101,7 @@ def test_it_holds_from_one_copy_to_the_next(name: str) -> None:
     assert " at 0x" not in keys[0]
 
 
+@pytest.mark.long
 def test_the_same_weights_under_two_names_have_two_keys() -> None:
     plain, quick = (vz.create_backbone(n, image_size=32) for n in (
         "vit_base_patch32_clip_224", "vit_base_patch32_clip_quickgelu_224",

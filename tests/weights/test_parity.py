@@ -92,6 +92,7 @@ def test_saved_folder_loads_and_is_written_again(name: str, tmp_path: Path) -> N
     assert_close(pair.run_peer(again, x), pair.run_peer(peer, x), 1e-6)
 
 
+@pytest.mark.long
 def test_each_state_dict_is_recognised_by_one_layout_only(tmp_path: Path) -> None:
     for name, pair in PAIRS.items():
         peer = pair.peer()
