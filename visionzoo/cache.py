@@ -90,12 +90,16 @@ class Cache:
         self.misses += found is None
         return found
 
-    def write(self, tensors: Mapping[str, Tensor], *key: Any) -> None:
-        """Keep ``tensors`` under ``key``. What prevents it is said once, and nothing more is kept by this object."""
+    def write(self, tensors: Mapping[str, Tensor], *key: Any) -> bool:
+        """Keep ``tensors`` under ``key``. What prevents it is said once, and nothing more is kept by this object.
+
+        Returns:
+            whether they are kept.
+        """
         from visionzoo.weights.writing import write_safetensors
 
         if self._stopped:
-            return
+            return False
         tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         file, size = self._file(key), 1024 + sum(t.nbytes for t in tensors.values())  # with a header
         try:
@@ -106,6 +110,8 @@ class Cache:
         except OSError as error:
             self._stopped = True
             warnings.warn(f"no more {KINDS[self.kind]} are kept in {self.folder} ({error})", stacklevel=2)
+            return False
+        return True
 
     def _file(self, key: tuple[Any, ...]) -> Path:
         from visionzoo.weights.fingerprint import in_words

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -249,3 +251,10 @@ def test_commands_say_it_in_one_line(
     said = capsys.readouterr()
     assert (said.out, said.err[:7], said.err.count("\n")) == ("", "error: ", 1), said
     assert "architecture.backbone" in said.err
+
+
+@pytest.mark.long
+def test_a_network_around_timm_is_built_in_a_fresh_process() -> None:
+    """torch 2.8 could not load its compiler inside the context in which a configuration is tried."""
+    code = "import visionzoo as vz; vz.SamPredictor.load('embedded')"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -52,13 +52,14 @@ def source_features(
     labelled = np.flatnonzero([unlabelled or source.has_label(i) for i in range(len(source))])
     values, places = [np.zeros((0, 1), np.float32)], [np.zeros(0, np.int64)]
     unreadable: list[Unreadable] = []
-    cached = True
+    cached, kept_images = True, 0
     for start in range(0, len(labelled), CHUNK):
         chunk = labelled[start : start + CHUNK]
         key = (content, start, len(chunk))
         if (stored := cache.read(key)) is not None:
             values.append(stored["values"].numpy())
             places.append(chunk)
+            kept_images += len(chunk)
             continue
         cached = False
         try:
@@ -67,10 +68,11 @@ def source_features(
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"stopped. {start:,} of {len(labelled):,} images are kept: go on with the same command"
+                f"stopped. {kept_images:,} of {len(labelled):,} images are kept: go on with the same command"
             ) from None
-        if not bad:  # one with faults is read again next time, so that they are listed again
-            cache.write({"values": torch.from_numpy(found)}, key)
+        # one with faults is read again next time, so that they are listed again
+        if not bad and cache.write({"values": torch.from_numpy(found)}, key):
+            kept_images += len(chunk)
         values.append(found)
         places.append(seen)
         unreadable += bad

@@ -6,6 +6,7 @@ beside its configuration, and loading it opens no other file and no network.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import typing
@@ -28,6 +29,9 @@ _MOST = {"decoder_depth": 1000, "text_layers": 1000, "image_size": 8192}
 _SLACK = 2**24
 #: What draws random values into a tensor.
 _DRAWING = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_})
+#: torch 2.8 cannot load its compiler inside a device's context, and torchvision, which builders load, loads it. 2.14
+#: can; what lies between is not known.
+_NEEDS_ITS_COMPILER = tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 14)
 #: What builders raise, beside ValueError, for arguments of the right types that make no network.
 _UNBUILDABLE = (
     TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, MemoryError,
@@ -88,6 +92,8 @@ def build_checked(build: Callable[[], Built], weights: Path, origin: str) -> Bui
     Raises:
         ValueError: for arguments that make no network, or one that is larger than the file.
     """
+    if _NEEDS_ITS_COMPILER:
+        importlib.import_module("torch._dynamo")
     try:
         with torch.device("meta"), _Undrawn():
             outline = build()
