@@ -242,7 +242,8 @@ def plain_loop(
             rows = order[start : start + photos.batch]
             model.train()
             images = torch.stack([read(i) for i in rows])
-            loss = criterion(model(images), torch.tensor([photos.train[i][1] for i in rows]))
+            with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16-mixed"):
+                loss = criterion(model(images), torch.tensor([photos.train[i][1] for i in rows]))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -281,7 +282,7 @@ def transformers_trainer(photos: Photos, options: argparse.Namespace) -> Callabl
             learning_rate=options.transformers_lr, num_train_epochs=options.transformers_epochs,
             warmup_steps=options.transformers_epochs * len(photos.train) // photos.batch // 10,
             weight_decay=0.05, label_smoothing_factor=0.1, save_strategy="no", logging_strategy="no", report_to=[],
-            disable_tqdm=True, use_cpu=True, dataloader_drop_last=True, seed=options.seed, remove_unused_columns=False,
+            disable_tqdm=True, use_cpu=True, bf16=options.precision == "bf16-mixed", dataloader_drop_last=True, seed=options.seed, remove_unused_columns=False,
         )  # fmt: skip
         Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[Turns()]).train()
 
@@ -339,7 +340,7 @@ def main() -> None:
     parser.add_argument("--timm_layer_decay", type=float, default=0.75)
     parser.add_argument("--transformers_epochs", type=int, default=4)
     parser.add_argument("--transformers_lr", type=float, default=5e-5)
-    parser.add_argument("--precision", default="32-true", help="of ours")
+    parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true", help="of everyone's steps")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stride", type=int, default=1, help="take every n-th photograph, for a try")
