@@ -282,7 +282,8 @@ def transformers_trainer(photos: Photos, options: argparse.Namespace) -> Callabl
             learning_rate=options.transformers_lr, num_train_epochs=options.transformers_epochs,
             warmup_steps=options.transformers_epochs * len(photos.train) // photos.batch // 10,
             weight_decay=0.05, label_smoothing_factor=0.1, save_strategy="no", logging_strategy="no", report_to=[],
-            disable_tqdm=True, use_cpu=True, bf16=options.precision == "bf16-mixed", dataloader_drop_last=True, seed=options.seed, remove_unused_columns=False,
+            disable_tqdm=True, use_cpu=True, bf16=options.precision == "bf16-mixed", dataloader_drop_last=True,
+            seed=options.seed, remove_unused_columns=False,
         )  # fmt: skip
         Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[Turns()]).train()
 

@@ -203,7 +203,28 @@ BACKBONES = {
     "swin_tiny_patch4_window7_224": ({"image_size": (64, 96), "embedding_stride": 8}, (8, 12)),
     "timm/resnet18": ({"image_size": (96, 64)}, (6, 4)),
     "timm/convnext_atto": ({"image_size": 64}, (4, 4)),
+    "vit_small_patch14_dinov2": ({"image_size": (56, 84), "conv_stem": True}, (4, 6)),
+    "timm/resnet26": ({"image_size": (96, 64), "conv_stem": True}, (6, 4)),
 }
+
+
+def test_a_stem_sees_where_in_a_cell_an_edge_lies():
+    """Written out: what the neck adds up, and that pixels matter which the backbone is not shown."""
+    torch.manual_seed(0)
+    model = vz.create_sam(NANO, image_size=64, embedding_stride=8, decoder_dim=32, conv_stem=True).eval()
+    images = torch.randn(2, 3, 64, 64)
+    encoder = model.image_encoder
+    neck = encoder.neck
+    with torch.no_grad():
+        grid = encoder.trunk(images).grid
+        fitted = torch.nn.functional.interpolate(
+            neck.lateral[0](torch.nn.functional.interpolate(grid, size=(8, 8), mode="bilinear", antialias=True)),
+            size=(8, 8), mode="bilinear",
+        )  # fmt: skip
+        torch.testing.assert_close(model.encode(images), neck.mix(neck.stem(images) + fitted))
+        blank = [torch.zeros_like(m) for m in encoder.maps(images)]
+        moved = torch.roll(images, 1, dims=-1)
+        assert not torch.allclose(encoder.join(blank, images), encoder.join(blank, moved), atol=1e-3)
 
 
 @pytest.mark.long

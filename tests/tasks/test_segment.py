@@ -98,6 +98,7 @@ def test_bf16_with_clipped_gradients_trains_around_a_cnn(tmp_path: Path) -> None
         {"backbone": "swin_nano_patch2_window4_32", "encoder": "lora"},
         {"backbone": "swin_nano_patch2_window4_32"},
         {"backbone": "timm/convnext_atto", "embedding_stride": None},
+        {"conv_stem": True},
         {"clicks": 0},
         {"mask_rounds": 0, "box_share": 0.0},
         {"grad_checkpointing": True},
@@ -229,7 +230,7 @@ def test_embeddings_belong_to_the_model_around_the_weights(tmp_path: Path) -> No
     images = batch_of(modules[0]).images
     for module in modules:
         for image, kept in zip(images, module.embed(images), strict=True):
-            fresh = module.model.image_encoder.join(module._frozen_maps(image[None]))[0]
+            fresh = module.model.image_encoder.join(module._frozen_maps(image[None]), image[None])[0]
             torch.testing.assert_close(kept, fresh)
         cache = cache_of(module)
         assert cache is not None
@@ -579,6 +580,10 @@ def test_text_prompts_of_runs(clip_run: str, tmp_path: Path) -> None:
         ({"layer_decay": 0.7}, "layer_decay=0.7"),
         ({"decoder_dim": 20}, "decoder_dim=20 must be a multiple of 16"),
         ({"embedding_stride": 5}, "does not divide into cells of 5"),
+        (
+            {"backbone": "vit_b", "image_size": 64, "embedding_stride": None, "decoder_dim": None, "conv_stem": True},
+            "vit_b has a neck of its own, without room for one",
+        ),
         ({"encoder": "lora", "lora_rank": 0}, "lora_rank=0"),
         ({"backbone": "timm/resnet10t", "encoder": "lora", "embedding_stride": None}, "has none"),
     ],

@@ -1,15 +1,13 @@
-"""Features of a network's own pooling, as its head will read them, and how fast they come.
+"""Features of a network's own pooling, as its head will read them.
 
 Legend: N images, B batch, C channels, (H, W) pixels, D width of the features.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,9 +19,6 @@ from visionzoo.inference.features import SourceFeatures, source_features
 from visionzoo.inference.stream import Stream, Unreadable
 from visionzoo.weights.fingerprint import model_fingerprint
 
-#: Seconds for which, and images up to which, the speed of a network is measured.
-_SECONDS, _IMAGES = 2.0, 256
-
 
 def feature_stream(network: Network, device: torch.device) -> Stream:
     """From images to what the head reads, (B, D)."""
@@ -34,26 +29,6 @@ def feature_stream(network: Network, device: torch.device) -> Stream:
 def feature_batch(device: torch.device) -> int:
     """Images sent through a network at a time."""
     return 32 if device.type == "cpu" else 128
-
-
-def images_per_second(stream: Stream, source: Source, batch: int) -> float:
-    """Of the forward pass, reading included; measured on some images of a source, spread over it."""
-    places = np.linspace(0, len(source) - 1, min(len(source), _IMAGES)).astype(int)
-    begun = last = time.monotonic()
-    done, seconds = 0, 0.0
-    outputs = stream.run(
-        len(places), lambda i: source.read(int(places[i])), lambda i: source.sample_id(int(places[i])), batch, "speed"
-    )
-    for number, output in enumerate(outputs):
-        now = time.monotonic()
-        # the first batch has threads started and buffers made; it counts where there is no other, or time for none
-        if number or len(places) <= batch or now - begun > _SECONDS:
-            done += len(output.positions) + len(output.unreadable)
-            seconds += now - last
-        last = now
-        if now - begun > _SECONDS:
-            break
-    return max(done, 1) / max(seconds, 1e-6)
 
 
 def train_features(

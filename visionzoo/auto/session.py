@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from visionzoo.auto.data import LEAST_DEV, Photos, dev_fraction, dev_split, open_photos
-from visionzoo.auto.features import feature_batch, feature_stream, images_per_second
+from visionzoo.auto.features import feature_batch, feature_stream
 from visionzoo.auto.network import Network, open_network
 from visionzoo.auto.recipes import (
     LEAST_EPOCHS,
@@ -21,6 +21,7 @@ from visionzoo.auto.recipes import (
     wanted_epochs,
 )
 from visionzoo.auto.result import Fitted, Request, Trial
+from visionzoo.auto.speed import images_per_second, training_precision
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.split import limited
 from visionzoo.inference.stream import Stream
@@ -30,8 +31,10 @@ from visionzoo.terminal import say, visible_name
 _FEATURES = 0.5
 #: The same where no training fits behind them.
 _FEATURES_ALONE = 0.9
-#: Pixels of the network's input that small images are asked at where the minutes are short.
+#: Pixels of the network's input where the minutes are short.
 _SHORT_OF_TIME = 112
+#: Epochs of training at 112 pixels that are worth more than a finer look and fewer epochs.
+_FAIR_EPOCHS = 3
 #: Seconds that writing the results takes, beside the images themselves.
 _CLOSING = 8.0
 #: Below this many images of a class adapters are tried before full fine-tuning: they overfit later.
@@ -53,6 +56,9 @@ class Session:
     stream: Stream
     batch: int  #: images sent through the network at a time
     speed: float  #: images per second, forward, reading included
+    precision: str  #: of training
+    training_speed: float  #: images per second of a forward pass in that precision
+    too_large: int | None = None  #: pixels for which the minutes were too short
     train_limit: int | None = None  #: how many training images there is time for; None for all
     trials: list[Trial] = field(default_factory=list)
 
@@ -73,8 +79,10 @@ class Session:
         found = cls._measured(request, device, before, begun, photos, size)
         if found.before is not None:
             return replace(found, train_limit=found.before.train_limit)
-        if request.image_size is None and found._can_be_smaller() and found.too_slow(photos.labelled):
-            found = cls._measured(request, device, before, begun, photos, _SHORT_OF_TIME)
+        if request.image_size is None and found._can_be_smaller() and found._should_be_smaller():
+            smaller = cls._measured(request, device, before, begun, photos, _SHORT_OF_TIME)
+            if photos.pixels <= SMALL or smaller._trains(_FAIR_EPOCHS):
+                found = replace(smaller, too_large=min(found.network.model.preprocess.image_size))
         most = max(int(60 * found.speed * found._feature_room()), 2 * len(photos.classes))
         if found.too_slow(photos.labelled) and most < photos.labelled:
             return replace(found, train_limit=most)
@@ -85,7 +93,7 @@ class Session:
         half = _FEATURES * self.request.minutes
         used = int(60 * self.speed * half)
         held = round(dev_fraction(max(used, 1)) * used)
-        least = min(minutes(m, LEAST_EPOCHS[m], used - held, held, self.speed) for m in self.methods)
+        least = min(minutes(m, LEAST_EPOCHS[m], used - held, held, self.training_speed) for m in self.methods)
         return half if least < half - self.closing else max(half, _FEATURES_ALONE * self.request.minutes - self.closing)
 
     @classmethod
@@ -103,12 +111,24 @@ class Session:
         )
         batch, stream = feature_batch(device), feature_stream(network, device)
         speed = images_per_second(stream, photos.train, batch)
-        return cls(request, device, begun, before, photos, network, stream, batch, speed)
+        precision, gain = training_precision(network.model, device)
+        return cls(request, device, begun, before, photos, network, stream, batch, speed, precision, gain * speed)
 
     def _can_be_smaller(self) -> bool:
         size = min(self.network.model.preprocess.image_size)
-        return (
-            self.photos.pixels <= SMALL and self.network.pretrained and self.network.any_size and size > _SHORT_OF_TIME
+        return self.network.pretrained and self.network.any_size and size > _SHORT_OF_TIME
+
+    def _should_be_smaller(self) -> bool:
+        """Small images if even features take long, since they lose nothing; photographs if training has no time."""
+        return self.too_slow(self.photos.labelled) if self.photos.pixels <= SMALL else not self._trains(_FAIR_EPOCHS)
+
+    def _trains(self, epochs: int) -> bool:
+        """Whether so many epochs of some method fit behind the features of all images."""
+        images = self.photos.labelled
+        held = round(dev_fraction(images) * images)
+        room = self.left - self.feature_minutes(images)
+        return held >= LEAST_DEV and any(
+            minutes(m, epochs, images - held, held, self.training_speed) <= room for m in self.methods
         )
 
     def too_slow(self, images: int) -> bool:
@@ -190,6 +210,12 @@ class Session:
             f"{photos.labelled:,} images of {len(self.classes):,} classes to learn from, {held}; "
             f"{report.width[1]} x {report.height[1]} pixels at the median"
         )
+        if self.too_large is not None:
+            why = "their features" if self.photos.pixels <= SMALL else "training"
+            say(
+                f"shown at {_SHORT_OF_TIME} pixels in place of {self.too_large}, which leave no time for {why}; "
+                f"--image-size {self.too_large} keeps them"
+            )
         say(f"plan for {self.request.minutes:g} minutes: {', '.join(self._parts())}", flush=True)
 
     def _parts(self) -> list[str]:
@@ -203,8 +229,8 @@ class Session:
             parts.append(f"nothing trained ({self.too_few})")
             return [*parts, f"the held-out images {in_words(self.closing)}"]
         for method in self.methods:
-            wanted = minutes(method, wanted_epochs(method, used - held), used - held, held, self.speed)
-            least = minutes(method, LEAST_EPOCHS[method], used - held, held, self.speed)
+            wanted = minutes(method, wanted_epochs(method, used - held), used - held, held, self.training_speed)
+            least = minutes(method, LEAST_EPOCHS[method], used - held, held, self.training_speed)
             short = f"no time for {method} (it needs {in_words(least)})"
             parts.append(f"{method} (up to {in_words(min(wanted, left))})" if least < left else short)
         return [*parts, f"the held-out images {in_words(self.closing)}"]

@@ -140,7 +140,7 @@ class Tries:
         if (done := self._done(method)) is not None:
             session.add(done)
             return self._saved_recipe(folder), Outcome(done.accuracy or 0.0, 0.0)
-        made, speed, begun = self._saved_recipe(folder), session.speed, session.elapsed
+        made, speed, begun = self._saved_recipe(folder), session.training_speed, session.elapsed
         for plan in range(1, _PLANS + 1):
             patient = made is not None or plan == _PLANS  # what is half done is not begun again
             if made is None:
@@ -149,7 +149,7 @@ class Tries:
                     needs = minutes(method, LEAST_EPOCHS[method], len(kept), len(held), speed)
                     session.add(Trial(name=method, note=f"left out: it needs {in_words(needs)} at least"))
                     return None, None
-                made = recipe(method, self.facts, epochs, precision=self._precision(), workers=_workers())
+                made = recipe(method, self.facts, epochs, precision=session.precision, workers=_workers())
             try:
                 outcome = self._train(made, folder, {"dev_fraction": dev_fraction(len(session.train))}, best, patient)
             except TooSlowError as slow:  # planned anew, with the speed that was seen
@@ -256,24 +256,7 @@ class Tries:
                 with atomic_path(self.folder.path / file) as temporary:
                     shutil.copyfile(source, temporary)
 
-    def _precision(self) -> str:
-        return "bf16-mixed" if self.session.device.type == "cuda" or bf16_is_faster() else "32-true"
-
 
 def _workers() -> int:
     """Processes that read images: the cores but one, at most four."""
     return max(1, min(4, (os.cpu_count() or 2) - 1))
-
-
-def bf16_is_faster() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32, as those with AMX do; measured in a blink."""
-    found = {}
-    for kind in (torch.float32, torch.bfloat16):
-        a, b = (torch.ones(256, 512, dtype=kind) for _ in range(2))
-        times = []
-        for _ in range(6):
-            begun = time.perf_counter()
-            a @ b.T
-            times.append(time.perf_counter() - begun)
-        found[kind] = min(times[1:])
-    return found[torch.bfloat16] < 0.8 * found[torch.float32]

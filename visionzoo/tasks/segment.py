@@ -56,6 +56,8 @@ class SegmentTask(VisionTask):
         embedding_stride: pixels per cell of the image embedding; masks come at a quarter of it. None for 16, or the
             coarsest of the backbone where that is finer. Small objects want 8 or 4.
         decoder_dim: width of neck, prompts and mask decoder, a multiple of 16; none for Meta's 256.
+        conv_stem: whether a few convolutions read the pixels beside the backbone, for edges that its patches blur; none
+            for what the weights were trained with.
         drop_path: stochastic-depth rate of the encoder's last block.
         ambiguous: whether one click may mean several things and has three answers; none for what the weights were
             trained with, or else true. Give false where it means one, as with cells.
@@ -82,7 +84,7 @@ class SegmentTask(VisionTask):
     prediction_columns = ("objects", *(f"iou_{k}" for k in SHOWN_CLICKS), "iou_box")
     settled = frozenset(
         {"backbone", "image_size", "embedding_stride", "decoder_dim", "ambiguous", "position_scale", "encoder"}
-        | {"lora_rank", "lora_alpha", "text_model"}
+        | {"conv_stem", "lora_rank", "lora_alpha", "text_model"}
     )
 
     model: Sam
@@ -97,6 +99,7 @@ class SegmentTask(VisionTask):
         image_size: int | tuple[int, int] | None = None,
         embedding_stride: int | None = None,
         decoder_dim: int | None = None,
+        conv_stem: bool | None = None,
         drop_path: float = 0.0,
         ambiguous: bool | None = None,
         position_scale: float = 1.0,
@@ -137,7 +140,7 @@ class SegmentTask(VisionTask):
         text_dim = None if self.text_prompts is None else self.text_prompts.width
         options = {
             "image_size": image_size, "embedding_stride": embedding_stride, "decoder_dim": decoder_dim,
-            "drop_path": drop_path, "ambiguous": ambiguous, "position_scale": position_scale,
+            "conv_stem": conv_stem, "drop_path": drop_path, "ambiguous": ambiguous, "position_scale": position_scale,
         }  # fmt: skip
         model, self.opening_line = build_segmenter(backbone, weights, backbone_weights, options, text_dim)
         if encoder == "frozen" and not self.opening_line:
@@ -190,10 +193,10 @@ class SegmentTask(VisionTask):
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> (B, C, h, w) embeddings, with gradients for what is trained of the encoder."""
-        join = self.model.image_encoder.join
+        join, normalized = self.model.image_encoder.join, self.normalize(images)
         if self.encoder != "frozen":
-            return join(self._maps(self.normalize(images)))
-        return join(self._frozen_maps(images) if self.frozen is None else self.frozen(images))
+            return join(self._maps(normalized), normalized)
+        return join(self._frozen_maps(images) if self.frozen is None else self.frozen(images), normalized)
 
     @torch.no_grad()
     def _frozen_maps(self, images: Tensor) -> list[Tensor]:

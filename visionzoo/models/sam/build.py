@@ -31,6 +31,7 @@ def create_sam(
     embedding_stride: int | None = None,
     text_dim: int | None = None,
     decoder_dim: int = WIDTH,
+    conv_stem: bool = False,
     drop_path: float = 0.0,
     ambiguous: bool = True,
     position_scale: float = 1.0,
@@ -50,6 +51,8 @@ def create_sam(
         text_dim: width of text embeddings, for a model that also takes text prompts; None for none, as Meta's.
         decoder_dim: width of neck, prompts and mask decoder, a multiple of 16. Meta's have 256; 64 or 128 train several
             times faster on a CPU.
+        conv_stem: whether a few convolutions read the pixels beside the backbone, for edges that its patches blur; of
+            backbones that get a neck.
         drop_path: stochastic-depth rate of the encoder's last block.
         ambiguous: whether one click may mean several things (a shirt, or its wearer), so that it has three answers.
             False where it means one, as with cells: training and ``visionzoo masks`` then use the one answer that
@@ -73,7 +76,7 @@ def create_sam(
         raise ValueError(f"decoder_dim={decoder_dim} must be a multiple of 16, such as 64, 128 or 256")
     known = SAM_BACKBONES.get(backbone)
     trunk = create_backbone(known or backbone, image_size=image_size, drop_path=drop_path, weights=backbone_weights)
-    model = assemble(trunk, embedding_stride, text_dim, decoder_dim)
+    model = assemble(trunk, embedding_stride, text_dim, decoder_dim, conv_stem)
     model.ambiguous = ambiguous
     model.name = f"SAM {backbone}" if known else f"SAM of {backbone}"
     model.architecture = {
@@ -82,6 +85,7 @@ def create_sam(
         "embedding_stride": embedding_stride,
         "text_dim": text_dim,
         "decoder_dim": decoder_dim,
+        "conv_stem": conv_stem,
         "drop_path": drop_path,
         "ambiguous": ambiguous,
     }
@@ -93,10 +97,14 @@ def create_sam(
 
 
 def assemble(
-    trunk: Backbone, embedding_stride: int | None = None, text_dim: int | None = None, decoder_dim: int = WIDTH
+    trunk: Backbone,
+    embedding_stride: int | None = None,
+    text_dim: int | None = None,
+    decoder_dim: int = WIDTH,
+    conv_stem: bool = False,
 ) -> Sam:
     """SAM around a backbone that exists already; arguments as in :func:`create_sam`."""
-    encoder = make_encoder(trunk, embedding_stride, decoder_dim)
+    encoder = make_encoder(trunk, embedding_stride, decoder_dim, conv_stem)
     stride = encoder.stride
     grid = (trunk.image_size[0] // stride, trunk.image_size[1] // stride)
     prompts = PromptEncoder(decoder_dim, grid, trunk.image_size, text_dim=text_dim)

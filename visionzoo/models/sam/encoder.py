@@ -5,6 +5,7 @@ Legend: B batch, (H, W) pixels, C neck width, (h, w) embedding grid.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,9 +43,40 @@ class ImageEncoderViT(_Base):
         """What a frozen encoder gives: the embedding itself, (B, C, h, w)."""
         return [self(images)]
 
-    def join(self, maps: list[Tensor]) -> Tensor:
+    def join(self, maps: list[Tensor], images: Tensor) -> Tensor:  # noqa: ARG002
         """:meth:`maps` to the embedding (B, E, h, w)."""
         return maps[0]
+
+
+class ConvStem(nn.Module):
+    """Convolutions on the pixels themselves, beside a backbone whose patches blur edges: (B, 3, H, W) -> (B, C, h, w).
+
+    Two of 3 x 3 at half the resolution (the second halves again, where the stride is a multiple of four), then one
+    that takes each cell whole, so that its channels hold where in the cell an edge lies.
+
+    Args:
+        in_chans: of the images.
+        stride: pixels per cell.
+        dim: C.
+    """
+
+    WIDTH = 32
+
+    def __init__(self, in_chans: int, stride: int, dim: int) -> None:
+        super().__init__()
+        halves = [2 if stride % 2 == 0 else 1, 2 if stride % 4 == 0 else 1]
+        rest = stride // (halves[0] * halves[1])
+        widths = (in_chans, self.WIDTH, self.WIDTH)
+        layers: list[nn.Module] = []
+        for (have, width), step in zip(pairwise(widths), halves, strict=True):
+            layers += [nn.Conv2d(have, width, 3, stride=step, padding=1, bias=False), LayerNorm2d(width, eps=1e-6)]
+            layers += [nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(self.WIDTH, dim, rest, stride=rest, bias=False))
+        self.norm = LayerNorm2d(dim, eps=1e-6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised -> (B, C, h, w)."""
+        return self.norm(self.layers(images))
 
 
 class Neck(nn.Module):
@@ -57,9 +89,12 @@ class Neck(nn.Module):
         widths: of the maps.
         grid_size: (h, w).
         dim: C.
+        stem: of the pixels, whose map is one more.
     """
 
-    def __init__(self, widths: list[int], grid_size: tuple[int, int], dim: int = WIDTH) -> None:
+    def __init__(
+        self, widths: list[int], grid_size: tuple[int, int], dim: int = WIDTH, stem: ConvStem | None = None
+    ) -> None:
         super().__init__()
         self.grid_size = grid_size
         self.lateral = nn.ModuleList(
@@ -67,10 +102,12 @@ class Neck(nn.Module):
             for width in widths
         )
         self.mix = nn.Sequential(nn.Conv2d(dim, dim, kernel_size=3, padding=1, bias=False), LayerNorm2d(dim, eps=1e-6))
+        self.stem = stem
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """Maps (B, C_i, h_i, w_i) -> (B, E, h, w): each brought to the grid, summed and mixed."""
-        total: Tensor | None = None
+    def forward(self, maps: list[Tensor], images: Tensor) -> Tensor:
+        """Maps (B, C_i, h_i, w_i), and the images (B, 3, H, W) for a stem -> (B, E, h, w): each brought to the grid,
+        summed and mixed."""
+        total = None if self.stem is None else self.stem(images.to(next(self.mix.parameters()).dtype))
         for layer, x in zip(self.lateral, maps, strict=True):
             x = self._fit(layer(self.reduce(x)))  # the 1 x 1 convolution comes where there are fewer pixels
             total = x if total is None else total + x
@@ -98,12 +135,13 @@ class NeckedEncoder(nn.Module):
         trunk: the backbone.
         stride: pixels per cell of the embedding; None for 16, or the trunk's own where that is finer.
         dim: C.
+        conv_stem: whether the neck also reads the pixels, see :class:`ConvStem`.
 
     Raises:
         ValueError: for a stride that the image size is no multiple of.
     """
 
-    def __init__(self, trunk: Backbone, stride: int | None = None, dim: int = WIDTH) -> None:
+    def __init__(self, trunk: Backbone, stride: int | None = None, dim: int = WIDTH, conv_stem: bool = False) -> None:
         super().__init__()
         self.trunk = trunk
         self.image_size = trunk.image_size
@@ -120,7 +158,8 @@ class NeckedEncoder(nn.Module):
                 "choose another image_size or embedding_stride"
             )
         self.grid_size = (h // self.stride, w // self.stride)
-        self.neck = Neck(widths, self.grid_size, dim)
+        stem = ConvStem(trunk.in_chans, self.stride, dim) if conv_stem else None
+        self.neck = Neck(widths, self.grid_size, dim, stem)
         self._freeze_unused()
 
     def _is_last(self, index: int, stride: int) -> bool:
@@ -146,7 +185,7 @@ class NeckedEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, E, h, w)."""
-        return self.join(self.maps(images))
+        return self.join(self.maps(images), images)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """What a frozen trunk gives for (B, 3, H, W), on grids no finer than the embedding's; the neck still has to
@@ -159,18 +198,22 @@ class NeckedEncoder(nn.Module):
             maps = [pyramid[i] for i in self.levels]
         return [self.neck.reduce(x) for x in maps]
 
-    def join(self, maps: list[Tensor]) -> Tensor:
-        """:meth:`maps` to the embedding, (B, C, h, w)."""
-        return self.neck(maps)
+    def join(self, maps: list[Tensor], images: Tensor) -> Tensor:
+        """:meth:`maps` to the embedding, (B, C, h, w); a stem reads the normalised images."""
+        return self.neck(maps, images)
 
 
-def make_encoder(backbone: Backbone, stride: int | None = None, dim: int = WIDTH) -> ImageEncoderViT | NeckedEncoder:
+def make_encoder(
+    backbone: Backbone, stride: int | None = None, dim: int = WIDTH, conv_stem: bool = False
+) -> ImageEncoderViT | NeckedEncoder:
     """SAM's own encoder as it is, any other with a neck.
 
     Raises:
         ValueError: for a stride that does not fit.
     """
     if isinstance(backbone, ViTDet) and backbone.config.neck == WIDTH:
+        if conv_stem:
+            raise ValueError(f"conv_stem: {backbone.name} has a neck of its own, without room for one")
         if dim != WIDTH:
             raise ValueError(f"decoder_dim={dim}: {backbone.name} has a neck of its own, of width {WIDTH}")
         if stride not in (None, backbone.stride):
@@ -179,4 +222,4 @@ def make_encoder(backbone: Backbone, stride: int | None = None, dim: int = WIDTH
         if h % backbone.stride or w % backbone.stride:
             raise ValueError(f"image_size={h}x{w} must be a multiple of {backbone.stride}, the patches of this encoder")
         return graft(backbone, ImageEncoderViT)
-    return NeckedEncoder(backbone, stride, dim)
+    return NeckedEncoder(backbone, stride, dim, conv_stem)
