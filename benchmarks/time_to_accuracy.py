@@ -384,7 +384,8 @@ def measure(options: argparse.Namespace) -> None:
         print(f"{me.name:<14}{me.seconds:8.0f} s  {epochs:5.2f} epochs  {100 * value:6.2f} %", flush=True)
         if value >= options.target:
             me.end()
-    facts = {"machine": machine(packages=("timm", "torchvision", "transformers")), "options": vars(options)}
+    said = {name: value for name, value in vars(options).items() if name not in ("path", "weights", "out", "scratch")}
+    facts = {"machine": machine(packages=("timm", "torchvision", "transformers")), "options": said}
     record = Record("time-to-accuracy-cpu", facts, options.out)
     for me in contenders:
         reached = next((seconds for seconds, _, value in me.curve if value >= options.target), None)

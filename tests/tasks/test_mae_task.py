@@ -9,9 +9,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_run import Kill, Killed, fit_quietly
 
+from visionzoo.backbones import create_backbone
 from visionzoo.data.mae import MaeData
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.mae import MAE
@@ -223,6 +224,34 @@ def test_runs_that_do_not_fit_are_refused(mae_run: Path, tmp_path: Path) -> None
     save_bundle(*classify.export_model(), tmp_path / "classify")
     with pytest.raises(ValueError, match="task 'classify', which has nothing to reconstruct with"):
         MaeTask(weights=str(tmp_path / "classify"))
+
+
+@pytest.mark.parametrize("backbone", ["vit_nano_patch4_32", "swin_nano_patch2_window4_32"])
+def test_an_encoder_from_anywhere_is_pretrained_further(backbone: str, tmp_path: Path) -> None:
+    """A run of another task, and bare weights of a backbone; its positions are its own."""
+    from visionzoo.models.bundle import save_bundle
+
+    classify = ClassifyTask(num_classes=3, backbone=backbone)
+    save_bundle(*classify.export_model(), tmp_path / "classify")
+    trunk = create_backbone(backbone)
+    save_file(trunk.state_dict(), tmp_path / "trunk.safetensors")
+    small = {} if backbone.startswith("vit") else {"mask_patch_size": 8}
+    runs = (str(tmp_path / "classify"), classify.model.state_dict(), None)
+    files = (str(tmp_path / "trunk.safetensors"), trunk.state_dict(), backbone)
+    for source, state, named in (runs, files):
+        module = MaeTask(backbone_weights=source, backbone=named, **small)
+        assert module.opening_line.endswith(f"of the backbone (100.0%) loaded from {source}")
+        for name, tensor in module.model.encoder.state_dict().items():
+            assert torch.equal(tensor, state[name]), name
+        if module.method == "mae":
+            assert module.model.encoder.pos_embed.requires_grad
+            assert module.model.architecture["positions"] == "learned"
+        again = MaeTask(**module.built)  # what a resumed run is built from needs no weights
+        assert again.model.state_dict().keys() == module.model.state_dict().keys()
+    with pytest.raises(ValueError, match="weights and backbone_weights are both given"):
+        MaeTask(weights=runs[0], backbone_weights=runs[0])
+    with pytest.raises(ValueError, match="positions='sincos' would replace those of backbone_weights"):
+        MaeTask(backbone_weights=runs[0], positions="sincos")
 
 
 def test_constant_images_give_no_nan() -> None:

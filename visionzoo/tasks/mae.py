@@ -22,7 +22,7 @@ from visionzoo.runs.gallery import GalleryAbout, GalleryPicture, sheet_step, wri
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.batches import image_batch
 from visionzoo.tasks.engine.sheets import Sheets
-from visionzoo.tasks.handover import run_config, trunk_options
+from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
 from visionzoo.tasks.pictures import side_by_side
 from visionzoo.types import ImageBatch
@@ -52,6 +52,8 @@ class MaeTask(VisionTask):
             when weights is a run folder.
         method: mae, simmim, or auto, which takes mae where the backbone has the capability tokens.
         weights: go on from these: a run of this task, or a released MAE or SimMIM checkpoint; none starts from scratch.
+        backbone_weights: instead of weights, those of the encoder alone: a file, a folder, a run of any task, or
+            timm:tag. What reconstructs starts from scratch.
         image_size: height and width of the model's input in pixels, one number or two; none for the backbone's own.
         in_chans: channels of the images.
         in_chans_policy: how stored weights become in_chans channels, see visionzoo.load_weights.
@@ -62,7 +64,7 @@ class MaeTask(VisionTask):
         decoder_depth: number of its blocks; none for the run's, else two thirds of the encoder's, at most 8.
         decoder_heads: attention heads of each; none for the run's, else decoder_dim / 32.
         positions: sincos gives the encoder fixed positions, as in the paper; learned leaves it its own (mae); none for
-            the run's, else sincos.
+            the run's, else learned with backbone_weights and sincos without.
         mask_patch_size: side in pixels of what is hidden at once (simmim); none for the run's, else 32.
         drop_path: stochastic-depth rate of the encoder's last block.
         base_lr: learning rate for 256 images per optimizer step, scaled linearly to the real number of them.
@@ -90,6 +92,7 @@ class MaeTask(VisionTask):
         backbone: str | None = None,
         method: Method = "auto",
         weights: str | None = None,
+        backbone_weights: str | None = None,
         image_size: int | tuple[int, int] | None = None,
         in_chans: int = 3,
         in_chans_policy: str | None = None,
@@ -125,7 +128,11 @@ class MaeTask(VisionTask):
         self.sheet_every_n_steps, self.sheet_images = sheet_every_n_steps, sheet_images
         self._usual_warmup = warmup_epochs is None
 
-        found, run = _starting_point(weights, {"backbone": backbone, "image_size": image_size})
+        if weights is not None and backbone_weights is not None:
+            raise ValueError("weights and backbone_weights are both given; weights of a whole model hold its backbone")
+        if backbone_weights is not None and positions == "sincos":
+            raise ValueError("positions='sincos' would replace those of backbone_weights; leave it out")
+        found, run = _starting_point(weights, backbone_weights, {"backbone": backbone, "image_size": image_size})
         self.method = _method(method, found["backbone"]) if run is None or method != "auto" else run.task
         given = {
             "mask_ratio": mask_ratio,
@@ -138,11 +145,17 @@ class MaeTask(VisionTask):
         }
         known = {} if run is None else run.architecture
         usual = {"mae": MAE_USUAL, "simmim": SIMMIM_USUAL}[self.method]
+        if backbone_weights is not None and "positions" in usual:
+            usual = {**usual, "positions": "learned"}
         chosen = {k: known.get(k, v) if given[k] is None else given[k] for k, v in usual.items()}
         create: Any = create_mae if self.method == "mae" else create_simmim
         model: MAE | SimMIM = create(**found, **chosen, in_chans=in_chans, drop_path=drop_path)
         self.load_report = load_weights(model, weights, in_chans_policy=in_chans_policy) if weights else None
+        if backbone_weights is not None:
+            report = load_weights(model.encoder, backbone_weights, in_chans_policy=in_chans_policy)
+            self.opening_line = describe_handover(report, model.encoder)
         self.built = {**found, **chosen, "method": self.method, "weights": None, "in_chans_policy": None}
+        self.built["backbone_weights"] = None
         self.backbone_name: str = found["backbone"]
         self.use_model(model, in_chans)
         self.held_out_loss = MeanMetric()
@@ -250,18 +263,20 @@ def _method(method: str, backbone: str) -> str:
     return "mae" if backbone in MAE_BACKBONES or "tokens" in backbone_info(backbone).capabilities else "simmim"
 
 
-def _starting_point(weights: str | None, given: dict[str, Any]) -> tuple[dict[str, Any], ModelConfig | None]:
+def _starting_point(
+    weights: str | None, backbone_weights: str | None, given: dict[str, Any]
+) -> tuple[dict[str, Any], ModelConfig | None]:
     """Backbone and size, and the configuration of the run in ``weights``, if it is one."""
     config = run_config(weights)
     if config is not None and config.task not in ("mae", "simmim"):
         raise ValueError(
             f"{weights} holds a model of task {config.task!r}, which has nothing to reconstruct with; "
-            "give a run of this task, or none"
+            "give it as --model.backbone_weights, or a run of this task"
         )
-    if given["backbone"] in MAE_BACKBONES and config is None:
+    if given["backbone"] in MAE_BACKBONES and config is None and run_config(backbone_weights) is None:
         return given, None
     plain = {**given, "backbone": MAE_BACKBONES.get(given["backbone"], given["backbone"])}
-    found = trunk_options(weights, plain)
+    found = trunk_options(weights or backbone_weights, plain)
     if config is not None:
         found["backbone"] = config.architecture["backbone"]  # mae_vit_... brings its preprocessing
     return found, config
