@@ -12,6 +12,8 @@ Method = Literal["lora", "full", "scratch"]
 PASSES: dict[Method, float] = {"lora": 2.6, "full": 3.2, "scratch": 3.2}
 #: Epochs without which a method is not begun: it would end before it is better than where it starts.
 LEAST_EPOCHS: dict[Method, int] = {"lora": 2, "full": 2, "scratch": 5}
+#: Epochs that a method gets before others are given time: short runs of several are worth less than one that is not.
+ENOUGH_EPOCHS: dict[Method, int] = {"lora": 8, "full": 8, "scratch": 5}
 #: Steps from which a moving average of the weights, over some hundred of them, is worth more than the last ones.
 _AVERAGED = 500
 #: Pixels (the median of the shorter edge) up to which an image is small: a digit, an icon, CIFAR.

@@ -18,6 +18,7 @@ from visionzoo.auto.features import feature_stream, features_at
 from visionzoo.auto.heads import Heads, save_network
 from visionzoo.auto.network import fill_head
 from visionzoo.auto.recipes import (
+    ENOUGH_EPOCHS,
     LEAST_EPOCHS,
     DataFacts,
     Method,
@@ -25,6 +26,7 @@ from visionzoo.auto.recipes import (
     affordable_epochs,
     minutes,
     recipe,
+    wanted_epochs,
 )
 from visionzoo.auto.result import Trial
 from visionzoo.auto.session import Session, in_words
@@ -169,10 +171,11 @@ class Tries:
         raise AssertionError("the last plan is patient")
 
     def _epochs(self, method: Method, parts: int, speed: float) -> int:
-        """How many there is time for: in one part of several, or, where that is none, in a larger one."""
+        """How many there is time for: in one part of several, or, where these are not enough, in a larger one."""
         left, (kept, held) = self.session.left, self.session.dev
-        found = (affordable_epochs(method, left / n, len(kept), len(held), speed) for n in range(parts, 0, -1))
-        return next(filter(None, found), 0)
+        found = [affordable_epochs(method, left / n, len(kept), len(held), speed) for n in range(parts, 0, -1)]
+        enough = min(ENOUGH_EPOCHS[method], wanted_epochs(method, len(kept)))
+        return next((epochs for epochs in found if epochs >= enough), found[-1])
 
     def _again(self, winner: Recipe) -> None:
         """The winner's recipe on all training images, those included that it was chosen by.
