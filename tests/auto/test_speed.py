@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 
 import visionzoo as vz
+from visionzoo.auto import recipes, speed
 from visionzoo.auto import session as sessions
-from visionzoo.auto import speed
 from visionzoo.auto.result import Request
 from visionzoo.auto.session import Session
+from visionzoo.auto.tries import Tries
 from visionzoo.models.bundle import ModelConfig, save_bundle
 
 CPU = torch.device("cpu")
@@ -90,6 +92,22 @@ def test_small_images_become_smaller_for_their_features(
 def test_images_too_few_to_choose_by_stay_large(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = write_photographs(tmp_path / "few", 12, 100)
     assert size(opened(few, weights, monkeypatch, minutes=0.5, at_224=2.0)) == 224
+
+
+def test_one_method_gets_enough_epochs_before_others_get_time() -> None:
+    def epochs(minutes_left: float, method: recipes.Method = "full") -> int:
+        session = SimpleNamespace(left=minutes_left, dev=(np.zeros(1600), np.zeros(400)))
+        tries = Tries(session, heads=None, folder=None, resume_command="", kept="linear")  # type: ignore[arg-type]
+        return tries._epochs(method, parts=3, speed=100.0)
+
+    one = recipes.minutes("full", 1, 1600, 400, 100.0)
+    assert epochs(3 * 10.01 * one) == 10  # all that are wanted, and the same for two others
+    assert epochs(3 * 8.01 * one) == 8  # enough
+    assert epochs(3 * 7 * one) == 10  # not enough in a third, so half of the time
+    assert epochs(7.5 * one) == 7  # everything for one
+    assert epochs(1.9 * one) == 0  # not to be begun
+    one = recipes.minutes("scratch", 1, 1600, 400, 100.0)
+    assert epochs(3 * 5.01 * one, "scratch") == 5
 
 
 def test_the_precision_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
