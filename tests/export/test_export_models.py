@@ -151,6 +151,14 @@ def test_a_sam_answers_points_boxes_and_masks(sam: Sam, sam_folder: Path) -> Non
 
 
 @pytest.mark.long
+def test_a_sam_that_reads_the_pixels_too(tmp_path: Path) -> None:
+    options = {"image_size": 64, "embedding_stride": 8, "decoder_dim": 32, "conv_stem": True}
+    model = perturbed(vz.create_sam("vit_nano_patch4_32", **options), 0.05)
+    done = export_plan(make_plan(model, Wish(), "sam"), tmp_path / "sam")
+    assert max(row.difference for proof in done.proofs for row in proof.rows) < 1e-4
+
+
+@pytest.mark.long
 def test_sams_script_and_command_draw_the_predictors_mask(
     sam: Sam, sam_folder: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -582,7 +582,7 @@ def test_text_prompts_of_runs(clip_run: str, tmp_path: Path) -> None:
         ({"embedding_stride": 5}, "does not divide into cells of 5"),
         (
             {"backbone": "vit_b", "image_size": 64, "embedding_stride": None, "decoder_dim": None, "conv_stem": True},
-            "vit_b has a neck of its own, without room for one",
+            "has a neck of its own, without room for one",
         ),
         ({"encoder": "lora", "lora_rank": 0}, "lora_rank=0"),
         ({"backbone": "timm/resnet10t", "encoder": "lora", "embedding_stride": None}, "has none"),
