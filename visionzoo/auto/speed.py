@@ -49,6 +49,8 @@ def training_precision(model: Classifier, device: torch.device) -> tuple[str, fl
     bfloat16 where the device multiplies it faster, as GPUs and processors with AMX do: then a step of this network, of
     some images, is measured in both.
     """
+    if device.type not in ("cpu", "cuda"):  # nothing is known of others
+        return "32-true", 1.0
     if device.type == "cpu" and _quickest(_product(torch.float32)) < _WORTH * _quickest(_product(torch.bfloat16)):
         return "32-true", 1.0  # without such units a step in bfloat16 can take ten times as long
     gain = _quickest(_step(model, device, mixed=False)) / _quickest(_step(model, device, mixed=True))
