@@ -114,14 +114,14 @@ def test_the_precision_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     model = vz.create_classifier(NANO, 3, image_size=32).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def machine(float32: float, bfloat16: float) -> None:
-        """One on which a product takes so long in each; a step of this network gains half of that."""
+    def machine(float32: float, bfloat16: float, step: float = 0.6) -> None:
+        """One on which a product takes so long in each, and a step in bfloat16 that share of one in float32."""
 
         def quickest(work) -> float:
             work()
             return next(times)
 
-        times = iter((float32, bfloat16, float32, (float32 + bfloat16) / 2))
+        times = iter((float32, bfloat16, 1.0, step))
         monkeypatch.setattr(speed, "_quickest", quickest)
 
     machine(1.0, 10.0)
@@ -130,5 +130,7 @@ def test_the_precision_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert speed.training_precision(model, CPU) == ("32-true", 1.0)
     machine(1.0, 0.2)
     assert speed.training_precision(model, CPU) == ("bf16-mixed", pytest.approx(1 / 0.6))
+    machine(1.0, 0.2, step=1.1)
+    assert speed.training_precision(model, CPU) == ("32-true", 1.0)
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -46,15 +46,15 @@ def images_per_second(stream: Stream, source: Source, batch: int) -> float:
 def training_precision(model: Classifier, device: torch.device) -> tuple[str, float]:
     """What to train in (of ``--trainer.precision``), and how many times as fast its steps are as those of float32.
 
-    bfloat16 where the device multiplies it faster, as GPUs and processors with AMX do: then a step of this network, of
-    some images, is measured in both.
+    bfloat16 where the device multiplies it faster, as GPUs and processors with AMX do, and a step of this network, of
+    some images, is faster as well.
     """
     if device.type not in ("cpu", "cuda"):  # nothing is known of others
         return "32-true", 1.0
     if device.type == "cpu" and _quickest(_product(torch.float32)) < _WORTH * _quickest(_product(torch.bfloat16)):
         return "32-true", 1.0  # without such units a step in bfloat16 can take ten times as long
     gain = _quickest(_step(model, device, mixed=False)) / _quickest(_step(model, device, mixed=True))
-    return "bf16-mixed", max(gain, 1.0)
+    return ("bf16-mixed", gain) if gain > 1 else ("32-true", 1.0)
 
 
 def _product(kind: torch.dtype) -> Callable[[], object]:
