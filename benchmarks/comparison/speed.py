@@ -13,7 +13,8 @@ def measure(*, precision: str, **spec: Any) -> dict[str, Any]:
 
     Returns:
         seconds of a batch (median and quartiles, wall and CPU), images a second by wall time, peak bytes of the
-        process and what it held before the model, and for inference p50 and p95 of one image in milliseconds.
+        process and what it held before the model, and for inference p50, p95 and every round of one image in
+        milliseconds.
     """
     mixed = "bf16-mixed" if precision == "bf16" else "fp32"
     found = run_here(Case(**spec, precision=mixed, latency=spec["job"] == "inference"))
@@ -27,4 +28,5 @@ def measure(*, precision: str, **spec: Any) -> dict[str, Any]:
     }
     if found.latency is not None:
         result["latency_ms"] = {"p50": 1e3 * found.latency[0], "p95": 1e3 * found.latency[1]}
+        result["latency_ms"]["rounds"] = [round(1e3 * seconds, 4) for seconds in found.singles]
     return result

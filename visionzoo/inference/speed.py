@@ -59,6 +59,7 @@ class Speed:
     before: int  #: bytes of it that the process had held before there was a model
     budget: int  #: bytes that it may take, so that :data:`HEADROOM` of what was free stays free
     latency: tuple[float, float] | None  #: seconds of one image, p50 and p95
+    singles: tuple[float, ...] = ()  #: seconds of each timed image, of which the latency is
 
 
 class OutOfMemory(MemoryError):
@@ -142,6 +143,7 @@ def run_here(case: Case, *, bounded: bool = False) -> Speed:
         before=before,
         budget=budget,
         latency=(statistics.median(alone), statistics.quantiles(alone, n=20)[-1]) if alone else None,
+        singles=tuple(alone),
     )
 
 
