@@ -262,7 +262,7 @@ class Comparison:
                 first = pretrained.get((entry, seed))
                 if first is None or first["status"] == "done":  # what failed waits for the next command
                     first = pretrained[entry, seed] = self._pretrain(entry, seed, needed=before is None)
-                if before is None and first["status"] != "done":
+                if first["status"] != "done":
                     self.say(f"{name}: left out, its pretraining is not there: {first['status']}")
                     continue
             start = time.monotonic()

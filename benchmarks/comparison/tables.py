@@ -112,6 +112,9 @@ def differences(pairs: Sequence[Pair]) -> Table:
 def cost(summary: Summary, entries: Sequence[Entry]) -> Table:
     header = ["model", "kind", "params M", "GMACs", "training images/s", "inference images/s", "latency p50 ms"]
     header += ["p95 ms", "training peak GiB", "inference peak GiB", "steps", "training min"]
+    results = [r for s in summary.speeds for r in (s.training, s.inference) if r is not None]
+    counted = any("joules_per_image" in r for r in results)
+    header += ["training J/image", "inference J/image"] if counted else []
     rows = []
     for entry in entries:
         speed, score = summary.speed(entry), summary.score(entry, "equal") or summary.score(entry, "published")
@@ -130,13 +133,22 @@ def cost(summary: Summary, entries: Sequence[Entry]) -> Table:
                 _cell(fast, lambda r: f"{r['peak_bytes'] / GIB:.2f}"),
                 "-" if score is None else f"{score.steps:,}",
                 "-" if score is None else f"{score.minutes:.1f}",
+                *([_joules(train), _joules(fast)] if counted else []),
             ]
         )
     note = (
         "Latency is that of one image. Peak memory is that of a process of its own that does nothing else, Python and "
         "torch included. A dash: it ran out of memory or failed, see the problems."
     )
+    if counted:
+        note += " Energy is that of the processor's packages or of the GPU alone, whatever else they do included."
+    elif reasons := sorted({r["no_energy"] for r in results if "no_energy" in r}):
+        note += f" Energy was not measured: {'; '.join(reasons)}."
     return Table("Cost", note, header, rows)
+
+
+def _joules(result: dict[str, Any] | None) -> str:
+    return "-" if result is None or "joules_per_image" not in result else f"{result['joules_per_image']:.3g}"
 
 
 def _cell(result: dict[str, Any] | None, text: Any) -> str:
