@@ -16,8 +16,8 @@ OUT_OF_MEMORY = "out of memory"
 
 
 def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Do one piece: ``speed``, ``pace`` (the seconds of a step), ``train`` (with the evaluation that follows) or
-    ``probe``."""
+    """Do one piece: ``speed``, ``pace`` (the seconds of a step), ``pretrain``, ``train`` (with the evaluation that
+    follows) or ``probe``."""
     if kind == "speed":
         from comparison.speed import measure
 
@@ -26,6 +26,10 @@ def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
         from comparison.probing import probe
 
         return probe(**spec)
+    if kind == "pretrain":
+        from comparison.pretraining import Pretraining, pretrain
+
+        return pretrain(Pretraining(**spec["run"]), Path(spec["folder"]), Path(spec["weights"]))
     from comparison.recipes import Recipe
     from comparison.training import Run, open_data, train
 

@@ -12,6 +12,10 @@ from comparison.recipes import Recipe
 #: One value, several as a list, or several in one word, with commas.
 Many = str | int | float | list[str] | list[int] | list[float]
 T = TypeVar("T")
+#: The column of networks that were pretrained without labels first; the others are those of ``--recipes``.
+PRETRAINED = "pretrained"
+#: Settings that may join a comparison later, since what is there does not depend on them.
+LATER = ("pretrain.",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,16 @@ class Probe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Masked pretraining without labels before the equal recipe, for the networks that can: one more column."""
+
+    steps: int | None = None  #: optimizer steps on all training images; none for no such column
+    method: Literal["auto", "mae", "simmim"] = "auto"  #: auto is mae where a network can drop tokens, else simmim
+    base_lr: float = 1.5e-4  #: peak learning rate for 256 images a step, scaled linearly to budget.batch_size
+    fractions: Many | None = None  #: of the images with labels that follow; none for those of the equal recipe
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Everything that can be said; see docs/benchmarks.md."""
 
@@ -60,6 +74,7 @@ class Options:
     fractions: Many = "0.01,0.1,1"  #: of the training images, for the equal recipe
     published_fractions: Many = "1"  #: of the training images, for the published recipes
     corruptions: Many = "all"  #: names, all or none
+    reach: Many | None = None  #: top-1 whose cost is told, 0.8 is 80 %; none for the median of the networks' best
     equal: Recipe = field(default_factory=Recipe)  #: the recipe that is the same for every model
     precision: Literal["fp32", "bf16"] = "fp32"  #: of training, throughput and latency; evaluation computes in fp32
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
@@ -69,6 +84,7 @@ class Options:
     speed_rounds: int = 10  #: of throughput; latency takes ten times as many
     title: str = "CNN against ViT"
     probe: Probe = field(default_factory=Probe)
+    pretrain: Pretrain = field(default_factory=Pretrain)
 
 
 @dataclass(frozen=True)
@@ -77,19 +93,33 @@ class Plan:
 
     options: Options
     models: list[str]
-    recipes: list[str]
+    recipes: list[str]  #: columns
     seeds: list[int]
     fractions: dict[str, list[float]]  #: by recipe column
     probe_fractions: list[float]  #: empty without a probe
     corruptions: list[str]
+    reach: list[float]  #: top-1, 0 to 1; empty where results decide
     device: str
 
     def settings(self) -> dict[str, Any]:
         """What shapes a result: everything but which models, seeds and shares there are, and where they go."""
         values = asdict(self.options)
-        for name in ("models", "out", "recipes", "seeds", "fractions", "published_fractions", "title", "probe"):
+        for name in (
+            "models",
+            "out",
+            "recipes",
+            "seeds",
+            "fractions",
+            "published_fractions",
+            "title",
+            "probe",
+            "reach",
+        ):
             values.pop(name)
         values["data"].pop("path"), values["data"].pop("val_path")  # the fingerprint says what they hold
+        values["pretrain"].pop("fractions")
+        if PRETRAINED not in self.recipes:
+            values.pop("pretrain")
         return {**values, "corruptions": self.corruptions, "device": self.device}
 
 
@@ -127,6 +157,7 @@ def check(options: Options) -> Plan:
         ("speed_batch", options.speed_batch, 1),
         ("speed_rounds", options.speed_rounds, 1),
         ("threads", options.threads, 1),
+        ("pretrain.steps", options.pretrain.steps, 5),
     )
     for name, value, smallest in least:
         if value is not None and value < smallest:
@@ -140,6 +171,15 @@ def check(options: Options) -> Plan:
         "equal": sorted(many("fractions", options.fractions, float)),
         "published": sorted(many("published_fractions", options.published_fractions, float)),
     }
+    before = options.pretrain
+    if before.steps is not None:
+        if before.base_lr <= 0:
+            raise ValueError(f"pretrain.base_lr={before.base_lr} must be above 0; the papers use 1e-4 to 1.5e-4")
+        recipes.append(PRETRAINED)
+        shares = before.fractions
+        fractions[PRETRAINED] = (
+            fractions["equal"] if shares is None else sorted(many("pretrain.fractions", shares, float))
+        )
     if not 0 <= budget.share_exponent <= 1:
         raise ValueError(f"budget.share_exponent={budget.share_exponent} must be from 0 to 1")
     asked = options.probe
@@ -149,6 +189,9 @@ def check(options: Options) -> Plan:
     for shares in [*fractions.values(), probe_fractions]:
         if bad := [f for f in shares if not 0 < f <= 1]:
             raise ValueError(f"fraction {bad[0]:g} must be above 0 and at most 1 (0.1 is 10 %)")
+    targets = [] if options.reach is None else sorted(many("reach", options.reach, float))
+    if bad := [t for t in targets if not 0 < t <= 1]:
+        raise ValueError(f"reach={bad[0]:g} must be above 0 and at most 1 (0.8 is 80 %)")
     names = many("corruptions", options.corruptions, str)
     names = list(CORRUPTIONS) if names == ["all"] else [] if names == ["none"] else names
     check_names(names)
@@ -160,6 +203,7 @@ def check(options: Options) -> Plan:
         fractions={r: fractions[r] for r in recipes},
         probe_fractions=probe_fractions,
         corruptions=names,
+        reach=targets,
         device=options.device or _best_device(),
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.models import Entry
+from comparison.options import PRETRAINED
 from comparison.significance import ALPHA, Pair
 from comparison.summary import Score, Summary
 from comparison.tables import Table, percent
@@ -161,13 +162,17 @@ def _plot(scores: Sequence[Score], runs: Sequence[dict[str, Any]]) -> str:
         at, accuracy, spread = x(run["ms"]), 100 * score.accuracy.mean, 100 * (score.accuracy.deviation or 0)
         colour = COLOURS[score.entry.kind]
         fill = colour if score.recipe == "equal" else "white"
+        dashes = ' stroke-dasharray="3 2"' if score.recipe == PRETRAINED else ""
         label = escape(f"{run['name']}: {accuracy:.1f} %, {run['ms']:.2f} ms")
         parts.append(f'<path d="M{at} {y(accuracy - spread)}V{y(accuracy + spread)}" stroke="{colour}"/>')
         parts.append(
-            f'<circle cx="{at}" cy="{y(accuracy)}" r="7" fill="{fill}" stroke="{colour}" stroke-width="2" '
+            f'<circle cx="{at}" cy="{y(accuracy)}" r="7" fill="{fill}" stroke="{colour}" stroke-width="2"{dashes} '
             f'data-run="{i}" tabindex="0" role="button" aria-label="{label}"/>'
         )
-    note = "Orange is a CNN, blue a ViT, green a hybrid; filled is the equal recipe. A point tells its run."
+    note = (
+        "Orange is a CNN, blue a ViT, green a hybrid; filled is the equal recipe, dashed the same after pretraining. "
+        "A point tells its run."
+    )
     return (
         f'<figure><svg id="latency" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" font-family="sans-serif">'
         f'{"".join(parts)}</svg><figcaption class="note">{note} '

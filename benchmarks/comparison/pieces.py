@@ -40,7 +40,7 @@ PRELOADED = (
 class Piece:
     """One thing to find out."""
 
-    kind: str  #: ``speed``, ``pace``, ``train`` or ``probe``
+    kind: str  #: ``speed``, ``pace``, ``pretrain``, ``train`` or ``probe``
     key: str  #: names its files
     about: dict[str, Any]  #: model, recipe and the like, for the tables
     spec: dict[str, Any]  #: for the process that does it
@@ -76,6 +76,10 @@ class Store:
     def answers(self, key: str) -> Path:
         """Where what a piece answered for each image is kept."""
         return self.pieces / f"{key}.parquet"
+
+    def weights(self, key: str) -> Path:
+        """The folder where what a pretraining has learned is kept."""
+        return self.pieces / key
 
     def run(self, piece: Piece) -> dict[str, Any]:
         """Do a piece and keep its record.

@@ -1,7 +1,7 @@
 """The pictures: accuracy against what it costs, against the number of images, and on corrupted images.
 
 Orange is a CNN, blue a ViT, green a hybrid. A full line or a filled marker is the equal recipe, a dashed or open one
-the published.
+the published, a dotted or half-filled one the equal recipe after masked pretraining.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 
 from comparison.corruptions import SEVERITIES
 from comparison.models import KINDS, Entry
-from comparison.summary import Score, Spread, Summary, pareto_front
+from comparison.options import PRETRAINED
+from comparison.pareto import FrontRow, pareto_front
+from comparison.summary import Score, Spread, Summary
 from visionzoo.metrics.differences import Ranking
 from visionzoo.viz.figure import GREY, new_figure, quiet_axes, save_figure
 
@@ -23,6 +25,8 @@ SHADES = {
     "hybrid": ("#3d8b4f", "#8cc69a", "#1f5a2d", "#a9a13a", "#6fae5f"),
 }
 MARKERS = "osD^vPX*"
+#: recipe -> how its lines are drawn
+LINES = {"equal": "-", "published": "--", PRETRAINED: ":"}
 
 
 def styles(entries: Sequence[Entry]) -> dict[Entry, tuple[str, str]]:
@@ -36,13 +40,25 @@ def styles(entries: Sequence[Entry]) -> dict[Entry, tuple[str, str]]:
     return found
 
 
+def filling(recipe: str, colour: str) -> dict[str, Any]:
+    """What a marker is filled with, in matplotlib's words."""
+    if recipe == PRETRAINED:
+        return {"fillstyle": "left", "markerfacecolor": colour, "markerfacecoloralt": "white"}
+    return {"markerfacecolor": colour if recipe == "equal" else "white"}
+
+
 def draw_all(
-    summary: Summary, entries: Sequence[Entry], ranked: Mapping[str, tuple[list[Entry], Ranking]], out: Path
+    summary: Summary,
+    entries: Sequence[Entry],
+    front: Sequence[FrontRow],
+    ranked: Mapping[str, tuple[list[Entry], Ranking]],
+    out: Path,
 ) -> dict[str, Path]:
     """Every picture there are results for, by its title."""
     found = {}
+    if front:
+        found["Accuracy against cost"] = accuracy_cost(front, entries, out / "accuracy_cost.png")
     for title, name, draw in (
-        ("Accuracy against cost", "accuracy_cost.png", accuracy_cost),
         ("Data efficiency", "data_efficiency.png", data_efficiency),
         ("Robustness", "robustness.png", robustness),
     ):
@@ -88,45 +104,48 @@ def critical_difference(entries: Sequence[Entry], ranking: Ranking, out: Path) -
     return _save(figure, out)
 
 
-def accuracy_cost(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | None:
-    """Accuracy against the latency of one image, and against minutes of training; the Pareto front is marked."""
-    shown = [s for e in entries for r in ("equal", "published") if (s := summary.score(e, r)) is not None]
-    if not shown:
-        return None
+#: A cost with its bar: low end, value, high end.
+Bar = tuple[float, float, float]
+
+
+def accuracy_cost(front: Sequence[FrontRow], entries: Sequence[Entry], out: Path) -> Path:
+    """Accuracy against the latency of one image, and against minutes of training; the Pareto front is marked.
+
+    Bars are one standard deviation over seeds, and the quartiles of the timed images for latency.
+    """
     figure = new_figure(13.0, 5.2)
     left, right = figure.subplots(1, 2, sharey=True)
-
-    def latency(score: Score) -> float | None:
-        inference = summary.speed(score.entry).inference
-        return None if inference is None else inference["latency_ms"]["p50"]
-
-    _against(left, shown, entries, latency, "latency of one image, median, ms")
-    _against(right, shown, entries, lambda s: s.minutes, "training, minutes")
+    _against(left, [(r.score, r.latency) for r in front], entries, "latency of one image, median, ms")
+    _against(right, [(r.score, _minutes(r.score)) for r in front], entries, "training, minutes")
     left.set_ylabel("top-1 accuracy, %")
-    _legend(figure, entries, recipes=sorted({s.recipe for s in shown}), front=True)
+    _legend(figure, entries, recipes=sorted({r.score.recipe for r in front}), front=True)
     return _save(figure, out)
 
 
-def _against(
-    axes: Any, scores: Sequence[Score], entries: Sequence[Entry], cost: Callable[[Score], float | None], label: str
-) -> None:
+def _minutes(score: Score) -> Bar:
+    deviation = Spread.of([run.seconds / 60 for run in score.runs]).deviation or 0.0
+    return max(score.minutes - deviation, score.minutes / 2), score.minutes, score.minutes + deviation
+
+
+def _against(axes: Any, points: Sequence[tuple[Score, Bar | None]], entries: Sequence[Entry], label: str) -> None:
     look = styles(entries)
     quiet_axes(axes)
-    found = [(c, s) for s in scores if (c := cost(s)) is not None]
-    front = pareto_front([(c, s.accuracy.mean) for c, s in found])
-    best = [(found[i][0], 100 * found[i][1].accuracy.mean) for i in front]
-    axes.plot(*zip(*best, strict=True), color=GREY, linewidth=1.4, drawstyle="steps-post", zorder=1)
-    for i, (x, score) in enumerate(found):
+    found = [(score, bar) for score, bar in points if bar is not None]
+    front = pareto_front([(x, s.accuracy.mean) for s, (_, x, _) in found])
+    if front:
+        best = [(found[i][1][1], 100 * found[i][0].accuracy.mean) for i in front]
+        axes.plot(*zip(*best, strict=True), color=GREY, linewidth=1.4, drawstyle="steps-post", zorder=1)
+    for i, (score, (low, x, high)) in enumerate(found):
         colour, marker = look[score.entry]
         y, error = 100 * score.accuracy.mean, 100 * (score.accuracy.deviation or 0)
-        filled = colour if score.recipe == "equal" else "white"
         if i in front:
             axes.plot(x, y, "o", markersize=19, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=1.1)
         axes.errorbar(
-            x, y, yerr=error or None, color=colour, marker=marker, markersize=9, markerfacecolor=filled,
-            markeredgewidth=1.8, capsize=3, linewidth=1.2, zorder=3,
+            x, y, xerr=[[x - low], [high - x]], yerr=error or None, color=colour, marker=marker, markersize=9,
+            **filling(score.recipe, colour), markeredgewidth=1.8, capsize=3, linewidth=1.2, zorder=3,
         )  # fmt: skip
-    _log_x(axes, [x for x, _ in found])
+    if found:
+        _log_x(axes, [x for _, bar in found for x in bar])
     axes.set_xlabel(label)
     axes.margins(x=0.08, y=0.12)
 
@@ -156,11 +175,10 @@ def _legend(figure: Any, entries: Sequence[Entry], *, recipes: Sequence[str], fr
             text = f"{entry.label} ({kind})"
             handles.append(Line2D([], [], color=colour, marker=marker, markersize=8, linewidth=1.6, label=text))
     if len(recipes) > 1:
-        handles += [
-            Line2D([], [], color="#444", marker="o", markersize=8, label="equal recipe"),
-            Line2D([], [], color="#444", marker="o", markersize=8, markerfacecolor="white", linestyle="--",
-                   label="published recipe"),
-        ]  # fmt: skip
+        for recipe in recipes:
+            text = "equal recipe, pretrained" if recipe == PRETRAINED else f"{recipe} recipe"
+            look_of = {"color": "#444", "linestyle": LINES[recipe], **filling(recipe, "#444")}
+            handles.append(Line2D([], [], marker="o", markersize=8, label=text, **look_of))
     if front:
         handles.append(
             Line2D([], [], color=GREY, marker="o", markersize=14, markerfacecolor="none", label="Pareto front")
@@ -171,7 +189,7 @@ def _legend(figure: Any, entries: Sequence[Entry], *, recipes: Sequence[str], fr
 def data_efficiency(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | None:
     """Accuracy against the number of training images, for the recipes that were run on several shares."""
     curves = []
-    for recipe in ("equal", "published"):
+    for recipe in LINES:
         for entry in entries:
             points = [s for s in summary.scores if s.entry == entry and s.recipe == recipe]
             if len(points) > 1:
@@ -187,11 +205,9 @@ def data_efficiency(summary: Summary, entries: Sequence[Entry], out: Path) -> Pa
         x = [p.train_images for p in points]
         y = [100 * p.accuracy.mean for p in points]
         spread = [100 * (p.accuracy.deviation or 0) for p in points]
-        filled = colour if recipe == "equal" else "white"
         axes.plot(
-            x, y, "-" if recipe == "equal" else "--", color=colour, marker=marker, markersize=7,
-            markerfacecolor=filled, linewidth=1.8,
-        )  # fmt: skip
+            x, y, LINES[recipe], color=colour, marker=marker, markersize=7, linewidth=1.8, **filling(recipe, colour)
+        )
         low, high = ([a + sign * b for a, b in zip(y, spread, strict=True)] for sign in (-1, 1))
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log")

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from comparison.models import Entry
-from comparison.options import Plan
+from comparison.options import PRETRAINED, Plan
 from comparison.page import html
+from comparison.pareto import fronts
 from comparison.plots import draw_all
-from comparison.significance import compare_pairs, rank
+from comparison.pretraining import methods
+from comparison.reach import reach
+from comparison.significance import compare_pairs, pretraining_gains, rank, right_answers
 from comparison.summary import Summary, summarize
-from comparison.tables import all_tables
+from comparison.tables import Findings, all_tables
 from visionzoo.files import write_json, write_text
 
 
@@ -21,12 +24,15 @@ def write_report(
     out: Path, plan: Plan, entries: Sequence[Entry], data: dict[str, Any], records: Sequence[dict[str, Any]]
 ) -> Path:
     """Write everything; returns the path of the page."""
-    summary = summarize(entries, records)
+    summary = summarize(entries, records, plan.options.budget.batch_size)
     ranked = {recipe: found for recipe in plan.recipes if (found := rank(entries, records, recipe)) is not None}
-    pictures = draw_all(summary, entries, ranked, out)
-    pairs = compare_pairs(out, entries, records)
-    tables = all_tables(summary, plan, entries, pairs)
-    facts = what_was_run(plan, data, records, summary)
+    front = fronts(summary, plan.recipes)
+    pictures = draw_all(summary, entries, front, ranked, out)
+    right = right_answers(out, entries, records)
+    pairs = compare_pairs(right, entries)
+    found = Findings(pairs, pretraining_gains(right, entries), front, reach(summary, plan.reach))
+    tables = all_tables(summary, plan, entries, found)
+    facts = what_was_run(plan, entries, data, records, summary)
     write_json(out / "results.json", _json(plan, entries, data, records))
     title = plan.options.title
     text = [
@@ -49,7 +55,9 @@ def write_report(
     return page
 
 
-def what_was_run(plan: Plan, data: dict[str, Any], records: Sequence[dict[str, Any]], summary: Summary) -> list[str]:
+def what_was_run(
+    plan: Plan, entries: Sequence[Entry], data: dict[str, Any], records: Sequence[dict[str, Any]], summary: Summary
+) -> list[str]:
     """The budget, the data, the machines, the versions; one line each."""
     options, budget = plan.options, plan.options.budget
     amount = f"{budget.steps:,} steps" if budget.steps else f"{budget.minutes:g} minutes of training"
@@ -63,6 +71,8 @@ def what_was_run(plan: Plan, data: dict[str, Any], records: Sequence[dict[str, A
         f"{scored} of {data['classes']} classes; the last weights are scored, nothing is chosen on the held-out "
         "images.",
     ]
+    if PRETRAINED in plan.recipes:
+        facts.append(_pretraining(plan, entries, data))
     trained = [r for r in records if r["kind"] == "train" and r["status"] == "done"]
     facts.append(f"{len(trained)} trainings, {len(summary.problems)} problems.")
     for machine in _machines(records):
@@ -75,6 +85,20 @@ def what_was_run(plan: Plan, data: dict[str, Any], records: Sequence[dict[str, A
             + "."
         )
     return facts
+
+
+def _pretraining(plan: Plan, entries: Sequence[Entry], data: dict[str, Any]) -> str:
+    """How networks were pretrained, and which were not."""
+    options = plan.options
+    how, left_out = methods(entries, options.image_size, options.pretrain.method)
+    label = {e.name: e.label for e in entries}
+    by = "; ".join(f"{label[name]} by {method}" for name, method in how.items())
+    text = (
+        f"Pretrained: {options.pretrain.steps:,} steps of {options.budget.batch_size} images on all "
+        f"{data['train_images']:,} training images without labels, then the equal recipe: {by}."
+    )
+    reasons = "; ".join(f"{label[name]} ({why})" for name, why in left_out.items())
+    return f"{text} Left out: {reasons}." if reasons else text
 
 
 def _machines(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,8 +16,9 @@ from harness import machine, matmul_peak
 
 from comparison import pieces
 from comparison.models import Entry, describe, resolve
-from comparison.options import Plan
+from comparison.options import LATER, PRETRAINED, Plan
 from comparison.pieces import Piece, Store, key_of, training_key
+from comparison.pretraining import methods
 from comparison.recipes import PUBLISHED, Recipe, published
 from comparison.report import write_report
 from visionzoo.data.sources.base import fingerprint
@@ -46,6 +47,9 @@ class Comparison:
         names = list(dict.fromkeys(resolve(n) for n in plan.models))
         self.data = self._open_data()
         self.entries = [describe(n, self.options.image_size, self.data["classes"]) for n in names]
+        self.methods: dict[str, str] = {}  #: how networks are pretrained, by name
+        if PRETRAINED in plan.recipes:
+            self.methods, _ = methods(self.entries, self.options.image_size, self.options.pretrain.method)
         self._check_fractions()
         self._check_settings()
         if self.options.threads:
@@ -87,17 +91,23 @@ class Comparison:
             write_json(path, now)
             return
         then = json.loads(path.read_text())
-        changed = [f"{k} was {then.get(k)} and is {now.get(k)}" for k in {**then, **now} if then.get(k) != now.get(k)]
+        both = {**then, **now}
+        later = {k for k in both if k.startswith(LATER) and not (k in then and k in now)}
+        changed = [
+            f"{k} was {then.get(k)} and is {now.get(k)}" for k in both if then.get(k) != now.get(k) and k not in later
+        ]
         if changed:
             raise ValueError(
                 f"{self.out} holds results of other options: {'; '.join(changed)}. Give another --out, or those options"
             )
+        if both != then:
+            write_json(path, both)
 
     # ---- pieces -----------------------------------------------------------------------------------------------------
 
     def recipe(self, entry: Entry, column: str) -> Recipe:
         """What a model is trained by in a column."""
-        return self.options.equal if column == "equal" else PUBLISHED[published(entry.name, entry.kind)]
+        return PUBLISHED[published(entry.name, entry.kind)] if column == "published" else self.options.equal
 
     def speed(self, entry: Entry, job: str) -> Piece:
         options = self.options
@@ -124,6 +134,7 @@ class Comparison:
             "image_size": options.image_size,
             "seed": seed,
             "fraction": fraction,
+            "weights": str(self.store.weights(self.pretraining(entry, seed).key)) if column == PRETRAINED else None,
             "path": options.data.path,
             "val_path": options.data.val_path,
             "num_workers": options.data.num_workers,
@@ -131,7 +142,9 @@ class Comparison:
             "channels_last": options.memory_format == "channels_last",
             "device": self.plan.device,
         }
-        whole = fraction == max(self.plan.fractions[column])  # robustness is that of the model with most images
+        whole = fraction == max(
+            self.plan.fractions.get(column, [1.0])
+        )  # robustness is that of the model with most images
         evaluation = {
             "limit": options.data.eval_limit,
             "corruptions": self.plan.corruptions if whole else [],
@@ -143,6 +156,26 @@ class Comparison:
         evaluation["answers_to"] = str(self.store.answers(key))
         spec = {"run": run, "evaluation": evaluation, "folder": str(self.out / "work" / key / "run")}
         return Piece(kind, key, about, spec)
+
+    def pretraining(self, entry: Entry, seed: int) -> Piece:
+        options, method = self.options, self.methods[entry.name]
+        key = key_of("pretrain", entry.label, f"seed{seed}")
+        run = {
+            "model": entry.name,
+            "method": method,
+            "steps": options.pretrain.steps,
+            "batch_size": options.budget.batch_size,
+            "image_size": options.image_size,
+            "base_lr": options.pretrain.base_lr,
+            "seed": seed,
+            "path": options.data.path,
+            "val_path": options.data.val_path,
+            "num_workers": options.data.num_workers,
+            "precision": options.precision,
+            "device": self.plan.device,
+        }
+        spec = {"run": run, "folder": str(self.out / "work" / key / "run"), "weights": str(self.store.weights(key))}
+        return Piece("pretrain", key, {"model": entry.name, "seed": seed, "method": method}, spec)
 
     def probing(self, seed: int, fraction: float) -> Piece:
         options, probe = self.options, self.options.probe
@@ -176,7 +209,8 @@ class Comparison:
         if budget.steps is not None:
             return max(round(budget.steps * share), LEAST_STEPS)
         assert budget.minutes is not None
-        trial = self.training(entry, column, self.plan.seeds[0], 1.0, PACE_STEPS, kind="pace")
+        like = "equal" if column == PRETRAINED else column  # which has the same recipe, and nothing to wait for
+        trial = self.training(entry, like, self.plan.seeds[0], 1.0, PACE_STEPS, kind="pace")
         record = self.do(trial)
         if record["status"] != "done":
             return None
@@ -187,9 +221,10 @@ class Comparison:
 
     def do(self, piece: Piece) -> dict[str, Any]:
         """The record of a piece, from its file or by doing it."""
-        found = self.store.finished(piece)
-        if found is not None:
-            return found
+        return self.store.finished(piece) or self.do_anew(piece)
+
+    def do_anew(self, piece: Piece) -> dict[str, Any]:
+        """The record of a piece, by doing it."""
         record = self.store.run(piece)
         if record["status"] == "done":
             shutil.rmtree(self.store.work / piece.key)  # checkpoints and weights, of which there would be many
@@ -204,13 +239,15 @@ class Comparison:
             for seed in self.plan.seeds  # a whole table of one seed first: an interrupted comparison is a smaller one
             for entry in self.entries
             for column, shares in self.plan.fractions.items()
+            if column != PRETRAINED or entry.name in self.methods
             for fraction in reversed(shares)
         ]
         kept = sum(self.store.finished(self.training(*one, steps=0)) is not None for one in todo)
         self.say(self._opening(todo, kept))
         records = [self._speed(entry, job) for entry in self.entries for job in ("inference", "training")]
         misfits = {r["about"]["model"] for r in records if r["status"] == pieces.OUT_OF_MEMORY}
-        trained = []
+        trained: list[dict[str, Any]] = []
+        pretrained: dict[tuple[Entry, int], dict[str, Any]] = {}
         left = len(todo) - kept
         for number, one in enumerate(todo, 1):
             entry, column, seed, fraction = one
@@ -220,14 +257,22 @@ class Comparison:
                 self.say(f"{name}: left out, its trial run failed")
                 continue
             piece = self.training(*one, steps=steps)
-            before, start = self.store.finished(piece), time.monotonic()
+            before = self.store.finished(piece)
+            if column == PRETRAINED:
+                first = pretrained.get((entry, seed))
+                if first is None or first["status"] == "done":  # what failed waits for the next command
+                    first = pretrained[entry, seed] = self._pretrain(entry, seed, needed=before is None)
+                if first["status"] != "done":
+                    self.say(f"{name}: left out, its pretraining is not there: {first['status']}")
+                    continue
+            start = time.monotonic()
             record = before or self.do(piece)
             trained.append(record)
             if before is None:
                 left -= 1
                 self.seconds.append(time.monotonic() - start)
             self.say(f"{name}: {self._outcome(record, before is not None, left)}")
-        everything = [*records, *trained, *self._probes()]
+        everything = [*records, *pretrained.values(), *trained, *self._probes()]
         failed = [r for r in everything if r["status"] == "failed"]
         page = write_report(self.out, self.plan, self.entries, self.data, everything)
         self.say(f"{len(failed)} failed; see 'why' in {self.out / 'pieces'}" if failed else "all done")
@@ -235,6 +280,20 @@ class Comparison:
             self.say(f"out of memory: {', '.join(sorted(misfits))}")
         self.say(f"written to {page}")
         return 1 if failed else 0
+
+    def _pretrain(self, entry: Entry, seed: int, *, needed: bool) -> dict[str, Any]:
+        """The record of a pretraining, which is done again if its weights are needed and no longer there."""
+        piece = self.pretraining(entry, seed)
+        before = self.store.finished(piece)
+        gone = before is not None and before["status"] == "done" and not self.store.weights(piece.key).is_dir()
+        if before is not None and not (needed and gone):
+            return before
+        record = self.do_anew(piece)
+        text = record["status"]
+        if text == "done":
+            text = f"{record['result']['train_seconds'] / 60:.1f} minutes of training"
+        self.say(f"{entry.label}, pretraining by {self.methods[entry.name]}, seed {seed}: {text}")
+        return record
 
     def _probes(self) -> list[dict[str, Any]]:
         """The rows of the frozen backbone: last, since they wait for no other and none waits for them."""
@@ -277,15 +336,26 @@ class Comparison:
             peak = matmul_peak(torch.float32, self.plan.device) * SHARE_OF_PEAK
             counts = [(e, self.steps(e, column, fraction) or 0) for e, column, _, fraction in todo]
             # forward 2, backward 4 per product
+            counts += [
+                (e, self.options.pretrain.steps or 0)
+                for e in self.entries
+                if e.name in self.methods
+                for _ in self.plan.seeds
+            ]
             flops = sum(6e9 * e.gmacs * steps * budget.batch_size for e, steps in counts)
             seconds = flops / peak + runs * START_SECONDS
             what = f"{budget.steps:,} steps of {budget.batch_size} images"
         seconds = seconds * (runs - kept) / runs + 2 * START_SECONDS * len(self.entries)
         done = f", {kept} of them kept from before" if kept else ""
+        first = ""
+        if self.methods:
+            first = (
+                f", {len(self.methods) * len(self.plan.seeds)} pretrainings of {self.options.pretrain.steps:,} steps"
+            )
         return (
             f"{runs} training runs ({len(self.entries)} models, {len(self.plan.seeds)} seeds){done}, each of {what} at "
-            f"{self.options.image_size} pixels on {self.data['name']}, and {2 * len(self.entries)} measurements of "
-            f"speed: very roughly {_span(seconds)}"
+            f"{self.options.image_size} pixels on {self.data['name']}{first}, and {2 * len(self.entries)} measurements "
+            f"of speed: very roughly {_span(seconds)}"
         )
 
 

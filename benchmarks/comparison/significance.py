@@ -12,6 +12,7 @@ import numpy as np
 
 from comparison.answers import read_answers
 from comparison.models import Entry
+from comparison.options import PRETRAINED
 from comparison.pieces import training_key
 from visionzoo.metrics.differences import Difference, Ranking, friedman_nemenyi, holm, paired_difference
 
@@ -35,6 +36,21 @@ class Pair:
         return verdict(self.one.label, self.other.label, self.difference, self.adjusted)
 
 
+@dataclass(frozen=True)
+class Gain:
+    """One network pretrained without labels, less the same network from scratch, by the same recipe."""
+
+    entry: Entry
+    fraction: float  #: of the images with labels
+    difference: Difference
+    adjusted: float  #: p among all gains of the page
+
+    @property
+    def verdict(self) -> str:
+        """What may be said."""
+        return verdict("pretrained", "from scratch", self.difference, self.adjusted)
+
+
 def verdict(one: str, other: str, difference: Difference, p: float) -> str:
     """A sentence: which is better, or how large a difference would have been seen."""
     seeds = min(difference.seeds)
@@ -45,8 +61,12 @@ def verdict(one: str, other: str, difference: Difference, p: float) -> str:
     return f"no difference seen; n = {seeds} would show {100 * difference.resolvable:.1f} points"
 
 
-def compare_pairs(out: Path, entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> list[Pair]:
-    """Every pair of networks that answered the same images, by recipe and share.
+#: (recipe, share of the images, network) -> (S, N) bool, whether each training had each held-out image right
+Right = dict[tuple[str, float, Entry], np.ndarray]
+
+
+def right_answers(out: Path, entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> Right:
+    """What every training had right, on the same images.
 
     Args:
         out: folder of the comparison.
@@ -72,7 +92,11 @@ def compare_pairs(out: Path, entries: Sequence[Entry], records: Sequence[dict[st
             raise ValueError(f"{path} has answers for other images than the rest; delete it and its record")
         places = answers.position
         cells.setdefault((about["recipe"], about["fraction"], entry), []).append(answers.right)
-    right = {key: np.stack(rows) for key, rows in cells.items()}
+    return {key: np.stack(rows) for key, rows in cells.items()}
+
+
+def compare_pairs(right: Right, entries: Sequence[Entry]) -> list[Pair]:
+    """Every pair of networks, by recipe and share."""
     found = []
     for recipe, fraction in sorted({key[:2] for key in right}):
         here = [e for e in entries if (recipe, fraction, e) in right]
@@ -81,6 +105,19 @@ def compare_pairs(out: Path, entries: Sequence[Entry], records: Sequence[dict[st
             found.append((one, other, recipe, fraction, difference))
     adjusted = holm([difference.p for *_, difference in found])
     return [Pair(*pair, p) for pair, p in zip(found, adjusted, strict=True)]
+
+
+def pretraining_gains(right: Right, entries: Sequence[Entry]) -> list[Gain]:
+    """Every network that was trained by the equal recipe with and without pretraining, by share."""
+    both = [
+        (entry, fraction)
+        for entry in entries
+        for fraction in sorted({key[1] for key in right})
+        if (PRETRAINED, fraction, entry) in right and ("equal", fraction, entry) in right
+    ]
+    found = [paired_difference(right[PRETRAINED, f, e], right["equal", f, e]) for e, f in both]
+    adjusted = holm([difference.p for difference in found])
+    return [Gain(*about, difference, p) for about, difference, p in zip(both, found, adjusted, strict=True)]
 
 
 def rank(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comparison.small  # noqa: F401  registers the networks of the pilot
+from comparison.energy import NoCounter, open_meter
 from visionzoo.inference.speed import Case, run_here
 
 
@@ -13,10 +14,16 @@ def measure(*, precision: str, **spec: Any) -> dict[str, Any]:
 
     Returns:
         seconds of a batch (median and quartiles, wall and CPU), images a second by wall time, peak bytes of the
-        process and what it held before the model, and for inference p50 and p95 of one image in milliseconds.
+        process and what it held before the model, and for inference p50, p95 and every round of one image in
+        milliseconds.
     """
     mixed = "bf16-mixed" if precision == "bf16" else "fp32"
-    found = run_here(Case(**spec, precision=mixed, latency=spec["job"] == "inference"))
+    meter, why = None, ""
+    try:
+        meter = open_meter(spec["device"])
+    except NoCounter as reason:
+        why = str(reason)
+    found = run_here(Case(**spec, precision=mixed, latency=spec["job"] == "inference"), meter=meter)
     low, high = found.spread
     clocks = {"wall": (low, found.seconds, high), "cpu": found.cpu}
     result: dict[str, Any] = {
@@ -25,6 +32,8 @@ def measure(*, precision: str, **spec: Any) -> dict[str, Any]:
         "peak_bytes": found.peak,
         "bytes_before": found.before,
     }
+    result |= {"no_energy": why} if found.joules is None else {"joules_per_image": found.joules / spec["batch"]}
     if found.latency is not None:
         result["latency_ms"] = {"p50": 1e3 * found.latency[0], "p95": 1e3 * found.latency[1]}
+        result["latency_ms"]["rounds"] = [round(1e3 * seconds, 4) for seconds in found.singles]
     return result

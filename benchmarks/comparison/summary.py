@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comparison.models import Entry
+from comparison.options import PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,18 @@ class Spread:
         return cls(statistics.fmean(values), deviation, len(values))
 
 
+@dataclass(frozen=True)
+class SeedRun:
+    """What one training of a score came to, and cost, the pretraining before it included."""
+
+    seed: int
+    accuracy: float
+    seconds: float  #: of training steps
+    steps: int
+    images: int  #: seen, repetitions counted
+    gmacs: float  #: 1e9 multiply-adds, a backward pass as two forward
+
+
 @dataclass
 class Score:
     """One model by one recipe on one share of the images."""
@@ -35,10 +48,15 @@ class Score:
     steps: int
     accuracy: Spread
     ece: Spread
-    minutes: float  #: of training, median over seeds
+    runs: tuple[SeedRun, ...]  #: one for each seed
     corrupted: dict[str, list[Spread]] = field(default_factory=dict)  #: accuracy at severities 1 to 5
     clean: Spread | None = None  #: accuracy on the same images without corruption
     mean_corrupted: Spread | None = None  #: over all corruptions and severities; the spread is that of seeds
+
+    @property
+    def minutes(self) -> float:
+        """Of training and of the pretraining before it, median over seeds."""
+        return statistics.median(run.seconds for run in self.runs) / 60
 
 
 @dataclass
@@ -48,6 +66,17 @@ class Speed:
     entry: Entry
     inference: dict[str, Any] | None
     training: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The masked pretraining of one network."""
+
+    entry: Entry
+    method: str  #: mae or simmim
+    steps: int
+    gmacs: float  #: 1e9 multiply-adds of the loss of one image, forward, decoder included
+    seconds: dict[int, float]  #: of training steps, by seed
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,7 @@ class Summary:
     speeds: list[Speed]
     scores: list[Score]
     frozen: list[Frozen]
+    pretrained: list[Pretrained]
     problems: list[str]  #: what did not run, and why
 
     def score(self, entry: Entry, recipe: str) -> Score | None:
@@ -77,9 +107,22 @@ class Summary:
     def speed(self, entry: Entry) -> Speed:
         return next(s for s in self.speeds if s.entry == entry)
 
+    def single_images(self, entry: Entry) -> list[float]:
+        """Milliseconds of each timed image; their median alone in older records, nothing where none was timed."""
+        inference = self.speed(entry).inference
+        if inference is None:
+            return []
+        return inference["latency_ms"].get("rounds") or [inference["latency_ms"]["p50"]]
 
-def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> Summary:
-    """Group records of pieces by what they are about."""
+
+def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]], batch_size: int) -> Summary:
+    """Group records of pieces by what they are about.
+
+    Args:
+        entries: the networks.
+        records: of finished and failed pieces.
+        batch_size: images of a training step.
+    """
     problems = []
     for record in records:
         if record["status"] != "done":
@@ -92,14 +135,36 @@ def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> Su
             r["about"]["job"]: r["result"] for r in done if r["kind"] == "speed" and r["about"]["model"] == entry.name
         }
         speeds.append(Speed(entry, jobs.get("inference"), jobs.get("training")))
-    scores = []
+    scores, pretrained = [], _pretrained(entries, done)
     for entry in entries:
+        first = next((p for p in pretrained if p.entry == entry), None)
         mine = [r for r in done if r["kind"] == "train" and r["about"]["model"] == entry.name]
         for recipe, fraction in dict.fromkeys((r["about"]["recipe"], r["about"]["fraction"]) for r in mine):
-            same = [r["result"] for r in mine if (r["about"]["recipe"], r["about"]["fraction"]) == (recipe, fraction)]
-            scores.append(_score(entry, recipe, fraction, same))
+            same = [r for r in mine if (r["about"]["recipe"], r["about"]["fraction"]) == (recipe, fraction)]
+            before = first if recipe == PRETRAINED else None
+            runs = tuple(_seed_run(entry, r["about"]["seed"], r["result"], batch_size, before) for r in same)
+            scores.append(_score(entry, recipe, fraction, [r["result"] for r in same], runs))
     scores.sort(key=lambda s: (s.recipe, s.fraction))
-    return Summary(speeds, scores, _frozen(done), problems)
+    return Summary(speeds, scores, _frozen(done), pretrained, problems)
+
+
+def _pretrained(entries: Sequence[Entry], done: Sequence[dict[str, Any]]) -> list[Pretrained]:
+    found = []
+    for entry in entries:
+        mine = [r for r in done if r["kind"] == "pretrain" and r["about"]["model"] == entry.name]
+        if mine:
+            result, seconds = mine[0]["result"], {r["about"]["seed"]: r["result"]["train_seconds"] for r in mine}
+            found.append(Pretrained(entry, mine[0]["about"]["method"], result["steps"], result["gmacs"], seconds))
+    return found
+
+
+def _seed_run(entry: Entry, seed: int, result: dict[str, Any], batch_size: int, before: Pretrained | None) -> SeedRun:
+    steps, gmacs, seconds = result["steps"], result["steps"] * entry.gmacs, result["train_seconds"]
+    if before is not None:
+        steps, gmacs = steps + before.steps, gmacs + before.steps * before.gmacs
+        seconds += before.seconds[seed]
+    images = steps * batch_size
+    return SeedRun(seed, result["accuracy"], seconds, steps, images, 3 * batch_size * gmacs)
 
 
 def _frozen(done: Sequence[dict[str, Any]]) -> list[Frozen]:
@@ -112,7 +177,9 @@ def _frozen(done: Sequence[dict[str, Any]]) -> list[Frozen]:
     return found
 
 
-def _score(entry: Entry, recipe: str, fraction: float, results: list[dict[str, Any]]) -> Score:
+def _score(
+    entry: Entry, recipe: str, fraction: float, results: list[dict[str, Any]], runs: tuple[SeedRun, ...]
+) -> Score:
     score = Score(
         entry,
         recipe,
@@ -121,7 +188,7 @@ def _score(entry: Entry, recipe: str, fraction: float, results: list[dict[str, A
         steps=results[0]["steps"],
         accuracy=Spread.of([r["accuracy"] for r in results]),
         ece=Spread.of([r["ece"] for r in results]),
-        minutes=statistics.median(r["train_seconds"] for r in results) / 60,
+        runs=runs,
     )
     with_them = [r for r in results if r.get("corrupted")]
     if with_them:
@@ -134,17 +201,3 @@ def _score(entry: Entry, recipe: str, fraction: float, results: list[dict[str, A
         means = [statistics.fmean(v for five in r["corrupted"].values() for v in five) for r in with_them]
         score.mean_corrupted = Spread.of(means)
     return score
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Positions of the (cost, value) points that no other beats, by rising cost.
-
-    A point is beaten by another that costs no more and is worth no less, and is better in one of the two.
-    """
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
-    front: list[int] = []
-    for i in order:
-        cost, value = points[i]
-        if not front or value > points[front[-1]][1] or (cost, value) == points[front[-1]]:
-            front.append(i)
-    return front

@@ -8,10 +8,13 @@ from typing import Any
 
 from comparison.corruptions import CORRUPTIONS
 from comparison.models import Entry
-from comparison.options import Plan
+from comparison.options import PRETRAINED, Plan
+from comparison.pareto import DRAWS, FrontRow
+from comparison.reach import Reach
 from comparison.recipes import PUBLISHED, Recipe, published
-from comparison.significance import Pair
+from comparison.significance import Gain, Pair
 from comparison.summary import Spread, Summary
+from visionzoo.metrics.differences import Difference
 
 GIB = 2**30
 
@@ -31,6 +34,16 @@ class Table:
         return "\n".join([*lines, *("| " + " | ".join(r) + " |" for r in self.rows), ""])
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What is concluded from the scores."""
+
+    pairs: Sequence[Pair]
+    gains: Sequence[Gain]
+    front: Sequence[FrontRow]
+    reached: Sequence[Reach]
+
+
 def percent(spread: Spread | None) -> str:
     """``71.2 ± 0.4``: mean and standard deviation over seeds, in per cent."""
     if spread is None:
@@ -39,11 +52,17 @@ def percent(spread: Spread | None) -> str:
     return text if spread.deviation is None else f"{text} ± {100 * spread.deviation:.1f}"
 
 
-def all_tables(summary: Summary, plan: Plan, entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Table]:
+def all_tables(summary: Summary, plan: Plan, entries: Sequence[Entry], findings: Findings) -> list[Table]:
     """Those there are results for."""
     found = [accuracy(summary, plan, entries), cost(summary, entries)]
-    if pairs:
-        found.append(differences(pairs))
+    if findings.front:
+        found.append(front(findings.front))
+    if findings.reached:
+        found.append(reached(findings.reached))
+    if findings.pairs:
+        found.append(differences(findings.pairs))
+    if summary.pretrained:
+        found.append(pretraining(summary, findings.gains))
     if any(len(shares) > 1 for shares in plan.fractions.values()):
         found.append(fractions(summary, plan, entries))
     if summary.frozen:
@@ -72,15 +91,16 @@ def accuracy(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
     return Table("Accuracy", note, ["model", "kind", *columns], rows)
 
 
+def points(seen: Difference) -> str:
+    """``+1.2 (-0.3 to +2.7)``: a difference and its interval, in points."""
+    return f"{100 * seen.value:+.1f} ({100 * seen.low:+.1f} to {100 * seen.high:+.1f})"
+
+
 def differences(pairs: Sequence[Pair]) -> Table:
     rows = []
     for pair in pairs:
-        seen = pair.difference
-        points = f"{100 * seen.value:+.1f} ({100 * seen.low:+.1f} to {100 * seen.high:+.1f})"
-        share = f"{100 * pair.fraction:g} %"
-        rows.append(
-            [pair.one.label, pair.other.label, pair.recipe, share, points, f"{pair.adjusted:.3f}", pair.verdict]
-        )
+        about = [pair.one.label, pair.other.label, pair.recipe, f"{100 * pair.fraction:g} %"]
+        rows.append([*about, points(pair.difference), f"{pair.adjusted:.3f}", pair.verdict])
     note = (
         "Every pair on the same held-out images: paired bootstrap over images and seeds, 95 % interval, p after Holm "
         "among all rows. What would be shown is the smallest true difference that is found 8 times of 10, before Holm."
@@ -92,6 +112,9 @@ def differences(pairs: Sequence[Pair]) -> Table:
 def cost(summary: Summary, entries: Sequence[Entry]) -> Table:
     header = ["model", "kind", "params M", "GMACs", "training images/s", "inference images/s", "latency p50 ms"]
     header += ["p95 ms", "training peak GiB", "inference peak GiB", "steps", "training min"]
+    results = [r for s in summary.speeds for r in (s.training, s.inference) if r is not None]
+    counted = any("joules_per_image" in r for r in results)
+    header += ["training J/image", "inference J/image"] if counted else []
     rows = []
     for entry in entries:
         speed, score = summary.speed(entry), summary.score(entry, "equal") or summary.score(entry, "published")
@@ -110,17 +133,119 @@ def cost(summary: Summary, entries: Sequence[Entry]) -> Table:
                 _cell(fast, lambda r: f"{r['peak_bytes'] / GIB:.2f}"),
                 "-" if score is None else f"{score.steps:,}",
                 "-" if score is None else f"{score.minutes:.1f}",
+                *([_joules(train), _joules(fast)] if counted else []),
             ]
         )
     note = (
         "Latency is that of one image. Peak memory is that of a process of its own that does nothing else, Python and "
         "torch included. A dash: it ran out of memory or failed, see the problems."
     )
+    if counted:
+        note += " Energy is that of the processor's packages or of the GPU alone, whatever else they do included."
+    elif reasons := sorted({r["no_energy"] for r in results if "no_energy" in r}):
+        note += f" Energy was not measured: {'; '.join(reasons)}."
     return Table("Cost", note, header, rows)
+
+
+def _joules(result: dict[str, Any] | None) -> str:
+    return "-" if result is None or "joules_per_image" not in result else f"{result['joules_per_image']:.3g}"
 
 
 def _cell(result: dict[str, Any] | None, text: Any) -> str:
     return "-" if result is None else text(result)
+
+
+def front(rows: Sequence[FrontRow]) -> Table:
+    """Accuracy against latency and against training, with how sure each place on the front is."""
+    header = ["model", "kind", "recipe", "top-1 %", "latency ms (quartiles)", "on that front in % of draws"]
+    header += ["training min", "on that front in % of draws"]
+    cells = []
+    for row in rows:
+        score = row.score
+        latency = "-"
+        if row.latency is not None:
+            low, middle, high = row.latency
+            latency = f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        minutes = numbers(Spread.of([r.seconds / 60 for r in score.runs]), 1)
+        cells.append(
+            [
+                *(score.entry.label, score.entry.kind, score.recipe, percent(score.accuracy), latency),
+                *(_share(row.by_latency), minutes, _share(row.by_minutes)),
+            ]
+        )
+    note = (
+        f"All images. On the front: no other is both as cheap and as good. The share is that of {DRAWS:,} draws with "
+        "replacement, of trainings and of timed images. With one seed it is not known, and a few seeds say little: "
+        "40 % and 60 % are alike."
+    )
+    return Table("Pareto front", note, header, cells)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}"
+
+
+def numbers(spread: Spread, digits: int) -> str:
+    """``3.2 ± 0.1``: mean and standard deviation over seeds."""
+    text = f"{spread.mean:,.{digits}f}"
+    return text if spread.deviation is None else f"{text} ± {spread.deviation:,.{digits}f}"
+
+
+def reached(rows: Sequence[Reach]) -> Table:
+    """What a stated accuracy costs."""
+    header = ["model", "kind", "top-1 %", "seeds", "by", "training min", "steps", "images seen", "1e15 multiply-adds"]
+    cells = []
+    for row in rows:
+        about = [row.entry.label, row.entry.kind, f"{100 * row.target:g}", f"{len(row.found)} of {row.seeds}"]
+        if not row.found:
+            cells.append([*about, "not reached", *"----"])
+            continue
+        minutes = Spread.of([run.seconds / 60 for _, run in row.found])
+        multiply_adds = Spread.of([run.gmacs / 1e6 for _, run in row.found])
+        cells.append(
+            [
+                *about,
+                "; ".join(row.ways),
+                numbers(minutes, 2),
+                numbers(row.spread("steps"), 0),
+                numbers(row.spread("images"), 0),
+                numbers(multiply_adds, 4),
+            ]
+        )
+    note = (
+        "Of each seed the training of least time, among all recipes and shares, whose last weights reach the accuracy: "
+        "mean ± standard deviation over the seeds that do. Pretraining is counted, evaluation is not. The choice looks "
+        "at held-out images, so it favours networks with more trainings a little."
+    )
+    return Table("Cost to reach an accuracy", note, header, cells)
+
+
+def pretraining(summary: Summary, gains: Sequence[Gain]) -> Table:
+    """What was pretrained, and what came of it."""
+    header = [
+        "model",
+        "method",
+        "steps",
+        "pretraining min",
+        "share with labels",
+        "less from scratch, points",
+        "p (Holm)",
+    ]
+    cells = []
+    for one in summary.pretrained:
+        minutes = numbers(Spread.of([s / 60 for s in one.seconds.values()]), 1)
+        about = [one.entry.label, one.method, f"{one.steps:,}", minutes]
+        mine = [g for g in gains if g.entry == one.entry]
+        for gain in mine:
+            share = f"{100 * gain.fraction:g} %"
+            cells.append([*about, share, points(gain.difference), f"{gain.adjusted:.3f}", gain.verdict])
+        if not mine:
+            cells.append([*about, *"----"])
+    note = (
+        "The same network by the equal recipe, from pretrained weights less from random ones, as in the differences; p "
+        "after Holm among these rows. Both have the same steps with labels; the pretraining comes on top."
+    )
+    return Table("Masked pretraining", note, [*header, "verdict"], cells)
 
 
 def fractions(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
@@ -163,7 +288,7 @@ def robustness(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
 def recipes(plan: Plan, entries: Sequence[Entry]) -> Table:
     """The recipes of this comparison, as they were scaled to its batch."""
     used: dict[str, tuple[Recipe, list[str]]] = {}
-    if "equal" in plan.recipes:
+    if {"equal", PRETRAINED} & set(plan.recipes):
         used["equal"] = (plan.options.equal, [e.label for e in entries])
     if "published" in plan.recipes:
         for entry in entries:

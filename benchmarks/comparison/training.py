@@ -16,7 +16,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from comparison.recipes import Recipe
 from comparison.task import RecipeClassify
 from visionzoo.data.classify import ClassifyData
+from visionzoo.data.module import VisionData
 from visionzoo.runs import RunFolder
+from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
 from visionzoo.tasks.engine.guard import NonFinite
 from visionzoo.tasks.engine.interrupt import Interrupt
@@ -38,6 +40,7 @@ class Run:
     image_size: int
     seed: int
     fraction: float  #: of the training images
+    weights: str | None = None  #: folder of a pretrained run; None starts from random weights
     path: str
     val_path: str | None
     num_workers: int
@@ -126,6 +129,7 @@ def build(run: Run) -> tuple[RecipeClassify, ClassifyData]:
     seed_everything(run.seed, verbose=False)
     task = RecipeClassify(
         backbone=run.model,
+        weights=run.weights,
         image_size=run.image_size,
         num_classes=data.num_classes,
         classes=data.classes,
@@ -148,6 +152,38 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
 
     Nothing is chosen on held-out images: they are not looked at before the last step.
 
+    Returns, raises:
+        as :func:`fit`.
+    """
+    task, data = build(run)
+    return fit(
+        task, data, folder, steps=run.steps, seed=run.seed, clip=run.recipe.clip, precision=run.precision,
+        device=run.device,
+    )  # fmt: skip
+
+
+def fit(
+    task: VisionTask,
+    data: VisionData,
+    folder: Path,
+    *,
+    steps: int,
+    seed: int,
+    clip: float | None,
+    precision: str,
+    device: str,
+) -> dict[str, Any]:
+    """Run the trainer, from the last save in ``folder`` if there is one; the final weights are exported into it.
+
+    Args:
+        task, data: what is trained on what.
+        folder: of the run.
+        steps: optimizer steps.
+        seed: of every batch.
+        clip: largest norm of the gradient; None for any.
+        precision: a key of :data:`PRECISIONS`.
+        device: cpu or cuda.
+
     Returns:
         steps, images, seconds of a step, seconds of all steps (steps times the median).
 
@@ -155,7 +191,6 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         RunInterruptedError: after a signal; the run is saved.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    task, data = build(run)
     task.run_folder = RunFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pace = Pace()
@@ -164,14 +199,14 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
         warnings.filterwarnings("ignore", message=".*LeafSpec")
         trainer = Trainer(
-            accelerator="gpu" if run.device.startswith("cuda") else "cpu",
+            accelerator="gpu" if device.startswith("cuda") else "cpu",
             devices=1,
-            precision=PRECISIONS[run.precision],  # type: ignore[arg-type]
-            max_steps=run.steps,
+            precision=PRECISIONS[precision],  # type: ignore[arg-type]
+            max_steps=steps,
             max_epochs=-1,
             limit_val_batches=0,
-            gradient_clip_val=run.recipe.clip,
-            callbacks=[SeedBatches(run.seed), NonFinite(), pace, Interrupt(), SeldomSaves()],
+            gradient_clip_val=clip,
+            callbacks=[SeedBatches(seed), NonFinite(), pace, Interrupt(), SeldomSaves()],
             plugins=[AtomicCheckpointIO()],
             logger=False,
             enable_progress_bar=False,
@@ -187,5 +222,5 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         "train_images": len(data.train_source),
         "seconds_per_step": wall,
         "cpu_seconds_per_step": cpu,
-        "train_seconds": wall * run.steps,
+        "train_seconds": wall * steps,
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -52,3 +54,18 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType
     yield importlib.import_module
     forget_benchmarks()
     sys.modules.update(others)
+
+
+@pytest.fixture
+def here(load: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every piece is done in this process; the list tells which ones were."""
+    pieces, child = load("comparison.pieces"), load("comparison.child")
+    done: list[tuple[str, str]] = []
+
+    def start(self: Any, kind: str, spec: Path, result: Path, log: Path) -> int:
+        done.append((kind, spec.parent.name))
+        with log.open("w") as file, contextlib.redirect_stderr(file):
+            return child.main(kind, str(spec), str(result))
+
+    monkeypatch.setattr(pieces.Processes, "__call__", start)
+    return done

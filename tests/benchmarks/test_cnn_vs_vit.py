@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -13,31 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-TINY = [
-    "--data.path", "shapes:60", "--data.num_workers", "0", "--data.eval_limit", "30", "--data.corruption_limit", "12",
-    "--models", "lcnet_035,vit_nano_patch4_32", "--image_size", "16", "--budget.steps", "6", "--budget.batch_size", "8",
-    "--seeds", "0", "--fractions", "0.5,1", "--corruptions", "jpeg,contrast", "--device", "cpu",
-    "--speed_batch", "2", "--speed_rounds", "1",
-]  # fmt: skip
-
-
-@pytest.fixture
-def here(load: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Every piece is done in this process; the list tells which ones were."""
-    pieces, child = load("comparison.pieces"), load("comparison.child")
-    done: list[tuple[str, str]] = []
-
-    def start(self: Any, kind: str, spec: Path, result: Path, log: Path) -> int:
-        done.append((kind, spec.parent.name))
-        with log.open("w") as file, contextlib.redirect_stderr(file):
-            return child.main(kind, str(spec), str(result))
-
-    monkeypatch.setattr(pieces.Processes, "__call__", start)
-    return done
-
-
-def run(load: Any, out: Path, *more: str) -> int:
-    return load("cnn_vs_vit").main([*TINY, "--out", str(out), *more])
+from tests.benchmarks.tiny import TINY, records, run
 
 
 @pytest.mark.long
@@ -202,7 +177,7 @@ def test_calibration_error_is_its_definition(load: Any) -> None:
 
 
 def test_pareto_front(load: Any) -> None:
-    front = load("comparison.summary").pareto_front
+    front = load("comparison.pareto").pareto_front
     points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.5), (2.0, 0.7), (4.0, 0.9), (5.0, 0.2)]
     assert front(points) == [1, 3, 0]
 
@@ -294,7 +269,7 @@ def test_pairs_are_compared_over_seeds_and_networks_are_ranked(load: Any, tmp_pa
             label = np.zeros(500, int)
             found = answers.Answers(np.arange(500), label, (~right).astype(int), np.ones(500))
             found.write(tmp_path / "pieces" / f"{key}.parquet")
-    same, first, second = significance.compare_pairs(tmp_path, entries, rows)
+    same, first, second = significance.compare_pairs(significance.right_answers(tmp_path, entries, rows), entries)
     assert same.verdict.startswith("no difference seen; n = 3 would show")
     assert (first.verdict, second.verdict) == ("net0 is better", "net1 is better")
     assert first.adjusted >= first.difference.p
@@ -307,7 +282,7 @@ def test_pairs_are_compared_over_seeds_and_networks_are_ranked(load: Any, tmp_pa
     other = answers.Answers(np.arange(1, 501), label, label, np.ones(500))
     other.write(tmp_path / "pieces" / f"{key}.parquet")
     with pytest.raises(ValueError, match="other images than the rest"):
-        significance.compare_pairs(tmp_path, entries, rows)
+        significance.compare_pairs(significance.right_answers(tmp_path, entries, rows), entries)
 
 
 def test_one_seed_is_never_called_a_difference(load: Any) -> None:
@@ -316,10 +291,6 @@ def test_one_seed_is_never_called_a_difference(load: Any) -> None:
     verdict = load("comparison.significance").verdict
     difference = paired_difference(np.ones(100, bool), np.zeros(100, bool))
     assert verdict("a", "b", difference, 0.0) == "one seed: what another training would give is not known"
-
-
-def records(out: Path, kind: str) -> list[dict[str, Any]]:
-    return [r for r in json.loads((out / "results.json").read_text())["rows"] if r["kind"] == kind]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lamb"])

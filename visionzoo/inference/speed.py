@@ -24,6 +24,8 @@ Precision = Literal["fp32", "bf16", "bf16-mixed"]
 
 #: Share of the free memory that a batch has to leave free.
 HEADROOM = 0.15
+#: Counters of energy are read by the thousandth of a second: as many rounds as take so many seconds are counted.
+ENERGY_SECONDS = 1.0
 #: How often a process looks at its own memory, in seconds.
 WATCH = 0.02
 
@@ -59,6 +61,8 @@ class Speed:
     before: int  #: bytes of it that the process had held before there was a model
     budget: int  #: bytes that it may take, so that :data:`HEADROOM` of what was free stays free
     latency: tuple[float, float] | None  #: seconds of one image, p50 and p95
+    singles: tuple[float, ...] = ()  #: seconds of each timed image, of which the latency is
+    joules: float | None = None  #: of a batch; None where nobody counted
 
 
 class OutOfMemory(MemoryError):
@@ -93,11 +97,12 @@ def _with_ours() -> str:
 # ---- in the process -------------------------------------------------------------------------------------------------
 
 
-def run_here(case: Case, *, bounded: bool = False) -> Speed:
+def run_here(case: Case, *, bounded: bool = False, meter: Callable[[], float] | None = None) -> Speed:
     """Run a case in this process, which must do nothing else if its memory is to mean something.
 
     Args:
         bounded: the process is ended when it takes more than the budget. It then has to be one of its own.
+        meter: says the joules so far; None counts none.
 
     Raises:
         OutOfMemory: if memory runs out, or the budget of a bounded process.
@@ -122,6 +127,7 @@ def run_here(case: Case, *, bounded: bool = False) -> Speed:
         model, size = _network(case)
         run, single = _steps(case, model.to(device), size, device)
         walls, cpus = _times(run, 3, case.rounds, device)
+        joules = None if meter is None else _joules(run, meter, device)
         # one image last: the peak is that of the batch either way
         alone = _times(single, 3, max(20, 4 * case.rounds), device)[0] if case.latency else []
     except (RuntimeError, MemoryError) as error:
@@ -142,6 +148,8 @@ def run_here(case: Case, *, bounded: bool = False) -> Speed:
         before=before,
         budget=budget,
         latency=(statistics.median(alone), statistics.quantiles(alone, n=20)[-1]) if alone else None,
+        singles=tuple(alone),
+        joules=joules,
     )
 
 
@@ -212,6 +220,15 @@ def _times(run: Callable[[], object], warmup: int, rounds: int, device: Any) -> 
             walls.append(time.perf_counter() - wall)
             cpus.append(time.process_time() - cpu)
     return walls, cpus
+
+
+def _joules(run: Callable[[], object], meter: Callable[[], float], device: Any) -> float:
+    """Of one round, over :data:`ENERGY_SECONDS`."""
+    rounds, start, before = 0, time.perf_counter(), meter()
+    while rounds == 0 or time.perf_counter() - start < ENERGY_SECONDS:
+        _times(run, 0, 1, device)
+        rounds += 1
+    return (meter() - before) / rounds
 
 
 def _quartiles(times: list[float]) -> tuple[float, float, float]:

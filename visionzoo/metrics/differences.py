@@ -61,7 +61,7 @@ def paired_difference(
     patterns, counts = np.unique(np.concatenate([a, b]).T, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(n, counts / n, size=resamples) / n  # (resamples, P)
-    of_a, of_b = _weights(rng, len(a), resamples), _weights(rng, len(b), resamples)
+    of_a, of_b = seed_shares(rng, len(a), resamples), seed_shares(rng, len(b), resamples)
     each = of_a @ patterns[:, : len(a)].T - of_b @ patterns[:, len(a) :].T  # (resamples, P)
     error = float((drawn * each).sum(1).std(ddof=1))
     value = float(a.mean() - b.mean())
@@ -74,8 +74,12 @@ def paired_difference(
     return Difference(value, value - half, value + half, p, resolvable, (len(a), len(b)))
 
 
-def _weights(rng: np.random.Generator, seeds: int, resamples: int) -> np.ndarray:
-    """(resamples, S) share of each training in a mean over trainings drawn with replacement."""
+def seed_shares(rng: np.random.Generator, seeds: int, resamples: int) -> np.ndarray:
+    """(resamples, S) share of each training in a mean over trainings drawn with replacement, their spread enlarged by
+    S / (S - 1).
+
+    The mean of one training is always that training.
+    """
     if seeds == 1:
         return np.ones((resamples, 1))
     drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
