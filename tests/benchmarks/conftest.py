@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import visionzoo.backbones  # noqa: F401 - so that the product's own networks are known before any test
 from visionzoo import registry
 from visionzoo.registry import BackboneSpec
 
