@@ -51,8 +51,8 @@ def create_sam(
         text_dim: width of text embeddings, for a model that also takes text prompts; None for none, as Meta's.
         decoder_dim: width of neck, prompts and mask decoder, a multiple of 16. Meta's have 256; 64 or 128 train several
             times faster on a CPU.
-        conv_stem: whether a few convolutions read the pixels beside the backbone, for edges that its patches blur; of
-            backbones that get a neck.
+        conv_stem: whether a few convolutions read the pixels beside the backbone, for edges that its patches may blur;
+            of backbones that get a neck. That it helps has not been shown yet.
         drop_path: stochastic-depth rate of the encoder's last block.
         ambiguous: whether one click may mean several things (a shirt, or its wearer), so that it has three answers.
             False where it means one, as with cells: training and ``visionzoo masks`` then use the one answer that
