@@ -21,9 +21,8 @@ class FrontRow:
     """One network by one recipe, trained on the most images: its place among the others."""
 
     score: Score
-    latency: (
-        tuple[float, float, float] | None
-    )  #: milliseconds of one image: low quartile, median, high; None: not there
+    #: Milliseconds of one image: low quartile, median, high; None where none was timed.
+    latency: tuple[float, float, float] | None
     minutes: float
     by_latency: float | None  #: share of draws in which it is on the front; None where that is not known
     by_minutes: float | None

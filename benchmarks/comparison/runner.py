@@ -142,9 +142,8 @@ class Comparison:
             "channels_last": options.memory_format == "channels_last",
             "device": self.plan.device,
         }
-        whole = fraction == max(
-            self.plan.fractions.get(column, [1.0])
-        )  # robustness is that of the model with most images
+        # robustness is that of the model with most images
+        whole = fraction == max(self.plan.fractions.get(column, [1.0]))
         evaluation = {
             "limit": options.data.eval_limit,
             "corruptions": self.plan.corruptions if whole else [],
