@@ -31,7 +31,7 @@ from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
 from visionzoo.tasks.contract import check_data, check_task
 from visionzoo.tasks.engine.assemble import guards, run_files
-from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
+from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints, read_options
 from visionzoo.tasks.engine.disk import what_is_lost
 from visionzoo.tasks.engine.finish import held_out_scores, make_up
 from visionzoo.tasks.engine.fsdp import FullySharded
@@ -44,7 +44,7 @@ from visionzoo.tasks.engine.ranks import RankDiedError
 from visionzoo.tasks.engine.results import Results, draw_report
 from visionzoo.tasks.engine.stopping import Stopping
 from visionzoo.tasks.lightning_private import leave_signals_alone
-from visionzoo.tasks.options import plain
+from visionzoo.tasks.options import plain, without_starts
 from visionzoo.terminal import say, shell_quoted
 
 #: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
@@ -69,6 +69,7 @@ class TrainCLI(LightningCLI):
         for option in ("run_dir", "ckpt_path"):
             rest, values = take_option(rest, option)
             self._paths[option] = values[-1] if values else None
+        self._asked: Any = None  #: the options as they are written down, where others build the task
         self._folder: RunFolder | None = None
         self._lock: FolderLock | None = None
         self._made: list[Path] = []  # folders that are new, innermost first
@@ -171,6 +172,19 @@ class TrainCLI(LightningCLI):
             size, self._measured = find_batch_size(self.task_name, self._config_text(), typed())
         self.config[self._only]["data"]["batch_size"] = size
 
+    def instantiate_classes(self) -> None:
+        """A run that goes on has its weights: it is built without those that it began with, which may be gone."""
+        path = self._get(self.config, "ckpt_path")
+        model = self._get(self.config, "model")
+        other = without_starts(model.as_dict(), *read_options(path)) if path else {}
+        if other:
+            self._asked = self.config.clone()
+            for name, value in other.items():
+                model[name] = value
+        super().instantiate_classes()
+        for name in other:  # a checkpoint keeps what the run was given
+            self.model.hparams[name] = plain(self._asked[self._only]["model"][name])
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with run folder, loggers and callbacks, once task and data are known to be whole."""
         check_task(self.model)
@@ -260,7 +274,7 @@ class TrainCLI(LightningCLI):
         ]
 
     def _config_text(self) -> str:
-        config = self.config[self._only].clone()
+        config = (self._asked or self.config)[self._only].clone()
         for key in NOT_IN_CONFIG:
             config.pop(key, None)
         config["import"] = remembered()
@@ -284,9 +298,10 @@ class TrainCLI(LightningCLI):
         """Say what was loaded and measured; score what is there before training where the task wants it."""
         if self._measured:
             self._say(self._measured)
-        if self.model.opening_line:
+        goes_on = self._get(self.config, "ckpt_path")
+        if self.model.opening_line and not goes_on:
             self._say(self.model.opening_line)
-        if self.model.score_before and not self._get(self.config, "ckpt_path"):
+        if self.model.score_before and not goes_on:
             scores = held_out_scores(self.trainer, self.model, self.datamodule)
             self.model.before = {name.removeprefix("val/"): value for name, value in scores.items()}
         self._say(f"{summarize_parameters(self.model.model)}; run folder {self._path()}")

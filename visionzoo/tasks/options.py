@@ -30,6 +30,20 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def without_starts(given: Mapping[str, Any], then: Mapping[str, Any], built: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that differ where a run that goes on is built without what it began with, which may be gone.
+
+    Args:
+        given: the options at hand.
+        then: those of the run, as given.
+        built: the same with what they came to; empty where options alone cannot say the network.
+    """
+    found = {k: v for k, v in built.items() if k in STARTS and k in given and v != given[k] == then.get(k)}
+    if found:  # then nothing else says what the weights brought along, such as the backbone
+        found |= {k: v for k, v in built.items() if v is not None and k in given and given[k] is None}
+    return found
+
+
 def settled_changes(
     then: Mapping[str, Any], built: Mapping[str, Any], now: Mapping[str, Any], settled: Iterable[str]
 ) -> list[str]:

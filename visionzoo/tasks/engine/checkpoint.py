@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -48,9 +50,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise ValueError(f"{path} is only read with weights_only=True; a checkpoint must hold no objects")
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no checkpoint {path}")
-        from pickle import UnpicklingError
-        from zipfile import BadZipFile
-
         try:
             if (why := unpacks_to_too_much(Path(path))) is not None:
                 raise ValueError(f"{path} was not loaded: {why}")
@@ -59,6 +58,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise ValueError(f"{path} holds objects, which could run code, and is not loaded") from error
         except (RuntimeError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path} is no whole checkpoint: {str(error).splitlines()[0]}") from error
+
+
+def read_options(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a task in its checkpoint, as they were given and as they rebuild it; empty ones of a file that
+    cannot be read, which whoever loads it will say.
+
+    Reads no weights.
+    """
+    try:
+        if unpacks_to_too_much(Path(path)) is not None:
+            return {}, {}
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return stored["options"], stored[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY]
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, BadZipFile, UnpicklingError):
+        return {}, {}
 
 
 def _torch_save(checkpoint: dict[str, Any], path: Path) -> None:

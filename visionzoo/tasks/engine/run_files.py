@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from visionzoo.files import remove_leftovers, write_text
 from visionzoo.runs import RunFolder, amend_record, describe_run, write_record
-from visionzoo.runs.lineage import lineage_of
+from visionzoo.runs.lineage import Ancestor, lineage_of, lineage_of_run
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.disk import disk_may_fail
 from visionzoo.tasks.engine.loggers import Events, MetricsFile
@@ -49,7 +49,7 @@ class RunFiles(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write configuration and record, and drop metrics of steps that are done again."""
-        self._write(trainer, [asdict(ancestor) for ancestor in lineage_of(started_from(pl_module))])
+        self._write(trainer, [asdict(ancestor) for ancestor in self._ancestors(trainer, pl_module)])
         self._since = time.monotonic()
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
@@ -57,6 +57,12 @@ class RunFiles(Callback):
                     logger.forget_after(trainer.global_step)
             elif isinstance(logger, Events):
                 logger.open()
+
+    def _ancestors(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[Ancestor]:
+        """What the run began with; of one that goes on, as it said then, since that may be gone."""
+        assert self.folder is not None
+        known = lineage_of_run(self.folder) if trainer.ckpt_path else None
+        return lineage_of(started_from(pl_module)) if known is None else known
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down how long it took."""
