@@ -50,7 +50,7 @@ def one(job: tuple[str, int, dict[str, Any]]) -> tuple[str, int, float, float]:
     torch.set_num_threads(options["threads"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = DataFacts(images=options["images"], classes=10, pixels=224)
-    precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    precision = options["precision"] or ("bf16-mixed" if device.type == "cuda" else "32-true")
     made = recipe("full", facts, options["epochs"], precision=precision, workers=options["workers"])
     model, data = PARTS[name]
     size = model.get("image_size", options["image_size"])
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", help="as a trainer takes it; bf16-mixed on a GPU and 32-true elsewhere if left out")
     parser.add_argument("--parts", nargs="*", default=list(PARTS))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
