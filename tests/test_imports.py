@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "visionzoo"
 
 #: A module imports from its own package and from rows above its own. (The table has registry and pool in one row.)
 ROWS = (
-    ("limits", "plain", "terminal", "contract", "plugins"),
+    ("limits", "plain", "terminal", "contract", "plugins", "processors"),
     ("types", "files", "text", "macs", "signals"),
     ("facts", "embedded"),
     ("layers",),

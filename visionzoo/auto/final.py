@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
+from visionzoo.auto.recipes import reading_processes
 from visionzoo.data.classify import ClassifyData
 from visionzoo.metrics.calibration import calibration_error
 from visionzoo.models.bundle import read_config
@@ -41,7 +42,7 @@ def final_look(
     """
     quiet_lightning()
     options = {**data_options, "seed": seed}
-    data = ClassifyData(**options, batch_size=batch)
+    data = ClassifyData(**options, batch_size=batch, num_workers=reading_processes())
     task = ClassifyTask(num_classes=data.num_classes, classes=data.classes, weights=str(folder.path))
     trainer = Trainer(
         accelerator={"cuda": "gpu", "cpu": "cpu", "mps": "mps"}[device.type],

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from visionzoo.processors import usable_cores
+
 Method = Literal["lora", "full", "scratch"]
 
 #: What training costs of an image, in forward passes: backward through activations, and through weights as well.
@@ -65,6 +67,11 @@ def wanted_epochs(method: Method, images: int) -> int:
 def batch_size(images: int) -> int:
     """Images in a step: 32, fewer where an epoch would have fewer than four steps."""
     return max(2, min(32, images // 4))
+
+
+def reading_processes() -> int:
+    """Processes that read images: the cores but one, at least one and at most four."""
+    return max(1, min(4, usable_cores() - 1))
 
 
 def recipe(method: Method, facts: DataFacts, epochs: int, *, precision: str, workers: int) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from visionzoo.auto.recipes import (
     Recipe,
     affordable_epochs,
     minutes,
+    reading_processes,
     recipe,
     wanted_epochs,
 )
@@ -151,7 +151,7 @@ class Tries:
                     needs = minutes(method, LEAST_EPOCHS[method], len(kept), len(held), speed)
                     session.add(Trial(name=method, note=f"left out: it needs {in_words(needs)} at least"))
                     return None, None
-                made = recipe(method, self.facts, epochs, precision=session.precision, workers=_workers())
+                made = recipe(method, self.facts, epochs, precision=session.precision, workers=reading_processes())
             try:
                 outcome = self._train(made, folder, {"dev_fraction": dev_fraction(len(session.train))}, best, patient)
             except TooSlowError as slow:  # planned anew, with the speed that was seen
@@ -258,8 +258,3 @@ class Tries:
             if source.is_file():
                 with atomic_path(self.folder.path / file) as temporary:
                     shutil.copyfile(source, temporary)
-
-
-def _workers() -> int:
-    """Processes that read images: the cores but one, at most four."""
-    return max(1, min(4, (os.cpu_count() or 2) - 1))

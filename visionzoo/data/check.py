@@ -25,6 +25,7 @@ from visionzoo.data.sources.captions import CaptionSource
 from visionzoo.data.sources.objects import ObjectSource, check_size
 from visionzoo.data.sources.open import kind_of, open_data
 from visionzoo.data.sources.reading import CaptionReading, Kind, LabelReading
+from visionzoo.processors import usable_cores
 from visionzoo.terminal import visible_name
 
 #: What each kind of data is called in a report.
@@ -196,7 +197,7 @@ def check_splits(
     named = dict(splits.items())
     seen = {name: _SplitFacts() for name in named}
     same: dict[bytes, list[tuple[str, int]]] = {}
-    threads = num_threads or min(os.cpu_count() or 1, 8)
+    threads = num_threads or min(usable_cores(), 8)
     for name, i, content, facts, objects in _progress(
         _read_all(named, threads), sum(map(len, named.values())), progress
     ):

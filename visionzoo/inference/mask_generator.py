@@ -6,7 +6,6 @@ Legend: P points, N masks of one chunk, (h, w) low-resolution masks, (height, wi
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from visionzoo.inference.sam_predictor import SamImage, SamPredictor, prompts_at
 from visionzoo.inference.sam_transform import resize_coords
 from visionzoo.models.sam.model import Sam
 from visionzoo.models.sam.prompts import Prompts
+from visionzoo.processors import usable_cores
 
 T = TypeVar("T")
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
@@ -354,7 +354,7 @@ def _box_xyxy_to_xywh(box: tuple[int, int, int, int]) -> list[int]:
 
 
 def _threads() -> int:
-    return min(torch.get_num_threads(), os.cpu_count() or 1)
+    return min(torch.get_num_threads(), usable_cores())
 
 
 def need_pycocotools(what: str) -> None:

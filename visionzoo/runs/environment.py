@@ -14,6 +14,7 @@ import torch
 import visionzoo
 from visionzoo.cache import cache_folder
 from visionzoo.plugins import installed_packages
+from visionzoo.processors import usable_cores
 from visionzoo.runs.memory import free_bytes
 from visionzoo.runs.record import git_state
 
@@ -48,12 +49,11 @@ def _processor() -> dict[str, Any]:
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     known = set(flags[1].split()) if flags else set()
-    may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "name": name[1] if name else platform.processor() or platform.machine(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "cpus_allowed": may_use,
+        "cpus_allowed": usable_cores(),
         "threads": torch.get_num_threads(),
         "features": [feature for feature in FEATURES if feature in known],
         "kernels": torch.backends.cpu.get_cpu_capability(),
