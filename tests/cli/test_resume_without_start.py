@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from visionzoo.cli import train as cli
 
@@ -58,6 +59,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ssl", "weights", "ssl", ("watch_every_n_steps",)),
         ("clip", "image_weights", "mae", tuple(CLIP)),
         ("clip", "weights", "clip", ()),
+        ("clip", "weights", "clip", ("wise_ft",)),
         ("segment", "backbone_weights", "ssl", (*SEGMENT, "encoder")),
         ("segment", "weights", "segment", ("encoder", "clicks", "mask_rounds")),
     ],
@@ -69,7 +71,7 @@ def test_a_run_goes_on_without_what_it_began_with(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sources / source, "source")
     shutil.copytree(sources / source, "another")
-    model = {option: "source"} | {k: TASKS[task][0][k] for k in kept}
+    model = {option: "source"} | {k: {**TASKS[task][0], "wise_ft": 0.5}[k] for k in kept}
     assert fit(task, "whole", {**model, "min_lr": 5e-4}) == 0
     assert fit(task, "cut", {**model, "min_lr": 5e-4}, "--trainer.max_steps", "2") == 0
     shutil.rmtree("source")
@@ -91,3 +93,20 @@ def test_a_run_goes_on_without_what_it_began_with(
     assert cut["options"][option] == "source"
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(tensor, cut["state_dict"][name]), name
+    if "wise_ft" in kept:
+        best = torch.load("cut/best.ckpt", weights_only=True)["state_dict"]
+        start, exported = (load_file(f"{run}/model.safetensors") for run in ("another", "cut"))
+        for name, tensor in exported.items():
+            torch.testing.assert_close(tensor, 0.5 * start[name] + 0.5 * best[f"model.{name}"], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.long
+def test_wise_ft_cannot_begin_in_the_middle_of_a_run(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fit("clip", "cut", {"weights": str(sources / "clip")}, "--trainer.max_steps", "2") == 0
+    before = Path("cut/last.ckpt").read_bytes()
+    assert cli.run(["clip", "fit", "--resume", "cut", "--model.wise_ft", "0.5"]) == 2
+    assert "wise_ft=0.5: the run began without it" in capsys.readouterr().err
+    assert Path("cut/last.ckpt").read_bytes() == before

@@ -294,7 +294,6 @@ def test_a_broken_temperature_is_said(micro_batch: int, tmp_path: Path) -> None:
     ("options", "text"),
     [
         ({"wise_ft": 0.0}, r"wise_ft=0\.0"),
-        ({"wise_ft": 0.5}, r"wise_ft=0\.5.*model\.weights"),
         ({"micro_batch": -1}, "micro_batch=-1"),
         ({"layer_decay": 0.7}, r"layer_decay=0\.7"),
         ({"weights": "a", "image_weights": "b"}, "weights or image_weights, not both"),
@@ -316,6 +315,11 @@ def test_a_clip_of_another_backbone_is_refused(clip_run: Path, mae_run: Path) ->
         task(weights=str(clip_run), backbone="swin_nano_patch2_window4_32")
     with pytest.raises(ValueError, match=r"wise_ft=0\.5 mixes with the CLIP"):
         task(weights=str(mae_run), wise_ft=0.5)
+
+
+def test_wise_ft_from_random_weights_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"wise_ft=0\.5.*model\.weights"):
+        fit(task(wise_ft=0.5), tmp_path)
 
 
 @pytest.fixture

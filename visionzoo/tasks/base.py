@@ -103,7 +103,7 @@ class VisionTask(TaskInterface):
     ) -> Self:
         """The task of a checkpoint, which holds its options; Lightning's arguments, but no object is unpickled.
 
-        Where options alone cannot say the network (``wise_ft``, a CLIP of another vocabulary), the weights it started
+        Where options alone cannot say the network (a CLIP of another vocabulary), the weights it started
         from are read again. With averaged weights (``ema_decay``) it holds the average.
         """
         return super().load_from_checkpoint(

@@ -121,10 +121,8 @@ class ClipTask(VisionTask):
         if not 0 < wise_ft <= 1:
             raise ValueError(f"wise_ft={wise_ft} must be above 0 and at most 1; 1 exports the trained weights")
         started = run_config(weights)
-        if wise_ft < 1 and (weights is None or (started is not None and started.task != "clip")):
-            raise ValueError(
-                f"wise_ft={wise_ft} mixes with the CLIP that training starts from; name it by model.weights"
-            )
+        if wise_ft < 1 and started is not None and started.task != "clip":
+            raise ValueError(_no_start(wise_ft))
         if choose_by not in ("recall", "accuracy"):
             raise ValueError(f"choose_by={choose_by!r} is unknown; use recall or accuracy")
         if choose_by == "accuracy" and not zero_shot_classes:
@@ -147,8 +145,10 @@ class ClipTask(VisionTask):
             "patch_dropout": patch_dropout, "drop_path": drop_path,
         }  # fmt: skip
         model, self.opening_line = _build(name, backbone, weights, image_weights, options)
-        self.built = _rebuilding(model) if wise_ft == 1 else {}
-        self.start = {k: v.clone() for k, v in model.state_dict().items()} if wise_ft < 1 else None
+        self.built = _rebuilding(model)
+        self.start: dict[str, Tensor] | None = None  #: what the trained weights are mixed with
+        if wise_ft < 1 and weights is not None:
+            self.start = {k: v.clone() for k, v in model.state_dict().items()}
         #: What the locked backbone makes of images that stay as they are.
         self.frozen: FrozenFeatures | None = None
         if lock_image:
@@ -177,6 +177,12 @@ class ClipTask(VisionTask):
     def setup(self, stage: str) -> None:
         if self.frozen is not None:
             self.frozen.forget()  # weights may come from a checkpoint after this
+
+    def on_fit_start(self) -> None:
+        """Raises ValueError for a ``wise_ft`` that has nothing to mix with; a checkpoint has been loaded by now."""
+        super().on_fit_start()
+        if self.wise_ft < 1 and self.start is None:
+            raise ValueError(_no_start(self.wise_ft))
 
     def _pooled(self, images: Tensor) -> list[Tensor]:
         return [self.model.visual.pooled(self.normalize(images))]
@@ -392,14 +398,21 @@ class ClipTask(VisionTask):
         return ", ".join(parts)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also the scores before training."""
+        """Also the scores before training, and what ``wise_ft`` mixes with, which may be gone when the run goes on."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["before"] = dict(self.before)
+        checkpoint["before"], checkpoint["start"] = dict(self.before), self.start
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also the scores before training."""
+        """Also the scores before training, and what ``wise_ft`` mixes with. Raises ValueError without it."""
         super().on_load_checkpoint(checkpoint)
         self.before = checkpoint.get("before", {})
+        if self.wise_ft < 1:
+            self.start = checkpoint.get("start")
+            if self.start is None:
+                raise ValueError(
+                    f"wise_ft={self.wise_ft}: the run began without it, and has not kept what it began with; resume "
+                    "without it"
+                )
 
     def export_model(self) -> tuple[nn.Module, ModelConfig]:
         """The CLIP, interpolated with what it started from under ``wise_ft``."""
@@ -441,6 +454,10 @@ def _build(
     trunk = model.visual.trunk
     report = load_weights(trunk, source)
     return model, describe_handover(report, trunk)
+
+
+def _no_start(wise_ft: float) -> str:
+    return f"wise_ft={wise_ft} mixes with the CLIP that training starts from; name it by model.weights"
 
 
 def _rebuilding(model: Clip) -> dict[str, Any]:
