@@ -98,6 +98,8 @@ class CompactViT(TimmViT):
 
     def __init__(self, img_size: int | tuple[int, int] = PIXELS, dynamic_img_pad: bool = False, **options: Any) -> None:  # noqa: ARG002
         super().__init__(img_size=img_size, embed_layer=ConvTokenizer, class_token=False, global_pool="avg", **options)
+        for block in self.blocks:
+            block.attn.fused_attn = False  # in bf16 a CPU's fused backward takes as long as all the rest
 
 
 @register_model
