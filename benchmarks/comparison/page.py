@@ -14,7 +14,7 @@ from comparison.models import Entry
 from comparison.options import PRETRAINED
 from comparison.significance import ALPHA, Pair
 from comparison.summary import Score, Summary
-from comparison.tables import Table, percent
+from comparison.table import Table, percent
 from visionzoo.report.shell import as_inline_json
 
 STYLE = """
