@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from comparison.models import Entry
+from comparison.options import Plan
 from comparison.pareto import DRAWS, FrontRow
 from comparison.reach import Reach
-from comparison.summary import Spread, Summary
-from comparison.table import Table, numbers, percent
+from comparison.summary import Files, Spread, Summary
+from comparison.table import Table, change, numbers, percent
 
 GIB = 2**30
+#: What is told of an exported file.
+FILE = ("MB", "p50 ms", "p95 ms", "images/s", "top-1 %")
 
 
 def cost(summary: Summary, entries: Sequence[Entry]) -> Table:
@@ -58,6 +61,39 @@ def _joules(result: dict[str, Any] | None) -> str:
 
 def _cell(result: dict[str, Any] | None, text: Any) -> str:
     return "-" if result is None else text(result)
+
+
+def exported(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
+    """The ONNX files of each network by each recipe."""
+    header = ["model", "kind", "recipe"]
+    for precision in plan.exported:
+        header += [f"{precision}: {what}" for what in (*FILE, *_beside(precision))]
+    rows = []
+    for entry in entries:
+        for recipe in plan.recipes:
+            score = summary.score(entry, recipe)
+            if score is not None:
+                cells = [cell for precision in plan.exported for cell in _file(score.files.get(precision), precision)]
+                rows.append([entry.label, entry.kind, recipe, *cells])
+    note = (
+        "Weights of the trainings on the most images as ONNX files, proved by the product, run by ONNX Runtime on the "
+        "processor after the training: mean ± standard deviation over seeds. p50 and p95 are of one image. int8 is "
+        "calibrated on training images. A dash: not exported, see the problems."
+    )
+    return Table("Exported", note, header, rows)
+
+
+def _beside(precision: str) -> tuple[str, ...]:
+    """Columns of a file that may answer otherwise than PyTorch does; the proof of fp32 says that it does not."""
+    return () if precision == "fp32" else ("less PyTorch, points", "PyTorch's answer %")
+
+
+def _file(files: Files | None, precision: str) -> list[str]:
+    if files is None:
+        return ["-"] * (len(FILE) + len(_beside(precision)))
+    cells = [numbers(files.megabytes, 2), numbers(files.p50, 2), numbers(files.p95, 2)]
+    cells += [numbers(files.images_per_second, 0), percent(files.accuracy)]
+    return cells + ([change(files.change), percent(files.same)] if _beside(precision) else [])
 
 
 def front(rows: Sequence[FrontRow]) -> Table:

@@ -13,7 +13,7 @@ from typing import Any
 from comparison.models import Entry
 from comparison.options import PRETRAINED
 from comparison.significance import ALPHA, Pair
-from comparison.summary import Score, Summary
+from comparison.summary import MB, Score, Summary
 from comparison.table import Table, percent
 from visionzoo.report.shell import as_inline_json
 
@@ -37,7 +37,6 @@ td.cnn { color: #b84f12; } td.vit { color: #2f6db5; } td.hybrid { color: #2c7a3f
 """
 COLOURS = {"CNN": "#d9641e", "ViT": "#2f6db5", "hybrid": "#3d8b4f"}
 SCRIPT = Path(__file__).with_name("page.js")
-MB = 1e6
 #: Of a plot, in its own units.
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 360, 56, 40
 
@@ -59,7 +58,11 @@ def html(
     if problems:
         parts += ["<h2>Problems</h2>", _list(problems, "problems")]
     if runs:
-        parts += [_chooser(classes), "<h2>Accuracy against latency</h2>", _plot(summary.scores, runs)]
+        parts += [
+            _chooser(classes, files=any(run["files"] for run in runs)),
+            "<h2>Accuracy against latency</h2>",
+            _plot(summary.scores, runs),
+        ]
     for caption, path in pictures.items():
         data = base64.b64encode(path.read_bytes()).decode()
         drawn = base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()
@@ -92,6 +95,8 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
     ]
     latency = None if speed.inference is None else speed.inference["latency_ms"]["p50"]
     size = score.entry.params * 4 / MB
+    most = summary.score(score.entry, score.recipe) or score  # of whose weights there are files
+    files = {precision: found.megabytes.mean for precision, found in most.files.items()}
     facts = [
         ("kind", score.entry.kind),
         ("recipe", score.recipe),
@@ -102,6 +107,7 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
         ("training", f"{score.minutes:.1f} min"),
         ("latency p50", "-" if latency is None else f"{latency:.2f} ms"),
         ("weights", f"{size:.1f} MB in float32"),
+        *((f"ONNX {precision}", f"{megabytes:.2f} MB") for precision, megabytes in files.items()),
     ]
     return {
         "key": _key(score.entry, *same),
@@ -110,16 +116,21 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
         "accuracy": score.accuracy.mean,
         "ms": latency,
         "mb": size,
+        "files": files,
         "alike": alike,
         "facts": facts,
     }
 
 
-def _chooser(classes: int) -> str:
+def _chooser(classes: int, *, files: bool) -> str:
     fields = (("images", "training images"), ("classes", f"classes (here {classes})"), ("ms", "milliseconds an image"))
     inputs = "".join(
         f'<label>{label}<input name="{name}" type="number" min="0" step="any"></label>'
-        for name, label in (*fields, ("mb", "megabytes of weights"))
+        for name, label in (
+            *fields,
+            ("mb", "megabytes of weights"),
+            *([("file", "megabytes of an ONNX file")] if files else []),
+        )
     )
     return (
         f'<h2>Which should I take?</h2>\n<form id="choose">{inputs}</form>\n'

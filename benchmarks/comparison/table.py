@@ -36,6 +36,12 @@ def points(seen: Difference) -> str:
     return f"{100 * seen.value:+.1f} ({100 * seen.low:+.1f} to {100 * seen.high:+.1f})"
 
 
+def change(spread: Spread) -> str:
+    """``-0.3 ± 0.1``: mean and standard deviation over seeds of a difference of shares, in points."""
+    text = f"{100 * spread.mean:+.1f}"
+    return text if spread.deviation is None else f"{text} ± {100 * spread.deviation:.1f}"
+
+
 def numbers(spread: Spread, digits: int) -> str:
     """``3.2 ± 0.1``: mean and standard deviation over seeds."""
     text = f"{spread.mean:,.{digits}f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from comparison.cost_tables import cost, front, reached
+from comparison.cost_tables import cost, exported, front, reached
 from comparison.models import Entry
 from comparison.options import PRETRAINED, Plan
 from comparison.pareto import FrontRow
@@ -30,6 +30,8 @@ class Findings:
 def all_tables(summary: Summary, plan: Plan, entries: Sequence[Entry], findings: Findings) -> list[Table]:
     """Those there are results for."""
     found = [accuracy(summary, plan, entries), cost(summary, entries)]
+    if plan.exported:
+        found.append(exported(summary, plan, entries))
     if findings.front:
         found.append(front(findings.front))
     if findings.reached:
