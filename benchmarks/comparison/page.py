@@ -93,6 +93,7 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
         for one, other in ((pair.one, pair.other), (pair.other, pair.one))
         if one == score.entry
     ]
+    quartiles = summary.latency(score.entry)
     latency = None if speed.inference is None else speed.inference["latency_ms"]["p50"]
     size = score.entry.params * 4 / MB
     most = summary.score(score.entry, score.recipe) or score  # of whose weights there are files
@@ -106,6 +107,7 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
         ("ECE %", percent(score.ece)),
         ("training", f"{score.minutes:.1f} min"),
         ("latency p50", "-" if latency is None else f"{latency:.2f} ms"),
+        ("quartiles", "-" if quartiles is None else f"{quartiles[0]:.2f} to {quartiles[2]:.2f} ms"),
         ("weights", f"{size:.1f} MB in float32"),
         *((f"ONNX {precision}", f"{megabytes:.2f} MB") for precision, megabytes in files.items()),
     ]
@@ -115,6 +117,7 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
         "images": score.train_images,
         "accuracy": score.accuracy.mean,
         "ms": latency,
+        "quartiles": quartiles,
         "mb": size,
         "files": files,
         "alike": alike,
@@ -139,13 +142,14 @@ def _chooser(classes: int, *, files: bool) -> str:
 
 
 def _plot(scores: Sequence[Score], runs: Sequence[dict[str, Any]]) -> str:
-    """Points that open their run, with one standard deviation over seeds; those of the most images."""
+    """Points that open their run; bars are one standard deviation over seeds, and the quartiles of the timed images.
+    Those of the most training images."""
     most = max(score.train_images for score in scores)
     shown = [(i, s, r) for i, (s, r) in enumerate(zip(scores, runs, strict=True)) if s.train_images == most]
     shown = [one for one in shown if one[2]["ms"] is not None]
     if not shown:
         return '<p class="note">No latency was measured.</p>'
-    logs = [math.log(run["ms"]) for *_, run in shown]
+    logs = [math.log(ms) for *_, run in shown for ms in (run["ms"], run["quartiles"][0], run["quartiles"][2])]
     low, high = min(logs) - 0.25, max(logs) + 0.25
     values = [score.accuracy for _, score, _ in shown]
     bottom = 100 * min(v.mean - (v.deviation or 0) for v in values) - 3
@@ -175,13 +179,18 @@ def _plot(scores: Sequence[Score], runs: Sequence[dict[str, Any]]) -> str:
         fill = colour if score.recipe == "equal" else "white"
         dashes = ' stroke-dasharray="3 2"' if score.recipe == PRETRAINED else ""
         label = escape(f"{run['name']}: {accuracy:.1f} %, {run['ms']:.2f} ms")
-        parts.append(f'<path d="M{at} {y(accuracy - spread)}V{y(accuracy + spread)}" stroke="{colour}"/>')
+        early, _, late = map(x, run["quartiles"])
+        parts.append(
+            f'<path d="M{at} {y(accuracy - spread)}V{y(accuracy + spread)}M{early} {y(accuracy)}H{late}" '
+            f'stroke="{colour}"/>'
+        )
         parts.append(
             f'<circle cx="{at}" cy="{y(accuracy)}" r="7" fill="{fill}" stroke="{colour}" stroke-width="2"{dashes} '
             f'data-run="{i}" tabindex="0" role="button" aria-label="{label}"/>'
         )
     note = (
         "Orange is a CNN, blue a ViT, green a hybrid; filled is the equal recipe, dashed the same after pretraining. "
+        "Bars are one standard deviation over seeds, and the quartiles of the timed images. "
         "A point tells its run."
     )
     return (

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from comparison.models import Entry
 from comparison.options import PRETRAINED
 
@@ -129,6 +131,14 @@ class Summary:
         if inference is None:
             return []
         return inference["latency_ms"].get("rounds") or [inference["latency_ms"]["p50"]]
+
+    def latency(self, entry: Entry) -> tuple[float, float, float] | None:
+        """Milliseconds of one image: low quartile, median, high; None where none was timed."""
+        times = self.single_images(entry)
+        if not times:
+            return None
+        low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+        return low, middle, high
 
 
 def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]], batch_size: int) -> Summary:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +52,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         entry = models.Entry(name, kind, params, 0.01)
         entries.append(entry)
         speed = {"images_per_second": 1000 / ms, "peak_bytes": 2**30, "latency_ms": {"p50": ms, "p95": 2 * ms}}
+        if name != "big":  # which is as in a record of before
+            speed["latency_ms"]["rounds"] = [0.5 * ms, 0.8 * ms, ms, 1.5 * ms, 4 * ms]
         for job in ("inference", "training"):
             about = {"model": name, "job": job}
             records.append({"kind": "speed", "status": "done", "about": about, "result": speed, "machine": machine})
@@ -134,6 +138,27 @@ def test_a_point_opens_its_run(page: Any) -> None:
     assert page.is_hidden("#run")
     points[0].focus()
     assert page.text_content("#run").startswith("small<b>")
+
+
+def test_bars_of_a_point_are_its_quartiles_and_its_spread(page: Any) -> None:
+    runs = json.loads(page.text_content("#data"))["runs"]
+    points = page.query_selector_all("#latency [data-run]")
+    where = [(float(p.get_attribute("cx")), runs[int(p.get_attribute("data-run"))]) for p in points]
+    (x0, first), (x1, second), (x2, third) = where
+    assert first["quartiles"] == [0.8, 1.0, 1.5]
+    assert third["quartiles"] == [9.0, 9.0, 9.0]  # one number alone
+    assert x0 < x1 < x2
+    scale = (x1 - x0) / math.log(second["ms"] / first["ms"])
+    bars = page.eval_on_selector_all("#latency path", "n => n.map(p => p.getAttribute('d'))")
+    for (at, run), bar in zip(where, bars, strict=True):
+        place, low, high, left, y, right = map(float, re.findall(r"[-\d.]+", bar))
+        assert place == at
+        assert high < y < low
+        assert left == pytest.approx(at + scale * math.log(run["quartiles"][0] / run["ms"]), abs=0.2)
+        assert right == pytest.approx(at + scale * math.log(run["quartiles"][2] / run["ms"]), abs=0.2)
+        assert 56 < left <= at <= right < 640
+    points[0].focus()
+    assert "0.80 to 1.50 ms" in page.text_content("#run")
 
 
 def test_tables_sort_and_filter(page: Any) -> None:
