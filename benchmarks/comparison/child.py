@@ -16,8 +16,8 @@ OUT_OF_MEMORY = "out of memory"
 
 
 def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Do one piece: ``speed``, ``pace`` (the seconds of a step), ``pretrain``, ``train`` (with the evaluation that
-    follows) or ``probe``."""
+    """Do one piece: ``speed``, ``pace`` (the seconds of a step), ``pretrain``, ``train`` (with the evaluation and the
+    export that follow) or ``probe``."""
     if kind == "speed":
         from comparison.speed import measure
 
@@ -45,11 +45,17 @@ def work(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     from comparison.evaluation import evaluate
     from visionzoo.inference.classifier import ImageClassifier
 
-    data = open_data(run.path, run.val_path, seed=run.seed)
+    data = open_data(run.path, run.val_path, train_limit=run.fraction, seed=run.seed)
     assert data.val_source is not None
-    return trained | evaluate(
+    found = trained | evaluate(
         ImageClassifier.load(folder, device=run.device, calibrated=False), data.val_source, **spec["evaluation"]
     )
+    if not spec["export"]["precisions"]:
+        return found
+    from comparison.exporting import export
+
+    assert data.train_source is not None
+    return found | {"exported": export(folder, data.train_source, data.val_source, **spec["export"])}
 
 
 def main(kind: str, spec_file: str, result_file: str) -> int:

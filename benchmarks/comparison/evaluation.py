@@ -20,7 +20,7 @@ from visionzoo.data.images import UnreadableImage
 from visionzoo.data.sources.base import Source
 from visionzoo.data.sources.split import stratified_limit
 from visionzoo.data.transforms import EvalTransform
-from visionzoo.inference.classifier import ImageClassifier
+from visionzoo.inference.classifier import ImageClassifier, ImageLabeller
 from visionzoo.metrics.calibration import calibration_error
 
 CHUNK = 512  #: images held at a time
@@ -41,7 +41,7 @@ def accuracy(probabilities: Tensor, labels: Tensor) -> float:
 class HeldOut:
     """Held-out images at the model's size, as (H, W, 3) uint8, read once."""
 
-    def __init__(self, source: Source, classifier: ImageClassifier, limit: int | None) -> None:
+    def __init__(self, source: Source, classifier: ImageLabeller, limit: int | None) -> None:
         fit = EvalTransform(classifier.preprocess).fit
         self.pixels: list[np.ndarray] = []
         self.index: list[int] = []
@@ -58,7 +58,7 @@ class HeldOut:
             part = zip(self.pixels[start : start + CHUNK], self.index[start : start + CHUNK], strict=True)
             yield [pixels if corrupt is None else corrupt(pixels, i) for pixels, i in part]
 
-    def answers(self, classifier: ImageClassifier, batch: int, corrupt: Corrupter | None = None) -> Tensor:
+    def answers(self, classifier: ImageLabeller, batch: int, corrupt: Corrupter | None = None) -> Tensor:
         """(N, K) probabilities."""
         return torch.cat([classifier.probabilities(part, batch_size=batch) for part in self.chunks(corrupt)])
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from comparison.corruptions import CORRUPTIONS, check_names
 from comparison.recipes import Recipe
+from visionzoo.export.failure import need_export_extra
 
 #: One value, several as a list, or several in one word, with commas.
 Many = str | int | float | list[str] | list[int] | list[float]
@@ -16,6 +17,8 @@ T = TypeVar("T")
 PRETRAINED = "pretrained"
 #: Settings that may join a comparison later, since what is there does not depend on them.
 LATER = ("pretrain.",)
+#: Precisions of ONNX files that can be asked for, in the order of their columns.
+EXPORTED = ("fp32", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,13 @@ class Pretrain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """ONNX files of each training on the most images: their size and speed, and what they answer."""
+
+    precisions: Many | None = None  #: fp32, int8 or both; none for no such columns
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Everything that can be said; see docs/benchmarks.md."""
 
@@ -85,6 +95,7 @@ class Options:
     title: str = "CNN against ViT"
     probe: Probe = field(default_factory=Probe)
     pretrain: Pretrain = field(default_factory=Pretrain)
+    export: Export = field(default_factory=Export)
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,7 @@ class Plan:
     probe_fractions: list[float]  #: empty without a probe
     corruptions: list[str]
     reach: list[float]  #: top-1, 0 to 1; empty where results decide
+    exported: list[str]  #: precisions of ONNX files; empty for none
     device: str
 
     def settings(self) -> dict[str, Any]:
@@ -120,6 +132,9 @@ class Plan:
         values["pretrain"].pop("fractions")
         if PRETRAINED not in self.recipes:
             values.pop("pretrain")
+        values.pop("export")
+        if self.exported:
+            values["export"] = {"precisions": self.exported}
         return {**values, "corruptions": self.corruptions, "device": self.device}
 
 
@@ -195,6 +210,12 @@ def check(options: Options) -> Plan:
     names = many("corruptions", options.corruptions, str)
     names = list(CORRUPTIONS) if names == ["all"] else [] if names == ["none"] else names
     check_names(names)
+    wanted = options.export.precisions
+    precisions = [] if wanted is None else many("export.precisions", wanted, str)
+    if bad_names := [p for p in precisions if p not in EXPORTED]:
+        raise ValueError(f"export.precisions={bad_names[0]} must be {' or '.join(EXPORTED)}, or both with a comma")
+    if precisions:
+        need_export_extra()
     return Plan(
         options,
         models=many("models", options.models, str),
@@ -204,6 +225,7 @@ def check(options: Options) -> Plan:
         probe_fractions=probe_fractions,
         corruptions=names,
         reach=targets,
+        exported=[p for p in EXPORTED if p in precisions],
         device=options.device or _best_device(),
     )
 

@@ -65,15 +65,16 @@
   const form = document.getElementById("choose"), list = document.getElementById("survivors");
   const said = document.getElementById("choice-note");
   if (!form) return;
-  const asked = (name) => (form.elements[name].value === "" ? null : Number(form.elements[name].value));
+  const asked = (name) => (form.elements[name]?.value ? Number(form.elements[name].value) : null);
   const choose = () => {
     const images = asked("images"), classes = asked("classes"), ms = asked("ms"), mb = asked("mb");
+    const file = asked("file");
     const counts = [...new Set(data.runs.map((run) => run.images))].sort((a, b) => a - b);
     const distance = (count) => Math.abs(Math.log(count / images));
     const nearest = images === null || images <= 0 ? counts[counts.length - 1]
       : counts.reduce((best, count) => (distance(count) < distance(best) ? count : best));
     const fits = data.runs.filter((run) => run.images === nearest && (ms === null || (run.ms !== null && run.ms <= ms))
-      && (mb === null || run.mb <= mb)).sort((a, b) => b.accuracy - a.accuracy);
+      && (mb === null || run.mb <= mb) && (file === null || Object.values(run.files).some((size) => size <= file))).sort((a, b) => b.accuracy - a.accuracy);
     const notes = [`Measured with ${nearest.toLocaleString("en")} training images.`];
     if (classes !== null && classes !== data.classes) {
       notes.push(`These were measured on ${data.classes} classes: the order may hold for ${classes}, the numbers do not.`);
@@ -83,7 +84,8 @@
     list.replaceChildren(...fits.map((run, place) => {
       const item = make("li"), best = fits[0];
       item.append(make("strong", run.name), ` ${(100 * run.accuracy).toFixed(1)} %`,
-        run.ms === null ? "" : `, ${run.ms.toFixed(2)} ms`, `, ${run.mb.toFixed(1)} MB`);
+        run.ms === null ? "" : `, ${run.ms.toFixed(2)} ms`, `, ${run.mb.toFixed(1)} MB`,
+        ...Object.entries(run.files).map(([precision, size]) => `, ${size.toFixed(2)} MB as ONNX in ${precision}`));
       if (place && run.alike.includes(best.key)) item.append(make("em", " not told apart from the first"));
       return item;
     }));

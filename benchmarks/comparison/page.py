@@ -13,8 +13,8 @@ from typing import Any
 from comparison.models import Entry
 from comparison.options import PRETRAINED
 from comparison.significance import ALPHA, Pair
-from comparison.summary import Score, Summary
-from comparison.tables import Table, percent
+from comparison.summary import MB, Score, Summary
+from comparison.table import Table, percent
 from visionzoo.report.shell import as_inline_json
 
 STYLE = """
@@ -37,7 +37,6 @@ td.cnn { color: #b84f12; } td.vit { color: #2f6db5; } td.hybrid { color: #2c7a3f
 """
 COLOURS = {"CNN": "#d9641e", "ViT": "#2f6db5", "hybrid": "#3d8b4f"}
 SCRIPT = Path(__file__).with_name("page.js")
-MB = 1e6
 #: Of a plot, in its own units.
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 360, 56, 40
 
@@ -59,7 +58,11 @@ def html(
     if problems:
         parts += ["<h2>Problems</h2>", _list(problems, "problems")]
     if runs:
-        parts += [_chooser(classes), "<h2>Accuracy against latency</h2>", _plot(summary.scores, runs)]
+        parts += [
+            _chooser(classes, files=any(run["files"] for run in runs)),
+            "<h2>Accuracy against latency</h2>",
+            _plot(summary.scores, runs),
+        ]
     for caption, path in pictures.items():
         data = base64.b64encode(path.read_bytes()).decode()
         drawn = base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()
@@ -90,8 +93,11 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
         for one, other in ((pair.one, pair.other), (pair.other, pair.one))
         if one == score.entry
     ]
+    quartiles = summary.latency(score.entry)
     latency = None if speed.inference is None else speed.inference["latency_ms"]["p50"]
     size = score.entry.params * 4 / MB
+    most = summary.score(score.entry, score.recipe) or score  # of whose weights there are files
+    files = {precision: found.megabytes.mean for precision, found in most.files.items()}
     facts = [
         ("kind", score.entry.kind),
         ("recipe", score.recipe),
@@ -101,7 +107,9 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
         ("ECE %", percent(score.ece)),
         ("training", f"{score.minutes:.1f} min"),
         ("latency p50", "-" if latency is None else f"{latency:.2f} ms"),
+        ("quartiles", "-" if quartiles is None else f"{quartiles[0]:.2f} to {quartiles[2]:.2f} ms"),
         ("weights", f"{size:.1f} MB in float32"),
+        *((f"ONNX {precision}", f"{megabytes:.2f} MB") for precision, megabytes in files.items()),
     ]
     return {
         "key": _key(score.entry, *same),
@@ -109,17 +117,23 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
         "images": score.train_images,
         "accuracy": score.accuracy.mean,
         "ms": latency,
+        "quartiles": quartiles,
         "mb": size,
+        "files": files,
         "alike": alike,
         "facts": facts,
     }
 
 
-def _chooser(classes: int) -> str:
+def _chooser(classes: int, *, files: bool) -> str:
     fields = (("images", "training images"), ("classes", f"classes (here {classes})"), ("ms", "milliseconds an image"))
     inputs = "".join(
         f'<label>{label}<input name="{name}" type="number" min="0" step="any"></label>'
-        for name, label in (*fields, ("mb", "megabytes of weights"))
+        for name, label in (
+            *fields,
+            ("mb", "megabytes of weights"),
+            *([("file", "megabytes of an ONNX file")] if files else []),
+        )
     )
     return (
         f'<h2>Which should I take?</h2>\n<form id="choose">{inputs}</form>\n'
@@ -128,13 +142,14 @@ def _chooser(classes: int) -> str:
 
 
 def _plot(scores: Sequence[Score], runs: Sequence[dict[str, Any]]) -> str:
-    """Points that open their run, with one standard deviation over seeds; those of the most images."""
+    """Points that open their run; bars are one standard deviation over seeds, and the quartiles of the timed images.
+    Those of the most training images."""
     most = max(score.train_images for score in scores)
     shown = [(i, s, r) for i, (s, r) in enumerate(zip(scores, runs, strict=True)) if s.train_images == most]
     shown = [one for one in shown if one[2]["ms"] is not None]
     if not shown:
         return '<p class="note">No latency was measured.</p>'
-    logs = [math.log(run["ms"]) for *_, run in shown]
+    logs = [math.log(ms) for *_, run in shown for ms in (run["ms"], run["quartiles"][0], run["quartiles"][2])]
     low, high = min(logs) - 0.25, max(logs) + 0.25
     values = [score.accuracy for _, score, _ in shown]
     bottom = 100 * min(v.mean - (v.deviation or 0) for v in values) - 3
@@ -164,13 +179,18 @@ def _plot(scores: Sequence[Score], runs: Sequence[dict[str, Any]]) -> str:
         fill = colour if score.recipe == "equal" else "white"
         dashes = ' stroke-dasharray="3 2"' if score.recipe == PRETRAINED else ""
         label = escape(f"{run['name']}: {accuracy:.1f} %, {run['ms']:.2f} ms")
-        parts.append(f'<path d="M{at} {y(accuracy - spread)}V{y(accuracy + spread)}" stroke="{colour}"/>')
+        early, _, late = map(x, run["quartiles"])
+        parts.append(
+            f'<path d="M{at} {y(accuracy - spread)}V{y(accuracy + spread)}M{early} {y(accuracy)}H{late}" '
+            f'stroke="{colour}"/>'
+        )
         parts.append(
             f'<circle cx="{at}" cy="{y(accuracy)}" r="7" fill="{fill}" stroke="{colour}" stroke-width="2"{dashes} '
             f'data-run="{i}" tabindex="0" role="button" aria-label="{label}"/>'
         )
     note = (
         "Orange is a CNN, blue a ViT, green a hybrid; filled is the equal recipe, dashed the same after pretraining. "
+        "Bars are one standard deviation over seeds, and the quartiles of the timed images. "
         "A point tells its run."
     )
     return (

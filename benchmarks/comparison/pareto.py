@@ -79,7 +79,7 @@ def fronts(summary: Summary, recipes: Sequence[str], *, draws: int = DRAWS, seed
     by_latency = _share(drawn, [accuracy[i] for i in here]) if known and here else {}
     places = {i: by_latency.get(k) for k, i in enumerate(here)}
     return [
-        FrontRow(score, _quartiles(timed[score.entry]), score.minutes, places.get(i), by_minutes.get(i))
+        FrontRow(score, summary.latency(score.entry), score.minutes, places.get(i), by_minutes.get(i))
         for i, score in enumerate(shown)
     ]
 
@@ -92,10 +92,3 @@ def _medians(rng: np.random.Generator, times: Sequence[float], draws: int) -> np
 def _share(costs: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> dict[int, float]:
     """Of P times (R,), by position."""
     return dict(enumerate(on_front(np.stack(costs, 1), np.stack(values, 1)).mean(0).tolist()))
-
-
-def _quartiles(times: Sequence[float]) -> tuple[float, float, float] | None:
-    if not times:
-        return None
-    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
-    return low, middle, high

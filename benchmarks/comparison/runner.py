@@ -54,7 +54,8 @@ class Comparison:
         self._check_settings()
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
-        self.store = Store(self.out, machine(plan.device), plan.device, self.options.threads)
+        here = machine(plan.device, ("onnx", "onnxruntime") if plan.exported else ())
+        self.store = Store(self.out, here, plan.device, self.options.threads)
         self.seconds: list[float] = []  #: of each training here, for the estimate
 
     # ---- checks -----------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class Comparison:
             "channels_last": options.memory_format == "channels_last",
             "device": self.plan.device,
         }
-        # robustness is that of the model with most images
+        # robustness is that of the model with most images, and so are exported files
         whole = fraction == max(self.plan.fractions.get(column, [1.0]))
         evaluation = {
             "limit": options.data.eval_limit,
@@ -154,6 +155,13 @@ class Comparison:
         key = training_key(entry, column, seed, fraction, kind)
         evaluation["answers_to"] = str(self.store.answers(key))
         spec = {"run": run, "evaluation": evaluation, "folder": str(self.out / "work" / key / "run")}
+        spec["export"] = {
+            "precisions": self.plan.exported if whole else [],
+            "limit": options.data.eval_limit,
+            "batch": options.speed_batch,
+            "rounds": options.speed_rounds,
+            "answers": str(self.store.answers(key)),
+        }
         return Piece(kind, key, about, spec)
 
     def pretraining(self, entry: Entry, seed: int) -> Piece:

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from comparison.models import Entry
 from comparison.options import PRETRAINED
+
+MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,19 @@ class SeedRun:
     gmacs: float  #: 1e9 multiply-adds, a backward pass as two forward
 
 
+@dataclass(frozen=True)
+class Files:
+    """The ONNX files of one precision, over the seeds whose export was not refused."""
+
+    megabytes: Spread
+    p50: Spread  #: milliseconds of one image
+    p95: Spread
+    images_per_second: Spread
+    accuracy: Spread
+    change: Spread  #: accuracy less that of the same training in PyTorch
+    same: Spread  #: share of held-out images whose answer is PyTorch's
+
+
 @dataclass
 class Score:
     """One model by one recipe on one share of the images."""
@@ -52,6 +69,7 @@ class Score:
     corrupted: dict[str, list[Spread]] = field(default_factory=dict)  #: accuracy at severities 1 to 5
     clean: Spread | None = None  #: accuracy on the same images without corruption
     mean_corrupted: Spread | None = None  #: over all corruptions and severities; the spread is that of seeds
+    files: dict[str, Files] = field(default_factory=dict)  #: by precision, of what was exported
 
     @property
     def minutes(self) -> float:
@@ -114,6 +132,14 @@ class Summary:
             return []
         return inference["latency_ms"].get("rounds") or [inference["latency_ms"]["p50"]]
 
+    def latency(self, entry: Entry) -> tuple[float, float, float] | None:
+        """Milliseconds of one image: low quartile, median, high; None where none was timed."""
+        times = self.single_images(entry)
+        if not times:
+            return None
+        low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+        return low, middle, high
+
 
 def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]], batch_size: int) -> Summary:
     """Group records of pieces by what they are about.
@@ -129,6 +155,7 @@ def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]], batch
             about = ", ".join(f"{v}" for v in record["about"].values())
             problems.append(f"{about}: {record['status']}" + (f" ({record['why']})" if record.get("why") else ""))
     done = [r for r in records if r["status"] == "done"]
+    problems += _not_exported(done)
     speeds = []
     for entry in entries:
         jobs = {
@@ -146,6 +173,16 @@ def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]], batch
             scores.append(_score(entry, recipe, fraction, [r["result"] for r in same], runs))
     scores.sort(key=lambda s: (s.recipe, s.fraction))
     return Summary(speeds, scores, _frozen(done), pretrained, problems)
+
+
+def _not_exported(done: Sequence[dict[str, Any]]) -> list[str]:
+    """Which trainings have no file of a precision, and why."""
+    return [
+        f"{', '.join(f'{v}' for v in r['about'].values())}: not exported as {precision} ({found['why']})"
+        for r in done
+        for precision, found in r["result"].get("exported", {}).items()
+        if "why" in found
+    ]
 
 
 def _pretrained(entries: Sequence[Entry], done: Sequence[dict[str, Any]]) -> list[Pretrained]:
@@ -200,4 +237,23 @@ def _score(
         score.clean = Spread.of([r["clean_accuracy_of_these"] for r in with_them])
         means = [statistics.fmean(v for five in r["corrupted"].values() for v in five) for r in with_them]
         score.mean_corrupted = Spread.of(means)
+    score.files = _files(results)
     return score
+
+
+def _files(results: Sequence[dict[str, Any]]) -> dict[str, Files]:
+    found: dict[str, Files] = {}
+    for precision in dict.fromkeys(p for r in results for p in r.get("exported", {})):
+        both = [(r, r["exported"][precision]) for r in results if "why" not in r["exported"][precision]]
+        mine = [one for _, one in both]
+        if mine:
+            found[precision] = Files(
+                megabytes=Spread.of([one["bytes"] / MB for one in mine]),
+                p50=Spread.of([one["latency_ms"]["p50"] for one in mine]),
+                p95=Spread.of([one["latency_ms"]["p95"] for one in mine]),
+                images_per_second=Spread.of([one["images_per_second"] for one in mine]),
+                accuracy=Spread.of([one["accuracy"] for one in mine]),
+                change=Spread.of([one["accuracy"] - r["accuracy"] for r, one in both]),
+                same=Spread.of([one["same_answers"] for one in mine]),
+            )
+    return found

@@ -65,7 +65,7 @@ def test_a_place_on_the_front_is_as_sure_as_seeds_and_rounds_are(load: Any) -> N
     assert rows["good"].by_minutes == pytest.approx(rows["alike"].by_minutes, abs=0.4)
     again = {row.score.entry.name: row for row in pareto.fronts(made, ["equal"])}
     assert again == rows
-    table = load("comparison.tables").front(list(rows.values())).markdown()
+    table = load("comparison.cost_tables").front(list(rows.values())).markdown()
     assert "| cheap | CNN | equal | 51.0 ± 1.0 | 1.00 | 100 | 5.0 ± 0.0 |" in table
     assert "3.10 (3.00 to 3.20)" in table
 
@@ -104,7 +104,7 @@ def test_the_cheapest_training_that_reaches_an_accuracy(load: Any) -> None:
     assert run.seconds == 660  # the pretraining is part of the price
     assert run.gmacs == pytest.approx(3 * 8 * (100 * 0.5 + 40 * 0.25))
     assert [r.found for r in (c, d)] == [(), ()]
-    text = load("comparison.tables").reached([a, b, c]).markdown()
+    text = load("comparison.cost_tables").reached([a, b, c]).markdown()
     assert "| b | CNN | 80 | 1 of 3 | pretrained, 100 % | 11.00 | 140 | 1,120 |" in text
     assert "| a | CNN | 95 | 0 of 3 | not reached | - | - | - | - |" in text
     assert reach.usual_target(made) == 0.76  # the median of 80 and 73.7 per cent, down to a whole one

@@ -133,7 +133,7 @@ def test_the_table_of_costs_has_joules_or_says_why_not(
         {"kind": "speed", "status": "done", "about": {"model": "a", "job": job}, "result": result}
         for job in ("inference", "training")
     ]
-    table = load("comparison.tables").cost(summary.summarize([entry], records, 8), [entry])
+    table = load("comparison.cost_tables").cost(summary.summarize([entry], records, 8), [entry])
     assert table.note.endswith(said)
     assert ("training J/image" in table.header) == columns
     assert (table.rows[0][-1] == "0.0123") == columns

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,14 @@ NETWORKS = (
     ("middle", "ViT", 500_000, 2.0, 0.9),
     ("big", "hybrid", 5e6, 9.0, 0.9),
 )
+
+
+def exported(params: int, accuracy: float) -> dict[str, Any]:
+    """A file with a byte for each parameter; of the large network there is none."""
+    if params > 1e6:
+        return {"why": "no <operator>"}
+    found = {"bytes": params, "images_per_second": 10.0, "latency_ms": {"p50": 1.0, "p95": 2.0}}
+    return {**found, "accuracy": accuracy, "same_answers": 0.9}
 
 
 def load(name: str) -> Any:
@@ -42,6 +52,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         entry = models.Entry(name, kind, params, 0.01)
         entries.append(entry)
         speed = {"images_per_second": 1000 / ms, "peak_bytes": 2**30, "latency_ms": {"p50": ms, "p95": 2 * ms}}
+        if name != "big":  # which is as in a record of before
+            speed["latency_ms"]["rounds"] = [0.5 * ms, 0.8 * ms, ms, 1.5 * ms, 4 * ms]
         for job in ("inference", "training"):
             about = {"model": name, "job": job}
             records.append({"kind": "speed", "status": "done", "about": about, "result": speed, "machine": machine})
@@ -53,13 +65,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 found.write(out / "pieces" / f"{key}.parquet")
                 result = {"accuracy": float(right.mean()), "ece": 0.1, "steps": 100, "train_seconds": 60.0}
                 result |= {"train_images": int(1000 * fraction), "images": 800}
+                if fraction == 1:
+                    result["exported"] = {"int8": exported(params, right.mean() - 0.01 * (seed + 1))}
                 about = {"model": name, "recipe": "equal", "seed": seed, "fraction": fraction}
                 records.append(
                     {"kind": "train", "status": "done", "about": about, "result": result, "machine": machine}
                 )
     options = load("comparison.options")
     told = ["--models", "a", "--data.path", "x", "--out", str(out), "--budget.steps", "9", "--recipes", "equal"]
-    told += ["--corruptions", "none", "--fractions", "0.1,1"]
+    told += ["--corruptions", "none", "--fractions", "0.1,1", "--export.precisions", "int8"]
     plan = options.check(options.parse(told))
     data = {"name": "made", "classes": 2, "train_images": 1000, "held_out_images": 800}
     yield load("comparison.report").write_report(out, plan, entries, data, records)
@@ -100,6 +114,13 @@ def test_the_box_says_what_keeps_the_limits(page: Any) -> None:
     assert note.startswith("Measured with 100 training images. These were measured on 2 classes")
     page.fill("#choose [name=mb]", "0.1")
     assert page.text_content("#choice-note").endswith("Nothing keeps these limits.")
+    page.fill("#choose [name=ms]", "")
+    page.fill("#choose [name=mb]", "")
+    page.fill("#choose [name=file]", "0.3")
+    assert names() == ["small<b>, equal recipe"]  # by the size of its network's file on all images
+    assert page.text_content("#survivors li").endswith("0.8 MB, 0.20 MB as ONNX in int8")
+    page.fill("#choose [name=file]", "9")
+    assert names() == ["middle, equal recipe", "small<b>, equal recipe"]  # of the third there is no file
 
 
 def test_a_point_opens_its_run(page: Any) -> None:
@@ -117,6 +138,27 @@ def test_a_point_opens_its_run(page: Any) -> None:
     assert page.is_hidden("#run")
     points[0].focus()
     assert page.text_content("#run").startswith("small<b>")
+
+
+def test_bars_of_a_point_are_its_quartiles_and_its_spread(page: Any) -> None:
+    runs = json.loads(page.text_content("#data"))["runs"]
+    points = page.query_selector_all("#latency [data-run]")
+    where = [(float(p.get_attribute("cx")), runs[int(p.get_attribute("data-run"))]) for p in points]
+    (x0, first), (x1, second), (x2, third) = where
+    assert first["quartiles"] == [0.8, 1.0, 1.5]
+    assert third["quartiles"] == [9.0, 9.0, 9.0]  # one number alone
+    assert x0 < x1 < x2
+    scale = (x1 - x0) / math.log(second["ms"] / first["ms"])
+    bars = page.eval_on_selector_all("#latency path", "n => n.map(p => p.getAttribute('d'))")
+    for (at, run), bar in zip(where, bars, strict=True):
+        place, low, high, left, y, right = map(float, re.findall(r"[-\d.]+", bar))
+        assert place == at
+        assert high < y < low
+        assert left == pytest.approx(at + scale * math.log(run["quartiles"][0] / run["ms"]), abs=0.2)
+        assert right == pytest.approx(at + scale * math.log(run["quartiles"][2] / run["ms"]), abs=0.2)
+        assert 56 < left <= at <= right < 640
+    points[0].focus()
+    assert "0.80 to 1.50 ms" in page.text_content("#run")
 
 
 def test_tables_sort_and_filter(page: Any) -> None:
@@ -146,6 +188,11 @@ def test_the_page_tells_real_differences(written: Path) -> None:
     text = written.with_name("results.md").read_text()
     assert "middle is better" in text
     assert "no difference seen; n = 3 would show" in text
+    row = "| 0.50 ± 0.00 | 1.00 ± 0.00 | 2.00 ± 0.00 | 10 ± 0 | "
+    assert f"| middle | ViT | equal {row}" in text
+    assert "| -2.0 ± 1.0 | 90.0 ± 0.0 |" in text
+    assert "- big, equal, 0, 1.0: not exported as int8 (no <operator>)" in text
+    assert "no &lt;operator&gt;" in written.read_text()
     assert json.loads(written.with_name("results.json").read_text())["models"]
     assert "small&lt;b&gt;" in written.read_text()
     assert "<b>," not in written.read_text()

@@ -17,8 +17,9 @@ import torch
 
 import visionzoo as vz
 from visionzoo.cli.main import main
+from visionzoo.data.sources.open import open_data
 from visionzoo.export import write
-from visionzoo.export.feeds import proof_images
+from visionzoo.export.feeds import data_images, proof_images
 from visionzoo.export.folder import SUMS_FILE, checksum, read_spec
 from visionzoo.export.to_onnx import OnnxRunner
 from visionzoo.inference.classifier import ImageClassifier
@@ -239,6 +240,14 @@ def test_the_built_in_pictures_are_real_and_differ() -> None:
     assert len(images) >= 8
     assert "photographs" in said
     assert all(np.asarray(image).std() > 10 for image in images)
+
+
+def test_opened_splits_give_the_pictures_of_their_path() -> None:
+    splits = open_data("shapes:40")
+    for training in (False, True):
+        ours, theirs = (data_images(data, 5, training=training) for data in (splits, "shapes:40"))
+        assert [np.asarray(a).tolist() for a in ours] == [np.asarray(b).tolist() for b in theirs]
+    assert proof_images(splits)[1] == "32 images of the splits that were given"
 
 
 def test_bench_times_an_exported_folder(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from visionzoo.data.images import UnreadableImage, image_extensions, open_image
+from visionzoo.data.sources.base import Splits
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.transforms import EvalTransform
 from visionzoo.export.parts import Feed, Feeds
@@ -23,30 +25,31 @@ MOST_IMAGES = 32
 BATCHES = (3, 1)
 #: Pictures that go through a model at a time when all of them do.
 ALL_AT_ONCE = 8
+#: A user's pictures: an image, a folder of them or any other data set; or splits that are open already.
+Pictures = str | Splits[Any]
 
 
-def proof_images(path: str | None) -> tuple[list[Image.Image], str]:
+def proof_images(data: Pictures | None) -> tuple[list[Image.Image], str]:
     """Pictures to compare on, and what they are in words.
 
     Args:
-        path: the user's: an image, a folder of them, or any other data set; None for parts of the two photographs that
-            come with scikit-learn.
+        data: the user's; None for parts of the two photographs that come with scikit-learn.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
         ValueError: for data without readable images.
     """
-    if path is None:
+    if data is None:
         return _built_in(), "parts of scikit-learn's two photographs"
-    images = data_images(path, MOST_IMAGES)
-    return images, f"{len(images)} images of {path}"
+    images = data_images(data, MOST_IMAGES)
+    return images, f"{len(images)} images of {_called(data)}"
 
 
-def data_images(path: str, most: int, *, training: bool = False) -> list[Image.Image]:
+def data_images(data: Pictures, most: int, *, training: bool = False) -> list[Image.Image]:
     """Up to ``most`` pictures of the user's data, evenly spread.
 
     Args:
-        path: an image, a folder of them, or any other data set.
+        data: the user's.
         most: number of pictures.
         training: those of the training split, where there is one, rather than those to evaluate on.
 
@@ -54,9 +57,12 @@ def data_images(path: str, most: int, *, training: bool = False) -> list[Image.I
         FileNotFoundError: for a path that does not exist.
         ValueError: for data without readable images.
     """
-    if os.path.isfile(path) and os.path.splitext(path)[1].lower() in image_extensions():
-        return [open_image(path)]
-    splits = open_data(path, "images")
+    if isinstance(data, Splits):
+        splits = data
+    elif os.path.isfile(data) and os.path.splitext(data)[1].lower() in image_extensions():
+        return [open_image(data)]
+    else:
+        splits = open_data(data, "images")
     source = splits.first if training else splits.to_evaluate
     images = []
     for i in np.unique(np.linspace(0, len(source) - 1, most).round().astype(int)) if len(source) else ():
@@ -65,8 +71,12 @@ def data_images(path: str, most: int, *, training: bool = False) -> list[Image.I
         except UnreadableImage:
             continue
     if not images:
-        raise ValueError(f"none of the images in {path} can be read; a proof needs at least one")
+        raise ValueError(f"none of the images in {_called(data)} can be read; a proof needs at least one")
     return images
+
+
+def _called(data: Pictures) -> str:
+    return data if isinstance(data, str) else "the splits that were given"
 
 
 def _built_in() -> list[Image.Image]:

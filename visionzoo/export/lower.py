@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from visionzoo.data.sources.base import Source, Splits
 from visionzoo.data.sources.readable_names import readable_names
-from visionzoo.export.feeds import data_images, pixel_batch
+from visionzoo.export.feeds import Pictures, data_images, pixel_batch
 from visionzoo.export.half import to_fp16
 from visionzoo.export.parts import Feed, GraphPart, Plan
 from visionzoo.export.predictors import ExportedClassifier, ExportedZeroShot
@@ -35,7 +36,7 @@ ROUNDS = 7
 
 
 def lower_precision(
-    plan: Plan, part: GraphPart, path: Path, precision: str, pictures: Sequence[Image.Image], data: str | None
+    plan: Plan, part: GraphPart, path: Path, precision: str, pictures: Sequence[Image.Image], data: Pictures | None
 ) -> tuple[Proof, list[str]]:
     """Bring a file to ``fp16`` or ``int8`` in place.
 
@@ -79,7 +80,7 @@ def _bf16_in_torch(part: GraphPart) -> Run:
     return run
 
 
-def calibration_pictures(plan: Plan, data: str | None) -> list[np.ndarray]:
+def calibration_pictures(plan: Plan, data: Pictures | None) -> list[np.ndarray]:
     """Pictures (1, C, H, W) uint8 that int8 is calibrated on: of the training split, where the data have one.
 
     Raises:
@@ -101,7 +102,7 @@ def calibration_pictures(plan: Plan, data: str | None) -> list[np.ndarray]:
 
 
 def _int8(
-    plan: Plan, part: GraphPart, path: Path, pictures: Sequence[Image.Image], data: str
+    plan: Plan, part: GraphPart, path: Path, pictures: Sequence[Image.Image], data: Pictures
 ) -> tuple[Proof, list[str]]:
     calibration = calibration_pictures(plan, data)
     accuracy = _accuracy(plan, part, data)
@@ -119,13 +120,12 @@ def _int8(
     return done.proof, notes
 
 
-def _accuracy(plan: Plan, part: GraphPart, data: str) -> Accuracy | None:
+def _accuracy(plan: Plan, part: GraphPart, data: Pictures) -> Accuracy | None:
     """Top-1 of a file on the user's labelled pictures; None where they have no labels, or the model has none."""
     if "labels" not in plan.facts or plan.facts["multi_label"]:
         return None
-    try:
-        source = open_labelled(data)
-    except ValueError:  # pictures without labels, which the notes say
+    source = _labelled(data)
+    if source is None:  # which the notes say
         return None
     if len(source) > LABELLED:
         source = source.take(np.linspace(0, len(source) - 1, LABELLED).round().astype(int))
@@ -140,6 +140,17 @@ def _accuracy(plan: Plan, part: GraphPart, data: str) -> Accuracy | None:
         return found.accuracy, found.images
 
     return accuracy
+
+
+def _labelled(data: Pictures) -> Source | None:
+    """Pictures with one label each to judge by; None where there are none."""
+    if isinstance(data, Splits):
+        source = data.to_evaluate
+        return None if source.multi_label or not (source.targets >= 0).any() else source
+    try:
+        return open_labelled(data)
+    except ValueError:
+        return None
 
 
 def times_as_fast(one: Run, other: Run, feed: Feed) -> float:

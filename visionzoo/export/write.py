@@ -11,7 +11,7 @@ import torch
 
 import visionzoo
 from visionzoo.export.failure import need_export_extra
-from visionzoo.export.feeds import proof_images
+from visionzoo.export.feeds import Pictures, proof_images
 from visionzoo.export.folder import FORMAT, VERSION, new_folder, write_spec
 from visionzoo.export.lower import calibration_pictures, lower_precision
 from visionzoo.export.parts import KINDS, GraphPart, Plan
@@ -51,7 +51,7 @@ class Exported:
 
 
 def export_plan(
-    plan: Plan, out: str | Path, *, to: str = "onnx", precision: str = "fp32", images: str | None = None
+    plan: Plan, out: str | Path, *, to: str = "onnx", precision: str = "fp32", images: Pictures | None = None
 ) -> Exported:
     """Write the folder of a plan, and prove it.
 
@@ -61,7 +61,7 @@ def export_plan(
         to: ``onnx``; ``pt2``, torch's own graph; or ``aoti``, machine code by AOTInductor, which wants a C++ compiler.
         precision: ``fp32``; ``bf16`` of the last two; ``fp16``, of which ONNX keeps nodes that it is too coarse for in
             fp32; or, of ONNX, ``int8``: calibrated on ``images`` and, where they are labelled, held to fp32's accuracy.
-        images: a picture, a folder of them or another data set to compare on; None for built-in ones.
+        images: a picture, a folder of them or another data set to compare on, or opened splits; None for built-in ones.
 
     Raises:
         NotTheSame: where a file does not give the model's answers; nothing is left at ``out``.

@@ -1,0 +1,48 @@
+"""One table as text, and how a number with its spread is written in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from comparison.summary import Spread
+from visionzoo.metrics.differences import Difference
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a sentence on how to read it, and cells."""
+
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        lines = [f"## {self.title}", "", self.note, ""] if self.note else [f"## {self.title}", ""]
+        lines += ["| " + " | ".join(self.header) + " |", "|" + "---|" * len(self.header)]
+        return "\n".join([*lines, *("| " + " | ".join(r) + " |" for r in self.rows), ""])
+
+
+def percent(spread: Spread | None) -> str:
+    """``71.2 ± 0.4``: mean and standard deviation over seeds, in per cent."""
+    if spread is None:
+        return ""
+    text = f"{100 * spread.mean:.1f}"
+    return text if spread.deviation is None else f"{text} ± {100 * spread.deviation:.1f}"
+
+
+def points(seen: Difference) -> str:
+    """``+1.2 (-0.3 to +2.7)``: a difference and its interval, in points."""
+    return f"{100 * seen.value:+.1f} ({100 * seen.low:+.1f} to {100 * seen.high:+.1f})"
+
+
+def change(spread: Spread) -> str:
+    """``-0.3 ± 0.1``: mean and standard deviation over seeds of a difference of shares, in points."""
+    text = f"{100 * spread.mean:+.1f}"
+    return text if spread.deviation is None else f"{text} ± {100 * spread.deviation:.1f}"
+
+
+def numbers(spread: Spread, digits: int) -> str:
+    """``3.2 ± 0.1``: mean and standard deviation over seeds."""
+    text = f"{spread.mean:,.{digits}f}"
+    return text if spread.deviation is None else f"{text} ± {spread.deviation:,.{digits}f}"
