@@ -86,7 +86,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--precision", help="as a trainer takes it; bf16-mixed on a GPU and 32-true elsewhere if left out")
+    parser.add_argument(
+        "--precision", help="as a trainer takes it; bf16-mixed on a GPU and 32-true elsewhere if left out"
+    )
     parser.add_argument("--parts", nargs="*", default=list(PARTS))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
