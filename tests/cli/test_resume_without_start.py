@@ -100,6 +100,22 @@ def test_a_run_goes_on_without_what_it_began_with(
             torch.testing.assert_close(tensor, 0.5 * start[name] + 0.5 * best[f"model.{name}"], rtol=1e-6, atol=1e-7)
 
 
+def test_a_damaged_checkpoint_is_named_also_where_the_start_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fit("classify", "source", SMALL, "--trainer.max_steps", "2") == 0
+    assert fit("classify", "cut", {"weights": "source"}, "--trainer.max_steps", "2") == 0
+    shutil.rmtree("source")
+    last = Path("cut/last.ckpt")
+    last.write_bytes(last.read_bytes()[:1000])
+    assert cli.run(["classify", "fit", "--resume", "cut"]) == 2
+    error = capsys.readouterr().err
+    assert "last.ckpt is no whole checkpoint" in error
+    assert error.count("\n") == 1
+    assert last.stat().st_size == 1000
+
+
 @pytest.mark.long
 def test_wise_ft_cannot_begin_in_the_middle_of_a_run(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

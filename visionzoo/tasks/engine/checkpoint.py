@@ -50,29 +50,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise ValueError(f"{path} is only read with weights_only=True; a checkpoint must hold no objects")
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no checkpoint {path}")
-        try:
-            if (why := unpacks_to_too_much(Path(path))) is not None:
-                raise ValueError(f"{path} was not loaded: {why}")
-            return torch.load(path, map_location=map_location, weights_only=True)
-        except UnpicklingError as error:
-            raise ValueError(f"{path} holds objects, which could run code, and is not loaded") from error
-        except (RuntimeError, EOFError, BadZipFile) as error:
-            raise ValueError(f"{path} is no whole checkpoint: {str(error).splitlines()[0]}") from error
+        return _read(Path(path), map_location)
+
+
+def _read(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -> Any:
+    try:
+        if (why := unpacks_to_too_much(path)) is not None:
+            raise ValueError(f"{path} was not loaded: {why}")
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except UnpicklingError as error:
+        raise ValueError(f"{path} holds objects, which could run code, and is not loaded") from error
+    except (RuntimeError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path} is no whole checkpoint: {str(error).splitlines()[0]}") from error
 
 
 def read_options(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of a task in its checkpoint, as they were given and as they rebuild it; empty ones of a file that
-    cannot be read, which whoever loads it will say.
+    """The options of a task in its checkpoint, as they were given and as they rebuild it; empty ones where ``path`` is
+    none of our files, such as Lightning's ``last``. Reads no weights.
 
-    Reads no weights.
+    Raises:
+        ValueError: as :meth:`AtomicCheckpointIO.load_checkpoint`.
     """
-    try:
-        if unpacks_to_too_much(Path(path)) is not None:
-            return {}, {}
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return stored["options"], stored[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY]
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, BadZipFile, UnpicklingError):
+    stored = _read(Path(path), mmap=True) if Path(path).is_file() else None
+    if not isinstance(stored, dict) or "schema_version" not in stored:
         return {}, {}
+    return stored["options"], stored[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY]
 
 
 def _torch_save(checkpoint: dict[str, Any], path: Path) -> None:
