@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -57,7 +57,8 @@ def _read(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -> Any:
     try:
         if (why := unpacks_to_too_much(path)) is not None:
             raise ValueError(f"{path} was not loaded: {why}")
-        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+        # only archives can be mapped; of anything else torch would say that, and not what is wrong with the file
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and is_zipfile(path))
     except UnpicklingError as error:
         raise ValueError(f"{path} holds objects, which could run code, and is not loaded") from error
     except (RuntimeError, EOFError, BadZipFile) as error:
