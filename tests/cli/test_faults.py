@@ -57,7 +57,7 @@ class Evil:
 
 @pytest.mark.long
 def test_resuming(trained: Path, capsys: Any, recwarn: Any) -> None:
-    """One run, three states of its checkpoint: finished, lost but for the best one, and damaged."""
+    """One run, four states of its checkpoints: finished, damaged, lost but for the best one, and the best one damaged."""
     shutil.copytree(trained, "run")
     resume = ["classify", "fit", "--resume", "run"]
 
@@ -75,12 +75,21 @@ def test_resuming(trained: Path, capsys: Any, recwarn: Any) -> None:
         err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
         assert len(err) == 1
         assert message in err[0]
+        assert "move it away to go on from best.ckpt" in err[0]
     assert not Path("ran").exists()
 
     last.unlink()
     assert cli.run([*resume, "--trainer.max_epochs", "2"]) == 0
     assert any("going on from best.ckpt" in str(w.message) for w in recwarn)
     assert last.is_file()
+
+    best = Path("run/best.ckpt")
+    for damaged in (best.read_bytes()[:5000], b"hello", pickle.dumps(Evil())):
+        best.write_bytes(damaged)
+        recwarn.clear()
+        assert cli.run(resume) == 0
+        assert any("best.ckpt" in str(w.message) and "goes on from last.ckpt" in str(w.message) for w in recwarn)
+    assert not Path("ran").exists()
 
 
 def test_a_full_disk_at_the_pictures_does_not_take_the_result(

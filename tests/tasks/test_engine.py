@@ -19,7 +19,7 @@ from tiny_run import STEPS, Run, tiny_task
 
 from visionzoo.models.bundle import load_bundle
 from visionzoo.tasks.engine.bad_samples import BadSamples
-from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO
+from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, peek
 from visionzoo.tasks.engine.ema import EMA, ema_decay_at
 from visionzoo.tasks.engine.interrupt import Interrupt, RunInterruptedError
 from visionzoo.tasks.engine.loggers import MetricsFile
@@ -156,6 +156,14 @@ def test_hostile_cut_and_missing_checkpoints(tmp_path: Path) -> None:
         io.load_checkpoint(path)
     with pytest.raises(ValueError, match="weights_only=True"):
         io.load_checkpoint(path, weights_only=False)
+    io.save_checkpoint({"x": torch.zeros(5000)}, path)
+    whole = path.read_bytes()
+    cut = [whole[:length] for length in (1, 3, 4, 100, 5000, len(whole) // 2, len(whole) - 1)]
+    for content in (*cut, b"", b"hello", b"\x80\x02", bytes(1000)):
+        path.write_bytes(content)
+        for read in (io.load_checkpoint, peek):
+            with pytest.raises(ValueError, match=r"is no whole checkpoint: \S|is damaged, or holds objects"):
+                read(path)
 
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
 from visionzoo.tasks.contract import check_data, check_task
 from visionzoo.tasks.engine.assemble import guards, run_files
-from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints, read_options
+from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints, peek, read_options
 from visionzoo.tasks.engine.disk import what_is_lost
 from visionzoo.tasks.engine.finish import held_out_scores, make_up
 from visionzoo.tasks.engine.fsdp import FullySharded
@@ -402,6 +402,11 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
     if checkpoint is None:
         say(f"{folder} was stopped before its first save; it starts again", flush=True)
         return again
+    try:
+        peek(checkpoint)
+    except ValueError as error:
+        other = f"; move it away to go on from {run.best.name}" if run.best.is_file() and checkpoint == run.last else ""
+        raise ValueError(f"{error}{other}") from error
     if checkpoint == run.best:
         warnings.warn(f"{folder} has no {run.last.name}; going on from {run.best.name}", stacklevel=2)
     return [*again, f"--ckpt_path={checkpoint}"]

@@ -40,8 +40,8 @@ OPENAI_CLIP_ON_HUB = {
 #: Bytes that an expanded tensor may stand for: a position index, not a layer.
 _MOST_EXPANDED = 2**24
 _PLAIN_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: What the readers below raise for files that are damaged or something else.
-_DAMAGE: tuple[type[Exception], ...] = (
+#: What readers, those below and torch's own, raise for files that are damaged or something else.
+DAMAGE: tuple[type[Exception], ...] = (
     SafetensorError,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -196,7 +196,7 @@ def _read_raw(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raw, metadata = reader(path)
     except _Refused as error:
         raise ValueError(f"{path} was not loaded: {error}") from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it unsafely
             raise ValueError(
                 f"{path} was not loaded: it is damaged, or a pickle of objects, which could run code when opened. "

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile, is_zipfile
+from zipfile import is_zipfile
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from visionzoo.files import atomic_path
 from visionzoo.tasks.base import VisionTask
@@ -20,7 +22,7 @@ from visionzoo.tasks.engine.disk import disk_may_fail
 from visionzoo.tasks.engine.ema import EMA
 from visionzoo.tasks.engine.export import export_run
 from visionzoo.tasks.lightning_private import log_now
-from visionzoo.weights.reading import unpacks_to_too_much
+from visionzoo.weights.reading import DAMAGE, unpacks_to_too_much
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -54,15 +56,33 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _read(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -> Any:
+    stored = None
     try:
-        if (why := unpacks_to_too_much(path)) is not None:
-            raise ValueError(f"{path} was not loaded: {why}")
-        # only archives can be mapped; of anything else torch would say that, and not what is wrong with the file
-        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and is_zipfile(path))
+        why = unpacks_to_too_much(path)
+        if why is None:
+            # only archives can be mapped; of anything else torch would say that, and not what is wrong with the file
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error says it better
+                stored = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and is_zipfile(path))
     except UnpicklingError as error:
-        raise ValueError(f"{path} holds objects, which could run code, and is not loaded") from error
-    except (RuntimeError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path} is no whole checkpoint: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is damaged, or holds objects, which could run code, and is not loaded") from error
+    except (PermissionError, FileNotFoundError, MemoryError):  # nothing is wrong with the file
+        raise
+    except DAMAGE as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{path} is no whole checkpoint: {first or type(error).__name__}") from error
+    if why is not None:
+        raise ValueError(f"{path} was not loaded: {why}")
+    return stored
+
+
+def peek(path: Path) -> Any:
+    """A checkpoint for its numbers and settings: its tensors stay on the disk until they are used.
+
+    Raises:
+        ValueError: as :meth:`AtomicCheckpointIO.load_checkpoint`.
+    """
+    return _read(path, mmap=True)
 
 
 def read_options(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -72,7 +92,7 @@ def read_options(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         ValueError: as :meth:`AtomicCheckpointIO.load_checkpoint`.
     """
-    stored = _read(Path(path), mmap=True) if Path(path).is_file() else None
+    stored = peek(Path(path)) if Path(path).is_file() else None
     if not isinstance(stored, dict) or "schema_version" not in stored:
         return {}, {}
     return stored["options"], stored[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY]
@@ -130,7 +150,11 @@ class Checkpoints(Checkpoint):
         """Weights at an end inside an epoch were judged, and may be the best, after ``last.ckpt`` was written."""
         if not task.run_folder.best.is_file():
             return
-        stored = torch.load(task.run_folder.best, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            stored = peek(task.run_folder.best)
+        except ValueError as error:
+            rank_zero_warn(f"{error}; the run goes on from last.ckpt, and writes it anew when the weights get better")
+            return
         found = stored["callbacks"].get(self.state_key, {}).get("best")
         reached = stored["global_step"] <= trainer.global_step
         if reached and found is not None and self._improves(found, task.monitor_mode):

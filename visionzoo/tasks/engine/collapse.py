@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from visionzoo.metrics.collapse import diagnose
 from visionzoo.tasks.base import VisionTask
+from visionzoo.tasks.engine.checkpoint import peek
 from visionzoo.tasks.engine.guard import SLOWER, go_back
 
 OnCollapse = Literal["stop", "back", "warn"]
@@ -117,8 +119,8 @@ class Watch(Callback):
         """The newest checkpoint of this run from a time when nothing was seen; None where there is none."""
         found = {}
         for path in (task.run_folder.last, task.run_folder.best):
-            if path.is_file():
-                step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+            with suppress(ValueError, FileNotFoundError):  # a damaged one is none to go back to
+                step = peek(path)["global_step"]
                 if step <= self.healthy:
                     found[step] = path
         newest: Path | None = trainer.strategy.broadcast(found[max(found)] if found else None)
