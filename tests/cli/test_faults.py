@@ -57,7 +57,7 @@ class Evil:
 
 @pytest.mark.long
 def test_resuming(trained: Path, capsys: Any, recwarn: Any) -> None:
-    """One run, four states of its checkpoints: finished, damaged, lost but for the best one, and the best one damaged."""
+    """One run, four states of its checkpoints: finished, damaged, lost but for the best one, best one damaged."""
     shutil.copytree(trained, "run")
     resume = ["classify", "fit", "--resume", "run"]
 
