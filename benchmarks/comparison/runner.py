@@ -7,7 +7,6 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from harness import machine, matmul_peak
 from comparison import pieces
 from comparison.models import Entry, describe, resolve
 from comparison.options import LATER, PRETRAINED, Plan
-from comparison.pieces import Piece, Store, key_of, training_key
+from comparison.pieces import Piece, Store
 from comparison.pretraining import methods
-from comparison.recipes import PUBLISHED, Recipe, published
 from comparison.report import write_report
+from comparison.specs import Specs
 from visionzoo.data.sources.base import fingerprint
 from visionzoo.data.sources.open import open_data
 from visionzoo.files import write_json
@@ -56,6 +55,7 @@ class Comparison:
             torch.set_num_threads(self.options.threads)
         here = machine(plan.device, ("onnx", "onnxruntime") if plan.exported else ())
         self.store = Store(self.out, here, plan.device, self.options.threads)
+        self.specs = Specs(plan, self.data, self.methods, self.store)
         self.seconds: list[float] = []  #: of each training here, for the estimate
 
     # ---- checks -----------------------------------------------------------------------------------------------------
@@ -104,106 +104,7 @@ class Comparison:
         if both != then:
             write_json(path, both)
 
-    # ---- pieces -----------------------------------------------------------------------------------------------------
-
-    def recipe(self, entry: Entry, column: str) -> Recipe:
-        """What a model is trained by in a column."""
-        return PUBLISHED[published(entry.name, entry.kind)] if column == "published" else self.options.equal
-
-    def speed(self, entry: Entry, job: str) -> Piece:
-        options = self.options
-        spec = {
-            "job": job,
-            "model": entry.name,
-            "image_size": options.image_size,
-            "num_classes": self.data["classes"],
-            "batch": options.speed_batch,
-            "rounds": options.speed_rounds,
-            "precision": options.precision,
-            "channels_last": options.memory_format == "channels_last",
-            "device": self.plan.device,
-        }
-        return Piece("speed", key_of("speed", entry.label, job), {"model": entry.name, "job": job}, spec)
-
-    def training(self, entry: Entry, column: str, seed: int, fraction: float, steps: int, kind: str = "train") -> Piece:
-        options = self.options
-        run = {
-            "model": entry.name,
-            "recipe": asdict(self.recipe(entry, column)),
-            "steps": steps,
-            "batch_size": options.budget.batch_size,
-            "image_size": options.image_size,
-            "seed": seed,
-            "fraction": fraction,
-            "weights": str(self.store.weights(self.pretraining(entry, seed).key)) if column == PRETRAINED else None,
-            "path": options.data.path,
-            "val_path": options.data.val_path,
-            "num_workers": options.data.num_workers,
-            "precision": options.precision,
-            "channels_last": options.memory_format == "channels_last",
-            "device": self.plan.device,
-        }
-        # robustness is that of the model with most images, and so are exported files
-        whole = fraction == max(self.plan.fractions.get(column, [1.0]))
-        evaluation = {
-            "limit": options.data.eval_limit,
-            "corruptions": self.plan.corruptions if whole else [],
-            "corruption_limit": options.data.corruption_limit,
-            "batch": max(options.speed_batch, options.budget.batch_size),
-        }
-        about = {"model": entry.name, "recipe": column, "seed": seed, "fraction": fraction}
-        key = training_key(entry, column, seed, fraction, kind)
-        evaluation["answers_to"] = str(self.store.answers(key))
-        spec = {"run": run, "evaluation": evaluation, "folder": str(self.out / "work" / key / "run")}
-        spec["export"] = {
-            "precisions": self.plan.exported if whole else [],
-            "limit": options.data.eval_limit,
-            "batch": options.speed_batch,
-            "rounds": options.speed_rounds,
-            "answers": str(self.store.answers(key)),
-        }
-        return Piece(kind, key, about, spec)
-
-    def pretraining(self, entry: Entry, seed: int) -> Piece:
-        options, method = self.options, self.methods[entry.name]
-        key = key_of("pretrain", entry.label, f"seed{seed}")
-        run = {
-            "model": entry.name,
-            "method": method,
-            "steps": options.pretrain.steps,
-            "batch_size": options.budget.batch_size,
-            "image_size": options.image_size,
-            "base_lr": options.pretrain.base_lr,
-            "seed": seed,
-            "path": options.data.path,
-            "val_path": options.data.val_path,
-            "num_workers": options.data.num_workers,
-            "precision": options.precision,
-            "device": self.plan.device,
-        }
-        spec = {"run": run, "folder": str(self.out / "work" / key / "run"), "weights": str(self.store.weights(key))}
-        return Piece("pretrain", key, {"model": entry.name, "seed": seed, "method": method}, spec)
-
-    def probing(self, seed: int, fraction: float) -> Piece:
-        options, probe = self.options, self.options.probe
-        assert probe.model is not None
-        assert probe.weights is not None
-        about = {"model": probe.model, "recipe": "probe", "seed": seed, "fraction": fraction}
-        about |= {"weights": Path(probe.weights).name, "image_size": probe.image_size}
-        key = key_of("probe", probe.model, f"seed{seed}", f"{fraction:g}")
-        spec = {
-            "model": probe.model,
-            "weights": probe.weights,
-            "image_size": probe.image_size,
-            "path": options.data.path,
-            "val_path": options.data.val_path,
-            "seed": seed,
-            "fraction": fraction,
-            "batch_size": probe.batch_size,
-            "device": self.plan.device,
-            "answers": str(self.store.answers(key)),
-        }
-        return Piece("probe", key, about, spec)
+    # ---- pieces ----------------------------------------------------------------------------------------------------
 
     def steps(self, entry: Entry, column: str, fraction: float) -> int | None:
         """Optimizer steps of a model's budget on a share of the images; None if the trial that tells could not be made.
@@ -217,7 +118,7 @@ class Comparison:
             return max(round(budget.steps * share), LEAST_STEPS)
         assert budget.minutes is not None
         like = "equal" if column == PRETRAINED else column  # which has the same recipe, and nothing to wait for
-        trial = self.training(entry, like, self.plan.seeds[0], 1.0, PACE_STEPS, kind="pace")
+        trial = self.specs.training(entry, like, self.plan.seeds[0], 1.0, PACE_STEPS, kind="pace")
         record = self.do(trial)
         if record["status"] != "done":
             return None
@@ -249,7 +150,7 @@ class Comparison:
             if column != PRETRAINED or entry.name in self.methods
             for fraction in reversed(shares)
         ]
-        kept = sum(self.store.finished(self.training(*one, steps=0)) is not None for one in todo)
+        kept = sum(self.store.finished(self.specs.training(*one, steps=0)) is not None for one in todo)
         self.say(self._opening(todo, kept))
         records = [self._speed(entry, job) for entry in self.entries for job in ("inference", "training")]
         misfits = {r["about"]["model"] for r in records if r["status"] == pieces.OUT_OF_MEMORY}
@@ -263,7 +164,7 @@ class Comparison:
             if steps is None:
                 self.say(f"{name}: left out, its trial run failed")
                 continue
-            piece = self.training(*one, steps=steps)
+            piece = self.specs.training(*one, steps=steps)
             before = self.store.finished(piece)
             if column == PRETRAINED:
                 first = pretrained.get((entry, seed))
@@ -290,7 +191,7 @@ class Comparison:
 
     def _pretrain(self, entry: Entry, seed: int, *, needed: bool) -> dict[str, Any]:
         """The record of a pretraining, which is done again if its weights are needed and no longer there."""
-        piece = self.pretraining(entry, seed)
+        piece = self.specs.pretraining(entry, seed)
         before = self.store.finished(piece)
         gone = before is not None and before["status"] == "done" and not self.store.weights(piece.key).is_dir()
         if before is not None and not (needed and gone):
@@ -307,7 +208,7 @@ class Comparison:
         found = []
         for fraction in reversed(self.plan.probe_fractions):
             for seed in self.plan.seeds:
-                piece = self.probing(seed, fraction)
+                piece = self.specs.probing(seed, fraction)
                 before = self.store.finished(piece)
                 found.append(before or self.do(piece))
                 name = f"{self.options.probe.model}, frozen, seed {seed}, {fraction:.0%} of the images"
@@ -315,7 +216,7 @@ class Comparison:
         return found
 
     def _speed(self, entry: Entry, job: str) -> dict[str, Any]:
-        piece = self.speed(entry, job)
+        piece = self.specs.speed(entry, job)
         before = self.store.finished(piece)
         record = before or self.do(piece)
         text = record["status"]
