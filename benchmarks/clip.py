@@ -13,6 +13,8 @@ that is not installed, or a case that runs out of memory, is left out, and the r
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -328,6 +330,8 @@ def main() -> None:
         print(json.dumps(loss_peak(args.only, args.pairs[0], 512, args.device)))
         return
     facts: dict[str, Any] = {"machine": machine(args.device, ("open_clip_torch", "transformers")), "model": args.model}
+    with contextlib.suppress(ImportError):  # a checkout in front of the installed release has no metadata of its own
+        facts["machine"]["versions"]["open_clip_torch"] = importlib.import_module("open_clip").__version__
     facts |= {"batch": args.batch, "labels": args.labels, "depth": args.depth, "rounds": args.rounds}
     record = Record(f"clip-{args.device}", facts, args.out)
     for job in [job for job in args.jobs if job != "memory"]:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 #: One slash is enough: ``pathlib`` folds two into one.
 _ADDRESS = re.compile(r"(?:^|/)(?:https?|ftps?|s3|gs|gcs|hf|az|abfss?|hdfs):/", re.IGNORECASE)
-#: The names that :func:`atomic_path` gives while it writes: a dot, the stem, 12 hex digits, the suffix.
+#: The names that this module gives while it writes: a dot, the stem, 12 hex digits, the suffix.
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}(\.[^.]*)?", re.DOTALL)
 
 
@@ -67,11 +68,39 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     _flush(target.parent)  # the new name itself must reach the disk
 
 
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give an empty folder beside ``path``; when the block ends well, it takes the place of ``path``, with all that was
+    there, otherwise it is removed.
+
+    Raises:
+        OSError: for a full disk or a folder that cannot be written; what was at ``path`` is untouched.
+    """
+    target = Path(path)
+    new, old = (target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}") for _ in range(2))
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        if target.exists():
+            target.rename(old)  # a folder takes no name that is taken
+        new.rename(target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    _flush(target.parent)
+
+
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files that killed processes left in ``folder``. Call it where nobody else is writing."""
+    """Remove what killed processes left half written in ``folder``. Call it where nobody else is writing."""
     for path in Path(folder).iterdir():
         if _TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

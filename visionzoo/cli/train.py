@@ -24,6 +24,7 @@ from visionzoo.cli.processes import StopSignal, leave_together
 from visionzoo.cli.short_help import short_page, wants_all
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
+from visionzoo.models.carried import copies_in
 from visionzoo.plugins import classes_in, import_typed, is_trusted, module_of, remembered, typed
 from visionzoo.runs import FolderLock, RunFolder
 from visionzoo.signals import TRY_AGAIN
@@ -176,7 +177,10 @@ class TrainCLI(LightningCLI):
         """A run that goes on has its weights: it is built without those that it began with, which may be gone."""
         path = self._get(self.config, "ckpt_path")
         model = self._get(self.config, "model")
-        other = without_starts(model.as_dict(), *read_options(path)) if path else {}
+        other = {}
+        if path:  # whatever it has a copy of is its own
+            copies = {k: v for k, v in copies_in(Path(path).parent).items() if k in model.as_dict()}
+            other = without_starts(model.as_dict(), *read_options(path)) | copies
         if other:
             self._asked = self.config.clone()
             for name, value in other.items():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from visionzoo.export.folder import checksum, read_spec
 from visionzoo.export.predictors import ExportedTowers, ExportedZeroShot
+from visionzoo.models.carried import placed
 from visionzoo.models.clip.tokenizer import Tokenizer, open_tokenizer
 from visionzoo.types import Preprocess
 
@@ -42,7 +43,7 @@ class ExportedClip(nn.Module):
             ValueError: for two towers of an earlier version, whose folder does not say how they read texts.
         """
         super().__init__()
-        spec = read_spec(folder)
+        spec = placed(read_spec(folder), folder)
         towers = isinstance(found, ExportedTowers)
         part = "image" if towers else "model"
         if towers and not {"vocab_size", "cleans_texts"} <= set(spec):

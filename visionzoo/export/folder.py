@@ -63,7 +63,8 @@ def write_spec(folder: Path, spec: dict[str, Any], readme: str, script: str) -> 
     write_text(folder / "README.md", readme)
     if script:
         write_text(folder / SCRIPT_FILE, (files("visionzoo.export") / "scripts" / script).read_text(encoding="utf-8"))
-    sums = [f"{checksum(path)}  {path.name}" for path in sorted(folder.iterdir()) if path.is_file()]
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    sums = [f"{checksum(folder / name)}  {name}" for name in names]
     write_text(folder / SUMS_FILE, "\n".join(sums) + "\n")
 
 
@@ -115,7 +116,7 @@ def _check_sums(folder: Path) -> None:
     for line in path.read_text(encoding="utf-8").splitlines():
         wanted, _, name = line.partition("  ")
         file = folder / name
-        if Path(name).name != name or not file.is_file() or checksum(file) != wanted:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not file.is_file() or checksum(file) != wanted:
             raise ValueError(
                 f"{folder} was changed after it was exported: {shown(name)} is not what {SUMS_FILE} says; export the "
                 "model anew"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from visionzoo.export.readme import folder_readme
 from visionzoo.export.to_onnx import OPSET, OnnxRunner, export_onnx
 from visionzoo.export.to_torch import export_torch
 from visionzoo.inference.progress import track
+from visionzoo.models.carried import carry
 
 FORMATS = ("onnx", "pt2", "aoti")
 PRECISIONS = {
@@ -78,6 +79,7 @@ def export_plan(
     with new_folder(out) as folder:
         if precision == "int8":
             calibration_pictures(plan, images)  # a mistake is said before minutes of work
+        plan = replace(plan, facts=carry(plan.facts, folder))
         pictures, said = proof_images(images)
         proofs, notes = [], [*plan.notes]
         for part in track(iter(plan.parts), len(plan.parts), "exporting", enough=0):

@@ -14,6 +14,7 @@ from visionzoo.hub.card import CardFacts, model_card
 from visionzoo.hub.layouts import write_open_clip, write_timm
 from visionzoo.hub.licence import published_licence
 from visionzoo.models.bundle import ModelConfig, load_bundle
+from visionzoo.models.carried import copies_in
 from visionzoo.models.clip.model import Clip
 from visionzoo.runs.folder import RunFolder
 from visionzoo.runs.lineage import lineage_of_run, write_lineage
@@ -62,6 +63,8 @@ def _ours(run: RunFolder, model: object, config: ModelConfig, folder: Path) -> N
     del model, config  # they were built from these files, so the files are good
     for path in (run.model, run.model_config):
         shutil.copyfile(path, folder / path.name)
+    for option, copy in copies_in(run.path).items():
+        shutil.copytree(copy, folder / option)
 
 
 def _timm(run: RunFolder, model: object, config: ModelConfig, folder: Path) -> None:

@@ -164,7 +164,7 @@ class ImageSearch:
             try:
                 index, bad = self._extend(index, root, [names[i] for i in some], [state[i] for i in some])
             except KeyboardInterrupt:
-                done = f"stopped. {len(known) + start:,} of {len(names):,} images are kept"
+                done = f"stopped. {len(index.names):,} of {len(names):,} images are kept"
                 raise KeyboardInterrupt(f"{done}: go on with the same command") from None
             unreadable += [b._replace(position=some[b.position]) for b in bad]
             self._write(index, *key)

@@ -6,7 +6,7 @@ import functools
 import importlib
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from visionzoo.files import refuse_address, write_json
 from visionzoo.models.calibration import Calibration
+from visionzoo.models.carried import carry, placed
 from visionzoo.models.config_check import Built, build_checked, check_architecture, check_most
 from visionzoo.plain import check_types, shown
 from visionzoo.plugins import remembered, require
@@ -126,7 +127,8 @@ def _builder(task: str) -> Callable[..., nn.Module]:
 def save_bundle(
     model: nn.Module, config: ModelConfig, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write ``model.safetensors`` and ``config.json`` into ``folder``, each all or nothing.
+    """Write ``model.safetensors`` and ``config.json`` into ``folder``, each all or nothing, and beside them a tokenizer
+    that is not CLIP's own.
 
     Args:
         model: the network.
@@ -144,6 +146,7 @@ def write_bundle(weights: Mapping[str, Tensor], config: ModelConfig, folder: str
     """:func:`save_bundle` of weights alone."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    config = replace(config, architecture=carry(config.architecture, folder))
     write_safetensors(weights, folder / WEIGHTS_FILE)
     imports = {"imports": names} if (names := remembered()) else {}
     write_json(folder / CONFIG_FILE, {**config.to_dict(), **imports})
@@ -177,7 +180,8 @@ def read_config(source: str | Path) -> ModelConfig:
         raise FileNotFoundError(
             f"{folder} has no {CONFIG_FILE}: the run has not exported a model yet, or this is another kind of folder"
         )
-    return ModelConfig.from_dict(read_json(path), origin=str(path))
+    config = ModelConfig.from_dict(read_json(path), origin=str(path))
+    return replace(config, architecture=placed(config.architecture, folder))
 
 
 def load_bundle(source: str | Path, device: str | torch.device | None = None) -> tuple[nn.Module, ModelConfig]:

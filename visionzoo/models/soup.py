@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from visionzoo.models.bundle import WEIGHTS_FILE, ModelConfig, read_config
+from visionzoo.models.carried import alike
 from visionzoo.weights import read_state_dict
 
 
@@ -35,7 +36,8 @@ def check_alike(runs: Sequence[Path]) -> ModelConfig:
     first = configs[0]
     for run, config in zip(runs[1:], configs[1:], strict=True):
         for name in ("task", "architecture", "preprocess", "labels", "multi_label", "text_prompts"):
-            if getattr(config, name) != getattr(first, name):
+            both = getattr(config, name), getattr(first, name)
+            if both[0] != both[1] and not (name == "architecture" and alike(*both)):
                 raise ValueError(f"{run} differs from {runs[0]} in its {name}; a soup is made of runs of one network")
     return replace(first, calibration=None)
 

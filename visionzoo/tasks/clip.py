@@ -55,9 +55,11 @@ class ClipTask(VisionTask):
         text_layers: blocks instead of the size's.
         text_heads: heads instead of the size's.
         context_length: tokens of a text, start and end included; none for 77.
+        vocab_size: tokens that the text tower knows; none for those of the tokenizer.
+        end_id: id of the end token; none for the tokenizer's, or the highest id of a text where a vocab_size is given.
         embed_dim: width of the joint space; none for the text tower's.
         loss: softmax (CLIP) or sigmoid (SigLIP) beside a backbone; none for softmax, or what the named model has.
-        tokenizer: clip, or a folder with a tokenizer of transformers; none for clip.
+        tokenizer: clip, or a folder with a tokenizer of transformers, which is copied into the run; none for clip.
         activation: gelu, quick_gelu or gelu_tanh, as the weights were trained; none for what is recorded with them.
         image_statistics: openai, imagenet or inception, as the weights were trained; none for what is recorded.
         patch_dropout: share of the patches that are left out of each training image (FLIP).
@@ -80,7 +82,8 @@ class ClipTask(VisionTask):
     prediction_columns = ("label", "probability")
     settled = frozenset(
         {"name", "backbone", "image_size", "text", "text_width", "text_layers", "text_heads", "context_length"}
-        | {"embed_dim", "loss", "tokenizer", "activation", "image_statistics", "lock_image", "choose_by"}
+        | {"vocab_size", "end_id", "embed_dim", "loss", "tokenizer", "activation", "image_statistics"}
+        | {"lock_image", "choose_by"}
     )
 
     model: Clip
@@ -101,6 +104,8 @@ class ClipTask(VisionTask):
         text_layers: int | None = None,
         text_heads: int | None = None,
         context_length: int | None = None,
+        vocab_size: int | None = None,
+        end_id: int | None = None,
         embed_dim: int | None = None,
         loss: Literal["softmax", "sigmoid"] | None = None,
         tokenizer: str | None = None,
@@ -140,7 +145,8 @@ class ClipTask(VisionTask):
 
         options = {
             "image_size": image_size, "text": text, "text_width": text_width, "text_layers": text_layers,
-            "text_heads": text_heads, "context_length": context_length, "embed_dim": embed_dim, "loss": loss,
+            "text_heads": text_heads, "context_length": context_length, "vocab_size": vocab_size, "end_id": end_id,
+            "embed_dim": embed_dim, "loss": loss,
             "tokenizer": tokenizer, "activation": activation, "preprocess": image_statistics,
             "patch_dropout": patch_dropout, "drop_path": drop_path,
         }  # fmt: skip
@@ -463,7 +469,7 @@ def _no_start(wise_ft: float) -> str:
 def _rebuilding(model: Clip) -> dict[str, Any]:
     """Options that rebuild a model without the weights it came from; none where the options cannot say it."""
     known = dict(model.architecture)
-    if any(known.pop(k, None) for k in ("vocab_size", "end_id")) or known.pop("in_chans", 3) != 3:
+    if known.pop("in_chans", 3) != 3:
         return {}
     return {**known, "weights": None, "image_weights": None, "image_statistics": None}
 

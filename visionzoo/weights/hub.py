@@ -25,6 +25,8 @@ WEIGHT_FILES = (
 HUB_PREFIX = "hf-hub:"
 #: What a repository of ours holds beside ``config.json``.
 OWN_WEIGHTS, CARD_FILE, LINEAGE_FILE = "model.safetensors", "README.md", "lineage.json"
+#: Folders in it, for options of the architecture of the same name.
+CARRIED_FOLDERS = ("tokenizer",)
 
 
 def from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
@@ -90,7 +92,7 @@ def own_folder(name: str) -> Path | None:
         FileNotFoundError: where its weights are missing.
         ValueError: for a damaged ``config.json``.
     """
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     repository, _, revision = name.partition("@")
@@ -105,9 +107,15 @@ def own_folder(name: str) -> Path | None:
             found = hf_hub_download(repository, "config.json", **where)
     except transport_errors(HFValidationError, HfHubHTTPError, EntryNotFoundError, OSError):
         return None  # whoever asks for the weights next is told why
-    if not {"schema_version", "task"} <= read_json(Path(found)).keys():
+    config = read_json(Path(found))
+    if not {"schema_version", "task"} <= config.keys():
         return None
     folder = from_hub(name, (OWN_WEIGHTS,)).parent
+    for inner in CARRIED_FOLDERS:
+        needed = isinstance(config.get("architecture"), dict) and config["architecture"].get(inner) == inner
+        with suppress(*transport_errors(HfHubHTTPError, OSError)):  # who needs it is told that it is not there
+            if needed and not (folder / inner).is_dir() and hub_answers():
+                snapshot_download(repository, allow_patterns=f"{inner}/*", **where)
     for file in (CARD_FILE, LINEAGE_FILE):
         with suppress(*transport_errors(HfHubHTTPError, EntryNotFoundError, OSError)):  # a copy does without
             if not (folder / file).exists() and hub_answers():

@@ -22,6 +22,7 @@ from visionzoo.models.clip.identify import identify
 from visionzoo.models.clip.image import ImageTower, set_activation
 from visionzoo.models.clip.model import Clip
 from visionzoo.models.clip.text import TextTower
+from visionzoo.models.clip.tokenizer import vocabulary
 from visionzoo.types import Preprocess
 from visionzoo.weights import install_load_hook, load_weights
 from visionzoo.weights.local import local_source
@@ -76,9 +77,9 @@ def create_clip(
         text_layers: with ``backbone``: blocks instead of the size's.
         text_heads: with ``backbone``: heads instead of the size's.
         context_length: with ``backbone``: tokens of a text, start and end included; None for 77.
-        vocab_size: with ``backbone``: number of tokens; None for CLIP's 49408.
+        vocab_size: with ``backbone``: number of tokens; None for those of ``tokenizer``.
         end_id: with ``backbone``: id of the end token, where it is not the highest id, as with most tokenizers of
-            transformers; None for CLIP's rule.
+            transformers; None for that of ``tokenizer``, or, with a ``vocab_size``, CLIP's rule.
         loss: with ``backbone``: ``softmax`` (CLIP) or ``sigmoid`` (SigLIP, which has a bias); None for ``softmax``.
         tokenizer: ``clip`` for CLIP's byte pairs, or a folder with a tokenizer of transformers; None for ``clip``
             where the vocabulary is CLIP's.
@@ -87,6 +88,7 @@ def create_clip(
         in_chans_policy: see :func:`visionzoo.load_weights`.
 
     Raises:
+        FileNotFoundError: for weights or a tokenizer that are not there.
         ValueError: for an unknown name or backbone, neither or both of them, an option that the named model fixes,
             weights that do not fit, or weights whose activation or preprocessing contradicts this, or is unknown.
     """
@@ -113,6 +115,9 @@ def create_clip(
         parts = {k: found.get(k) if v is None else v for k, v in parts.items()}
         activation, tokenizer = activation or found.get("activation"), tokenizer or found.get("tokenizer")
         image_size, in_chans = image_size or found.get("image_size"), found.get("in_chans", in_chans)
+    said = weights is not None or parts["vocab_size"] is not None or parts["end_id"] is not None
+    if name is None and tokenizer not in (None, "", "clip") and not said:
+        parts |= vocabulary(tokenizer)
     config = _config(name, backbone, {k: v for k, v in parts.items() if v is not None})
     if activation is not None:
         config = config.with_activation(activation)

@@ -10,7 +10,7 @@ import torch
 
 from visionzoo.backbones import create_backbone
 from visionzoo.backbones.vit import VisionTransformer
-from visionzoo.models.bundle import ModelConfig
+from visionzoo.models.bundle import read_config
 from visionzoo.models.clip.config import CLIP_MODELS, ClipConfig, TextConfig, text_from_open_clip
 from visionzoo.models.clip.model import Clip
 from visionzoo.weights.clip_record import transformers_activation
@@ -43,7 +43,7 @@ def identify(source: str | Path) -> dict[str, Any]:
 def _identify(source: str | Path, path: Path) -> dict[str, Any]:
     own = read_json(path.with_name("config.json"))
     if "schema_version" in own:
-        config = ModelConfig.from_dict(own, origin=str(path.with_name("config.json")))
+        config = read_config(path.parent)
         if config.task != "clip":
             raise ValueError(f"{source} holds a model of task {config.task!r}, not a CLIP")
         return dict(config.architecture)

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visionzoo.files import atomic_folder
+
 #: Printable ASCII without entities and special tokens: the cleaning does nothing to it but fold spaces and lower case.
 _PLAIN = re.compile(r"[ -%'-;=?-~]*")
 #: What the byte-pair tokenizer cuts plain text into.
@@ -30,6 +32,8 @@ _WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
 
 #: Tokenizers of transformers keep padding and truncation as state, and refuse to be asked by two threads at a time.
 _ONE_AT_A_TIME = threading.Lock()
+#: From where to where tokenizers were copied.
+_COPIED: set[tuple[str, str]] = set()
 
 
 class Tokenizer:
@@ -142,17 +146,7 @@ class FolderTokenizer(Tokenizer):
 
     def __init__(self, folder: str | Path, context_length: int, clean: Callable[[str], str] | None = None) -> None:
         super().__init__(context_length)
-        try:
-            from transformers import AutoTokenizer
-        except ImportError as error:
-            raise ValueError(
-                f"the tokenizer in {folder} needs transformers: pip install 'visionzoo[transformers]'"
-            ) from error
-        try:
-            self._peer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, ImportError) as error:
-            first = (str(error).strip().splitlines() or [""])[0][:200]
-            raise ValueError(f"{folder} holds no tokenizer that transformers can open: {first}") from error
+        self._peer = _of_transformers(folder)
         if self._peer.pad_token_id is None:
             raise ValueError(f"the tokenizer in {folder} has no padding token; set its pad_token and save it again")
         self.vocab_size = len(self._peer)
@@ -194,6 +188,66 @@ class FolderTokenizer(Tokenizer):
             return self._peer(texts, return_tensors="pt", **options)["input_ids"]
 
 
+def _of_transformers(folder: str | Path) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ValueError(
+            f"the tokenizer in {folder} needs transformers: pip install 'visionzoo[transformers]'"
+        ) from error
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(f"{folder} holds no tokenizer that transformers can open: {first}") from error
+
+
+def vocabulary(folder: str | Path) -> dict[str, int]:
+    """What a text tower must know of the tokenizer in a folder: ``vocab_size``, and the ``end_id`` it reads a text at.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`open_tokenizer`; for one that puts no token at the end of a text.
+    """
+    found = open_tokenizer(str(folder), 1)
+    assert isinstance(found, FolderTokenizer)
+    # what it does, not what it is said to do: GPT-2's has an end token and adds none
+    ids = found.tokenizer("")["input_ids"]
+    if not ids:
+        raise ValueError(
+            f"the tokenizer in {folder} puts no token at the end of a text, which is where the text tower reads it; "
+            "take one that does, or give vocab_size and end_id"
+        )
+    return {"vocab_size": found.vocab_size, "end_id": int(ids[-1])}
+
+
+def copy_tokenizer(source: str, target: Path) -> bool:
+    """Copy the tokenizer in a folder, and nothing else that lies there, to ``target``; once in a process.
+
+    Args:
+        source: as :func:`open_tokenizer` takes it.
+        target: a folder; another tokenizer in it is replaced.
+
+    Returns:
+        whether ``target`` holds it now: not for CLIP's own, and for none that can be opened.
+
+    Raises:
+        OSError: for a full disk or a folder that cannot be written.
+    """
+    if source in ("", "clip") or not os.path.isdir(source):
+        return False
+    pair = os.path.realpath(source), os.path.realpath(target)
+    if pair[0] == pair[1] or (pair in _COPIED and target.is_dir()):
+        return True
+    try:
+        peer = _of_transformers(source)
+    except ValueError:
+        return False  # whoever asks for it is told why
+    with atomic_folder(target) as temporary:
+        peer.save_pretrained(temporary)
+    _COPIED.add(pair)
+    return True
+
+
 def canonical(text: str) -> str:
     """Lower case, without punctuation, single spaces: what SigLIP was trained on."""
     import ftfy
@@ -203,13 +257,15 @@ def canonical(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def open_tokenizer(source: str, context_length: int, vocab_size: int, *, siglip: bool = False) -> Tokenizer:
+def open_tokenizer(
+    source: str, context_length: int, vocab_size: int | None = None, *, siglip: bool = False
+) -> Tokenizer:
     """The tokenizer of a model.
 
     Args:
         source: ``clip``, a folder with a tokenizer of transformers, or empty where there is none.
         context_length: L.
-        vocab_size: ids that the text tower knows.
+        vocab_size: ids that the text tower knows; None for one that is yet to be built.
         siglip: whether a folder's tokenizer reads texts as :func:`canonical` gives them.
 
     Raises:
@@ -228,7 +284,7 @@ def open_tokenizer(source: str, context_length: int, vocab_size: int, *, siglip:
         raise FileNotFoundError(f"tokenizer={source!r} is neither 'clip' nor a folder with a tokenizer of transformers")
     else:
         tokenizer = FolderTokenizer(source, context_length, canonical if siglip else None)
-    if tokenizer.vocab_size > vocab_size:
+    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
         raise ValueError(
             f"the tokenizer {source!r} has {tokenizer.vocab_size} ids, this text tower {vocab_size}; they do not "
             f"belong together: build the model with vocab_size={tokenizer.vocab_size}"

@@ -11,6 +11,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from visionzoo.files import remove_leftovers, write_text
+from visionzoo.models.carried import carry
 from visionzoo.runs import RunFolder, amend_record, describe_run, write_record
 from visionzoo.runs.lineage import Ancestor, lineage_of, lineage_of_run
 from visionzoo.tasks.base import VisionTask
@@ -50,6 +51,10 @@ class RunFiles(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write configuration and record, and drop metrics of steps that are done again."""
         self._write(trainer, [asdict(ancestor) for ancestor in self._ancestors(trainer, pl_module)])
+        if trainer.is_global_zero:
+            assert self.folder is not None
+            with self._or_say_where():  # what it needs beside its weights may be gone when it goes on
+                carry(getattr(pl_module.model, "architecture", {}), self.folder.path)
         self._since = time.monotonic()
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
