@@ -86,7 +86,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 _flush(file)
         if target.exists():
             target.rename(old)  # a folder takes no name that is taken
-        new.rename(target)
+        try:
+            new.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

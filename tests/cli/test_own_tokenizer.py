@@ -29,7 +29,7 @@ MODEL = {
 TEXTS = ["a red square", "blue"]
 
 
-def words(folder: str, *more: str, end: bool = True) -> None:
+def words(folder: str, *more: str, rule: str = "[S] $A [E]") -> None:
     """A tokenizer of transformers, beside something large that is none of its files."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -37,9 +37,8 @@ def words(folder: str, *more: str, end: bool = True) -> None:
     known = ["[PAD]", "[S]", "[E]", "[UNK]", "a", "red", "blue", "square", *more]
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(known)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    if end:
-        special = [("[S]", 1), ("[E]", 2)]
-        inner.post_processor = processors.TemplateProcessing("[S] $A [E]", special_tokens=special)  # type: ignore[assignment]
+    special = [("[S]", 1), ("[E]", 2)]
+    inner.post_processor = processors.TemplateProcessing(rule, special_tokens=special)  # type: ignore[assignment]
     PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
     Path(folder, "model.safetensors").write_bytes(b"weights")
 
@@ -173,6 +172,7 @@ def test_the_text_tower_is_as_the_tokenizer_says(tmp_path: Path) -> None:
         build(tokenizer=str(tmp_path / "gone"))
     with pytest.raises(ValueError, match="holds no tokenizer"):
         build(tokenizer=str(tmp_path))
-    words(str(tmp_path / "open"), end=False)
-    with pytest.raises(ValueError, match="puts no token at the end of a text"):
-        build(tokenizer=str(tmp_path / "open"))
+    for rule in ("$A", "[S] $A"):
+        words(str(tmp_path / "open"), rule=rule)
+        with pytest.raises(ValueError, match="puts no token at the end of a text"):
+            build(tokenizer=str(tmp_path / "open"))

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from visionzoo.files import atomic_path, remove_leftovers, similar_names, write_csv, write_json, write_text
+from visionzoo.files import (
+    atomic_folder,
+    atomic_path,
+    remove_leftovers,
+    similar_names,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def test_failure_keeps_the_old_file_and_leaves_no_litter(tmp_path: Path) -> None:
@@ -76,3 +84,19 @@ def test_a_name_is_suggested_where_it_is_near_only() -> None:
     assert similar_names("nosuch", there) == []
     assert similar_names("photo", there)[0] == "photos"
     assert similar_names("phtoos", there)[0] == "photos"
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    with atomic_folder(target) as new:
+        (new / "a").write_text("first")
+    with pytest.raises(IsADirectoryError), atomic_folder(target) as new:
+        (new / "b").write_text("half")
+        new.write_text("fails")
+    assert (target / "a").read_text() == "first"
+    with atomic_folder(target) as new:
+        (new / "b").write_text("second")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "b"]
+    (tmp_path / ".folder.0123456789ab").mkdir()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

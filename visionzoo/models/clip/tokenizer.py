@@ -210,14 +210,14 @@ def vocabulary(folder: str | Path) -> dict[str, int]:
     """
     found = open_tokenizer(str(folder), 1)
     assert isinstance(found, FolderTokenizer)
-    # what it does, not what it is said to do: GPT-2's has an end token and adds none
-    ids = found.tokenizer("")["input_ids"]
-    if not ids:
+    # what it does, not what it is said to do: GPT-2's has an end token and adds none, Llama's adds a first token alone
+    nothing, some = (found.tokenizer(text)["input_ids"] for text in ("", "a photo"))
+    if not nothing or len(some) == len(nothing) or nothing[-1] != some[-1]:
         raise ValueError(
             f"the tokenizer in {folder} puts no token at the end of a text, which is where the text tower reads it; "
             "take one that does, or give vocab_size and end_id"
         )
-    return {"vocab_size": found.vocab_size, "end_id": int(ids[-1])}
+    return {"vocab_size": found.vocab_size, "end_id": int(some[-1])}
 
 
 def copy_tokenizer(source: str, target: Path) -> bool:

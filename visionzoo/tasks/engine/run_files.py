@@ -54,7 +54,7 @@ class RunFiles(Callback):
         if trainer.is_global_zero:
             assert self.folder is not None
             with self._or_say_where():  # what it needs beside its weights may be gone when it goes on
-                carry(getattr(pl_module.model, "architecture", {}), self.folder.path)
+                carry(getattr(getattr(pl_module, "model", None), "architecture", {}), self.folder.path)
         self._since = time.monotonic()
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
