@@ -113,6 +113,8 @@ def test_it_is_in_a_soup_a_repository_and_an_export(run: str, capsys: Any) -> No
     found = towers.encode_text(towers.tokenizer(TEXTS))
     torch.testing.assert_close(found, F.normalize(torch.load("want.pt"), dim=-1), rtol=1e-4, atol=1e-5)
     assert "elsewhere" not in Path("moved/preprocess.json").read_text()
+    assert visionzoo.main(["zeroshot", "moved/README.md", "--labels", "red,blue", "--model", "moved"]) == 2
+    assert "moved holds two towers without labels; give the run, or export" in capsys.readouterr().err
     file = Path("moved/tokenizer/tokenizer.json")
     file.write_text(file.read_text().replace("blue", "teal"))
     with pytest.raises(ValueError, match=r"was changed after it was exported: .?tokenizer/tokenizer\.json"):

@@ -125,14 +125,14 @@ def _exported(args: argparse.Namespace) -> ExportedZeroShot:
     """An exported folder, whose labels and sentences are in its graph."""
     from visionzoo.export.predictors import ExportedZeroShot, load_exported
 
+    if (kind := read_spec(args.model)["kind"]) != "zero-shot":
+        towers = "two towers without labels; give the run, or " if kind == "clip" else "no zero-shot classifier; "
+        raise ValueError(f"{args.model} holds {towers}export a CLIP with its labels: visionzoo export RUN --labels a,b")
     fixed = {"--labels": args.labels, "--templates": args.templates, "--weights": args.weights}
     if said := [option for option, value in fixed.items() if value]:
         raise ValueError(f"{args.model} was exported with its labels and sentences; leave {', '.join(said)} out")
     classifier = load_exported(args.model)
-    if not isinstance(classifier, ExportedZeroShot):
-        raise ValueError(
-            f"{args.model} is no exported zero-shot classifier; visionzoo export MODEL --labels a,b is one"
-        )
+    assert isinstance(classifier, ExportedZeroShot)
     if args.multi_label != classifier.multi_label and args.multi_label:
         raise ValueError(f"{args.model} was exported with one label for each image; leave --multi-label out")
     if args.unknown is not None:
