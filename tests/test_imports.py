@@ -34,6 +34,7 @@ ROWS = (
     ("auto", "hub"),
     ("serve",),
     ("cli",),
+    ("__main__",),
 )
 ROW = {package: i for i, row in enumerate(ROWS) for package in row}
 #: What the rows allow and the design forbids.

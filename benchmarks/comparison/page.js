@@ -9,7 +9,10 @@
   };
 
   // Tables: sorted by a column, filtered by words.
-  const number = (text) => (/^[+-]?[\d.]/.test(text) ? parseFloat(text) : NaN);
+  const number = (text) => {
+    if (text.startsWith("< ")) return 0.999 * number(text.slice(2)); // before the number itself
+    return /^[+-]?[\d.]/.test(text) ? parseFloat(text) : NaN;
+  };
   for (const head of document.querySelectorAll("th button")) head.addEventListener("click", () => {
     const cell = head.parentElement, body = cell.closest("table").tBodies[0], at = cell.cellIndex;
     const up = cell.getAttribute("aria-sort") !== "ascending";

@@ -260,10 +260,18 @@ class Comparison:
             first = (
                 f", {len(self.methods) * len(self.plan.seeds)} pretrainings of {self.options.pretrain.steps:,} steps"
             )
+        more = ["answers"]  # to held-out images, and to corrupted copies
+        if self.plan.exported:
+            more.append(f"exports as {' and '.join(self.plan.exported)}")
+        if self.plan.probe_fractions:
+            more.append(
+                f"{len(self.plan.probe_fractions) * len(self.plan.seeds)} linear classifiers on a frozen backbone"
+            )
+        and_more = f", not counting {', '.join(more)}"
         return (
             f"{runs} training runs ({len(self.entries)} models, {len(self.plan.seeds)} seeds){done}, each of {what} at "
             f"{self.options.image_size} pixels on {self.data['name']}{first}, and {2 * len(self.entries)} measurements "
-            f"of speed: very roughly {_span(seconds)}"
+            f"of speed: very roughly {_span(seconds)}{and_more}"
         )
 
 

@@ -9,7 +9,7 @@ from comparison.models import Entry
 from comparison.options import Plan
 from comparison.significance import Gain, Pair
 from comparison.summary import Spread, Summary
-from comparison.table import Table, numbers, percent, points
+from comparison.table import Table, numbers, percent, points, probability
 
 
 def accuracy(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
@@ -34,7 +34,7 @@ def differences(pairs: Sequence[Pair]) -> Table:
     rows = []
     for pair in pairs:
         about = [pair.one.label, pair.other.label, pair.recipe, f"{100 * pair.fraction:g} %"]
-        rows.append([*about, points(pair.difference), f"{pair.adjusted:.3f}", pair.verdict])
+        rows.append([*about, points(pair.difference), probability(pair.adjusted), pair.verdict])
     note = (
         "Every pair on the same held-out images: paired bootstrap over images and seeds, 95 % interval, p after Holm "
         "among all rows. What would be shown is the smallest true difference that is found 8 times of 10, before Holm."
@@ -61,7 +61,7 @@ def pretraining(summary: Summary, gains: Sequence[Gain]) -> Table:
         mine = [g for g in gains if g.entry == one.entry]
         for gain in mine:
             share = f"{100 * gain.fraction:g} %"
-            cells.append([*about, share, points(gain.difference), f"{gain.adjusted:.3f}", gain.verdict])
+            cells.append([*about, share, points(gain.difference), probability(gain.adjusted), gain.verdict])
         if not mine:
             cells.append([*about, *"----"])
     note = (

@@ -166,10 +166,14 @@ def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]], batch
     for entry in entries:
         first = next((p for p in pretrained if p.entry == entry), None)
         mine = [r for r in done if r["kind"] == "train" and r["about"]["model"] == entry.name]
+        paces = _paces(mine)
         for recipe, fraction in dict.fromkeys((r["about"]["recipe"], r["about"]["fraction"]) for r in mine):
             same = [r for r in mine if (r["about"]["recipe"], r["about"]["fraction"]) == (recipe, fraction)]
             before = first if recipe == PRETRAINED else None
-            runs = tuple(_seed_run(entry, r["about"]["seed"], r["result"], batch_size, before) for r in same)
+            runs = tuple(
+                _seed_run(entry, r["about"]["seed"], r["result"], paces[recipe, r["about"]["seed"]], batch_size, before)
+                for r in same
+            )
             scores.append(_score(entry, recipe, fraction, [r["result"] for r in same], runs))
     scores.sort(key=lambda s: (s.recipe, s.fraction))
     return Summary(speeds, scores, _frozen(done), pretrained, problems)
@@ -195,8 +199,22 @@ def _pretrained(entries: Sequence[Entry], done: Sequence[dict[str, Any]]) -> lis
     return found
 
 
-def _seed_run(entry: Entry, seed: int, result: dict[str, Any], batch_size: int, before: Pretrained | None) -> SeedRun:
-    steps, gmacs, seconds = result["steps"], result["steps"] * entry.gmacs, result["train_seconds"]
+def _paces(records: Sequence[dict[str, Any]]) -> dict[tuple[str, int], float]:
+    """Seconds of a step by recipe and seed: of the share whose training was disturbed least.
+
+    A step is the same on every share, and another program on the machine can only make it longer.
+    """
+    found: dict[tuple[str, int], float] = {}
+    for record in records:
+        key, seconds = (record["about"]["recipe"], record["about"]["seed"]), record["result"]["seconds_per_step"]
+        found[key] = min(seconds, found.get(key, seconds))
+    return found
+
+
+def _seed_run(
+    entry: Entry, seed: int, result: dict[str, Any], pace: float, batch_size: int, before: Pretrained | None
+) -> SeedRun:
+    steps, gmacs, seconds = result["steps"], result["steps"] * entry.gmacs, result["steps"] * pace
     if before is not None:
         steps, gmacs = steps + before.steps, gmacs + before.steps * before.gmacs
         seconds += before.seconds[seed]

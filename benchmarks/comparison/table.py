@@ -36,6 +36,12 @@ def points(seen: Difference) -> str:
     return f"{100 * seen.value:+.1f} ({100 * seen.low:+.1f} to {100 * seen.high:+.1f})"
 
 
+def probability(p: float) -> str:
+    """``0.013``, or ``< 0.001``: no test finds that a difference is impossible."""
+    text = f"{p:.3f}"
+    return "< 0.001" if text == "0.000" else text
+
+
 def change(spread: Spread) -> str:
     """``-0.3 ± 0.1``: mean and standard deviation over seeds of a difference of shares, in points."""
     text = f"{100 * spread.mean:+.1f}"

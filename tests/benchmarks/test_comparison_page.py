@@ -63,7 +63,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 key = pieces.training_key(entry, "equal", seed, fraction)
                 found = answers.Answers(np.arange(800), np.zeros(800, int), (~right).astype(int), np.ones(800))
                 found.write(out / "pieces" / f"{key}.parquet")
-                result = {"accuracy": float(right.mean()), "ece": 0.1, "steps": 100, "train_seconds": 60.0}
+                result = {"accuracy": float(right.mean()), "ece": 0.1, "steps": 100, "seconds_per_step": 0.6}
                 result |= {"train_images": int(1000 * fraction), "images": 800}
                 if fraction == 1:
                     result["exported"] = {"int8": exported(params, right.mean() - 0.01 * (seed + 1))}
@@ -171,6 +171,18 @@ def test_tables_sort_and_filter(page: Any) -> None:
     page.fill("[data-table=table-0]", "MID vit")
     assert shown() == ["middle"]
     assert page.text_content("p:has([data-table=table-0]) output") == "1 of 3 rows"
+
+
+def test_small_probabilities_sort_before_larger_ones(page: Any) -> None:
+    head = page.locator("th", has_text="p (Holm)")
+    cells = head.locator("xpath=ancestor::table").locator("tbody tr")
+    at = head.evaluate("cell => cell.cellIndex")
+    head.locator("button").click()
+    shown = [cells.nth(i).locator("td").nth(at).text_content() for i in range(cells.count())]
+    assert shown[0] == "< 0.001"
+    values = [float(text.removeprefix("< ")) for text in shown]
+    assert values == sorted(values)
+    assert values[-1] > 0.001
 
 
 def test_plots_are_saved_as_svg(page: Any, tmp_path: Path) -> None:

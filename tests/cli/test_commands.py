@@ -300,6 +300,6 @@ def test_what_needs_no_network_loads_nothing_heavy(command: list[str], said: str
 @pytest.mark.long
 @pytest.mark.parametrize("args", ["models", "train --help", "train classify --help", "--help"])
 def test_a_reader_that_has_seen_enough_is_no_error(args: str) -> None:
-    command = f"{shlex.quote(sys.executable)} -m visionzoo.cli.main {args} | {{ exec <&-; sleep 2; }}"
+    command = f"{shlex.quote(sys.executable)} -m visionzoo {args} | {{ exec <&-; sleep 2; }}"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""

@@ -91,7 +91,7 @@ def test_a_shell_is_told_the_rest_of_a_word(line: str, expected: str | None, tmp
     answers = tmp_path / "answers"
     asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
     environment = {**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(answers)}
-    subprocess.run([sys.executable, "-m", "visionzoo.cli.main"], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "visionzoo"], env=environment, check=True, timeout=60)
     assert [word.strip() for word in answers.read_text().split("\n") if word] == (
         [] if expected is None else [expected]
     )

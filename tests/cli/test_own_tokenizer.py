@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from torch.nn import functional as F
+from words import word_tokenizer
 
 import visionzoo as vz
 from visionzoo.cli import main as visionzoo
@@ -31,15 +32,7 @@ TEXTS = ["a red square", "blue"]
 
 def words(folder: str, *more: str, rule: str = "[S] $A [E]") -> None:
     """A tokenizer of transformers, beside something large that is none of its files."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    known = ["[PAD]", "[S]", "[E]", "[UNK]", "a", "red", "blue", "square", *more]
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(known)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    special = [("[S]", 1), ("[E]", 2)]
-    inner.post_processor = processors.TemplateProcessing(rule, special_tokens=special)  # type: ignore[assignment]
-    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    word_tokenizer(folder, *more, rule=rule)
     Path(folder, "model.safetensors").write_bytes(b"weights")
 
 

@@ -38,7 +38,7 @@ def call(command: list[str], folder: Path, *path: Path) -> subprocess.CompletedP
     short = SHORT if command[1] == "train" and "--resume" not in command else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *path))), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-P", "-m", "visionzoo.cli.main", *command[1:4], *short, *command[4:]],
+        [sys.executable, "-P", "-m", "visionzoo", *command[1:4], *short, *command[4:]],
         capture_output=True, text=True, cwd=folder, env=environment, timeout=200, check=False,
     )  # fmt: skip
 

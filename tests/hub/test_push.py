@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Path:
 def commands(hub: FakeHub, home: Path, *args: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_TOKEN": "hf_secret", "NO_PROXY": "*"}
     env.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-m", "visionzoo.cli.main", *args]
+    command = [sys.executable, "-m", "visionzoo", *args]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=200)
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer, canonicalize_text
+from words import word_tokenizer
 
 import visionzoo as vz
 from visionzoo.models.clip.tokenizer import BytePairTokenizer, FolderTokenizer, canonical, open_tokenizer
@@ -74,16 +75,8 @@ def test_canonical_text(text):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tokenizer of words, whose end token has not the highest id."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["[PAD]", "[S]", "[E]", "[UNK]", "a", "red", "blue", "square"]
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing("[S] $A [E]", special_tokens=[("[S]", 1), ("[E]", 2)])
     path = tmp_path_factory.mktemp("tokenizer")
-    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(path)
+    word_tokenizer(path)
     return path
 
 

@@ -121,7 +121,7 @@ def test_somebody_elses_annotations_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_command_starts_and_stops_cleanly(stop: signal.Signals) -> None:
-    command = [sys.executable, "-m", "visionzoo.cli.main", "demo", "--no-browser", "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "visionzoo", "demo", "--no-browser", "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     assert process.stdout is not None
     assert process.stdout.readline().startswith("http://127.0.0.1:")

@@ -141,7 +141,3 @@ def command_parser(only: str | None) -> argparse.ArgumentParser:
         if only in (None, name):
             importlib.import_module(module).add_parser(subparsers)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
