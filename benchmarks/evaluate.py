@@ -51,9 +51,8 @@ def evaluate(options: EvaluationOptions) -> int:
     """Score every model on every data set, and write ``results.csv`` and ``index.html``; 1 if any failed."""
     from released.labels import RULES, question
     from released.page import write_results
-    from released.scoring import Released, answer, at_most, score
+    from released.scoring import Released, answer, held_out, score
 
-    from visionzoo.data.sources.open import open_data
     from visionzoo.files import write_csv
 
     models = [Released.parse(text) for text in many("models", options.models, str)]
@@ -64,7 +63,7 @@ def evaluate(options: EvaluationOptions) -> int:
         raise ValueError(f"data.classes={','.join(rules)} must be one of {', '.join(RULES)}, for all data or for each")
     asked: dict[str, tuple[Any, Any]] = {}
     for path, rule in zip(paths, rules * (len(paths) if len(rules) == 1 else 1), strict=True):
-        source = at_most(open_data(path, val_fraction=1.0).to_evaluate, options.limit)
+        source = held_out(path, options.limit)
         asked[key_of(Path(path).name, rule)] = source, question(source, rule)  # bad data are said before any work
     out = Path(options.out)
     (out / "answers").mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from comparison.imagenet_c import CORRUPTIONS, mean_corruption_error
 
+from released.maps_part import where_they_look
 from released.robust import agreements
 from visionzoo.report import write_page
 from visionzoo.report.charts import Chart, ChartLine
@@ -47,13 +49,26 @@ def write_results(out: Path, rows: Sequence[dict[str, Any]], notes: Sequence[str
 
 
 def write_robustness(
-    out: Path, found: dict[str, dict[str, Any]], baseline: str | None, settings: dict[str, Any]
+    out: Path,
+    found: dict[str, dict[str, Any]],
+    baseline: str | None,
+    settings: dict[str, Any],
+    pictures: Sequence[np.ndarray] = (),
 ) -> Path:
-    """The page of :mod:`released.robust`: curves, tables, and how errors and layers agree."""
+    """The page of :mod:`released.robust`: curves, tables, how errors and layers agree, and where models look.
+
+    Args:
+        out: the file to write.
+        found: model -> look -> finding.
+        baseline: whose mCE is 100.
+        settings: what was asked.
+        pictures: that the maps are of, where maps were asked for.
+    """
     curves = [
         ("occlusion", "Patches left out", "share of 14 x 14 patches"),
         ("shuffle", "Patches shuffled", "patches along an edge"),
         ("resolution", "Detail left", "share of the pixels along an edge"),
+        ("input_size", "Input size", "pixels of an edge, same weights"),
         ("pgd", "Adversary (PGD, 10 steps)", "largest change, of 255"),
     ]
     charts: list[Any] = []
@@ -61,16 +76,22 @@ def write_robustness(
         lines = [
             ChartLine(label, list(zip(looks[look]["x"], (100 * a for a in looks[look]["accuracy"]), strict=True)),
                       TONES[i % len(TONES)], dashed=i >= len(TONES), dots=True)
-            for i, (label, looks) in enumerate(found.items()) if look in looks
+            for i, (label, looks) in enumerate(found.items()) if look in looks and looks[look]["x"]
         ]  # fmt: skip
         rising = [ChartLine(x.name, sorted(x.points), x.tone, x.dashed, x.dots) for x in lines]
         if lines:
             charts.append(Chart(look, f"{title}: top-1, %", rising, x_name=axis, bounds=(0.0, 100.0)))
+    charts += [
+        Paragraph(f"{label} is not asked at {why}", "note")
+        for label, looks in found.items()
+        for why in looks.get("input_size", {}).get("left_out", [])
+    ]
     sections = [
         PageSection("summary", "Summary", [_overview(found, baseline)]),
         PageSection("curves", "Curves", charts),
         PageSection("corruptions", "ImageNet-C", _corruptions(found)),
         PageSection("agreement", "Agreement", _agreement(found)),
+        PageSection("maps", "Where they look", where_they_look(found, pictures)),
     ]
     subtitle = f"{settings['images']:,} images of {settings['data']}"
     return write_page(out, "Robustness", sections, subtitle=subtitle)
@@ -88,19 +109,37 @@ def _mce(looks: dict[str, Any], reference: dict[str, Any] | None) -> float | Non
 
 
 def _overview(found: dict[str, dict[str, Any]], baseline: str | None) -> SortedTable:
-    columns = [("model", False), ("top-1 %", True), ("ECE %", True), ("mCE", True), ("shape %", True)]
-    columns += [("texture %", True), ("share of shape", True), ("AUROC energy", True), ("FPR95 energy", True)]
-    columns += [("AUROC max-softmax", True), ("FPR95 max-softmax", True)]
-    rows = []
-    for label, looks in found.items():
+    """One row for each model, with the columns that anybody has a value in."""
+    reference = found.get(baseline) if baseline else None
+    table: dict[str, list[TableCell]] = {}
+    for looks in found.values():
         own, shape, strange = looks.get("clean", {}), looks.get("shape_texture", {}), looks.get("ood", {})
-        scores = [strange.get(n, {}).get(k) for n in ("energy", "max_softmax") for k in ("auroc", "fpr95")]
-        mce = _mce(looks, found.get(baseline) if baseline else None)
-        values = [own.get("accuracy"), own.get("ece")]
-        values2 = [shape.get("shape"), shape.get("texture"), shape.get("shape_share"), *scores]
-        rows.append([TableCell(label), *map(_number, values), _number(mce, 1.0), *(_number(v) for v in values2)])
-    caption = f"mCE is of {baseline}'s errors." if baseline else "No baseline was given for mCE."
-    return SortedTable("overview", caption, columns, rows, searched=True)
+        row = {
+            "top-1 %": _number(own.get("accuracy")),
+            "ECE %": _number(own.get("ece")),
+            "mCE": _number(_mce(looks, reference), 1.0),
+            "shape %": _number(shape.get("shape")),
+            "texture %": _number(shape.get("texture")),
+            "share of shape": _number(shape.get("shape_share")),
+        }
+        for name, title in (("energy", "energy"), ("max_softmax", "max-softmax")):
+            row[f"AUROC {title}"] = _number(strange.get(name, {}).get("auroc"))
+            row[f"FPR95 {title}"] = _number(strange.get(name, {}).get("fpr95"))
+        row["transfer top-1 %"] = _number(looks.get("transfer", {}).get("accuracy"))
+        for name, cell in row.items():
+            table.setdefault(name, []).append(cell)
+    kept = {name: cells for name, cells in table.items() if any(cell.order != "" for cell in cells)}
+    rows = [[TableCell(label), *cells] for label, *cells in zip(found, *kept.values(), strict=True)]
+    said = []
+    if any("imagenet_c" in looks for looks in found.values()):
+        said.append(f"mCE is of {baseline}'s errors." if baseline else "No baseline was given for mCE.")
+    for moved in [looks["transfer"] for looks in found.values() if "transfer" in looks][:1]:
+        said.append(
+            f"Transfer: a linear classifier on frozen features, {moved['train_images']:,} training images of "
+            f"{moved['classes']} other classes, {moved['images']:,} held out."
+        )
+    columns = [("model", False), *((name, True) for name in kept)]
+    return SortedTable("overview", " ".join(said), columns, rows, searched=True)
 
 
 def _corruptions(found: dict[str, dict[str, Any]]) -> list[Any]:

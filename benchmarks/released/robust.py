@@ -1,4 +1,4 @@
-"""What a set of models makes of changed images; every finding is kept in a file of its own.
+"""What a set of models makes of changed images and of other ones; every finding is kept in a file of its own.
 
 Legend: N images, B batch, C channels, (H, W) pixels, K outputs that are asked.
 """
@@ -6,9 +6,9 @@ Legend: N images, B batch, C channels, (H, W) pixels, K outputs that are asked.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,96 +21,28 @@ from PIL import Image
 from torch import Tensor
 
 from released import looks
-from released.labels import Question, question
-from released.scoring import Released
-from visionzoo.data.sources.base import Source
+from released.maps import LOOKED, look_at
+from released.subject import Subject
+from released.transfer import transfer
+from visionzoo.data.sources.base import Splits
 from visionzoo.data.transforms import EvalTransform
 from visionzoo.files import write_json
 from visionzoo.metrics.calibration import calibration_error
 from visionzoo.metrics.differences import error_agreement
 from visionzoo.metrics.similarity import linear_cka
 from visionzoo.metrics.unfamiliar import energy_score, max_softmax, separation
-from visionzoo.models.bundle import CONFIG_FILE, read_config
-from visionzoo.models.preprocess import Normalize
 
-#: What can be asked for; ``ood`` needs images of none of the classes.
-LOOKS = ("clean", "imagenet_c", "occlusion", "shuffle", "shape_texture", "resolution", "pgd", "ood", "cka")
+#: What can be asked for; ``ood`` needs images of none of the classes, ``transfer`` another labelled data set.
+LOOKS = (
+    "clean", "imagenet_c", "occlusion", "shuffle", "shape_texture", "resolution", "input_size", "pgd", "ood",
+    "transfer", "cka", "maps",
+)  # fmt: skip
 #: ImageNet-C's corruptions are in pixels of 224; much smaller inputs do not show what they do.
 LEAST_EDGE = 112
 #: Shares of the pixels along an edge that are left of the detail.
 SHARPNESS = (1.0, 0.75, 0.5, 0.375, 0.25)
-
-
-@dataclass
-class Subject:
-    """One model, its question, and the images at its size."""
-
-    released: Released
-    source: Source
-    rule: str
-    device: str | None
-    batch_size: int
-
-    @cached_property
-    def model(self) -> Any:
-        return self.released.build(self.device, check=False)
-
-    @cached_property
-    def question(self) -> Question:
-        """ImageNet's, or by the names of a run's labels.
-
-        Raises:
-            ValueError: for classes of the data that a run does not have.
-        """
-        folder = Path(self.released.name)
-        if not (folder / CONFIG_FILE).is_file():
-            return question(self.source, self.rule)
-        labels = list(read_config(folder).labels or ())
-        if unknown := sorted(set(self.source.classes) - set(labels)):
-            raise ValueError(f"{folder} has no label {unknown[0]!r}, which the data have")
-        index = [labels.index(name) for name in self.source.classes]
-        right = tuple(frozenset({index[t]}) if t >= 0 else frozenset() for t in self.source.targets.tolist())
-        return Question(np.arange(len(labels)), right)
-
-    @cached_property
-    def pixels(self) -> list[np.ndarray]:
-        """(H, W, 3) uint8 of every image, as the model sees it."""
-        fit = EvalTransform(self.model.preprocess).fit
-        return [np.array(fit(self.source.read(i))) for i in range(len(self.source))]
-
-    @cached_property
-    def normalize(self) -> Normalize:
-        return Normalize(self.model.preprocess).to(next(self.model.parameters()).device)
-
-    def resized(self, image: np.ndarray) -> np.ndarray:
-        """An image that was cropped already, at the model's size."""
-        height, width = self.model.preprocess.image_size
-        if image.shape[:2] == (height, width):
-            return image
-        return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-
-    def batches(self, images: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        """(B, C, H, W) uint8 on the device."""
-        device = next(self.model.parameters()).device
-        for start in range(0, len(images), self.batch_size):
-            part = np.stack(images[start : start + self.batch_size])
-            yield torch.from_numpy(part).permute(0, 3, 1, 2).contiguous().to(device)
-
-    def logits(self, images: Sequence[np.ndarray]) -> Tensor:
-        """(N, K) of (H, W, 3) uint8 images, among the outputs that are asked."""
-        columns = torch.from_numpy(self.question.asked)
-        with torch.no_grad():  # not inference_mode: what is made here once is differentiated elsewhere
-            return torch.cat([self.model(self.normalize(b)).float().cpu()[:, columns] for b in self.batches(images)])
-
-    def right(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(N,) bool."""
-        answers = self.question.asked[self.logits(images).argmax(1).numpy()]
-        return np.array([a in r for a, r in zip(answers.tolist(), self.question.right, strict=True)])
-
-    def accuracy(self, change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> float:
-        """Share that is right of changed images; every image has its own draws, the same for every model."""
-        changed = [change(p, np.random.default_rng([7, i])) for i, p in enumerate(self.pixels)]
-        return float(self.right(changed).mean())
+#: Input sizes, as shares of a model's own (arXiv 1906.06423).
+SIZES = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 # ---- one model ------------------------------------------------------------------------------------------------------
@@ -155,6 +87,26 @@ def resolution(subject: Subject) -> dict[str, Any]:
     }
 
 
+def input_size(subject: Subject) -> dict[str, Any]:
+    """Accuracy of the same weights where images enter with more or fewer pixels, in whole patches."""
+    height, width = subject.model.preprocess.image_size
+    step = subject.model.stride
+    found: dict[str, Any] = {"x": [], "accuracy": [], "left_out": []}
+    for share in SIZES:
+        size = (max(1, round(share * height / step)) * step, max(1, round(share * width / step)) * step)
+        if share == 1:
+            size = (height, width)
+        other = replace(subject, image_size=size)
+        try:
+            accuracy = float(other.right(other.pixels).mean())
+        except (ValueError, AssertionError) as error:  # timm asserts what some of its families cannot do
+            found["left_out"].append(f"{size[0]} x {size[1]} pixels: {error}")
+            continue
+        found["x"].append(size[0])
+        found["accuracy"].append(accuracy)
+    return found
+
+
 def shape_texture(subject: Subject) -> dict[str, Any]:
     shape = subject.accuracy(lambda p, _: looks.without_texture(p))
     texture = subject.accuracy(lambda p, rng: looks.without_shape(p, rng))
@@ -184,7 +136,8 @@ def pgd(subject: Subject) -> dict[str, Any]:
     return {"x": [255 * b for b in (0.0, *looks.BUDGETS)], "accuracy": found}
 
 
-def ood(subject: Subject, other: Source) -> dict[str, Any]:
+def ood(subject: Subject, data: Splits) -> dict[str, Any]:
+    other = data.first
     fit = EvalTransform(subject.model.preprocess).fit
     strange = subject.logits([np.array(fit(other.read(i))) for i in range(len(other))])
     known = subject.logits(subject.pixels)
@@ -196,8 +149,10 @@ def ood(subject: Subject, other: Source) -> dict[str, Any]:
 
 
 ALONE: dict[str, Callable[[Subject], dict[str, Any]]] = {
-    f.__name__: f for f in (clean, occlusion, shuffle, shape_texture, resolution, pgd)
+    f.__name__: f for f in (clean, occlusion, shuffle, shape_texture, resolution, input_size, pgd)
 }
+#: Looks at other data than those that are scored, by name.
+WITH_OTHERS: dict[str, Callable[[Subject, Splits], dict[str, Any]]] = {"ood": ood, "transfer": transfer}
 
 
 # ---- several --------------------------------------------------------------------------------------------------------
@@ -209,20 +164,27 @@ class Study:
     def __init__(self, subjects: Sequence[Subject], out: Path, say: Callable[[str], None]) -> None:
         self.subjects, self.out, self.say = subjects, out / "pieces", say
 
-    def run(self, wanted: Sequence[str], other: Source | None) -> dict[str, dict[str, Any]]:
+    def run(self, wanted: Sequence[str], others: Mapping[str, Splits]) -> dict[str, dict[str, Any]]:
         """Model -> look -> finding.
+
+        Args:
+            wanted: some of :data:`LOOKS`.
+            others: look -> its data, for those of :data:`WITH_OTHERS`.
 
         Raises:
             ValueError: for a model or data that do not fit; what was found before is kept.
         """
         found: dict[str, dict[str, Any]] = {s.released.label: {} for s in self.subjects}
         for subject in self.subjects:
-            for look in (name for name in wanted if name in ALONE or name == "ood"):
-                if look == "ood":
-                    assert other is not None
-                    found[subject.released.label][look] = self._kept(subject, look, lambda s: ood(s, other))
-                else:
-                    found[subject.released.label][look] = self._kept(subject, look, ALONE[look])
+            mine = found[subject.released.label]
+            for look in wanted:
+                if look in ALONE:
+                    mine[look] = self._kept(subject, look, ALONE[look])
+                elif look in WITH_OTHERS:
+                    find = partial(WITH_OTHERS[look], subject, others[look])
+                    mine[look] = self._kept(subject, look, lambda _, find=find: find())
+                elif look == "maps":
+                    mine[look] = self._kept(subject, look, lambda s: look_at(s, self.pictures))
         if "imagenet_c" in wanted:
             self._corrupted(found)
         if "cka" in wanted:
@@ -271,15 +233,22 @@ class Study:
 
     @cached_property
     def _base(self) -> list[np.ndarray]:
-        """(224, 224, 3) uint8: the authors' resize to 256, bilinear, and centre crop."""
-        source, images = self.subjects[0].source, []
-        for i in range(len(source)):
-            image = source.read(i)
-            scale = 256 / min(image.size)
-            image = image.resize(tuple(round(n * scale) for n in image.size), Image.Resampling.BILINEAR)
-            left, top = ((n - imagenet_c.EDGE) // 2 for n in image.size)
-            images.append(np.array(image.crop((left, top, left + imagenet_c.EDGE, top + imagenet_c.EDGE))))
-        return images
+        return [_square(self.subjects[0].source.read(i)) for i in range(len(self.subjects[0].source))]
+
+    @cached_property
+    def pictures(self) -> list[np.ndarray]:
+        """(224, 224, 3) uint8, the same ones for all models: some, from the first image to the last."""
+        source = self.subjects[0].source
+        places = np.unique(np.linspace(0, len(source) - 1, LOOKED).round().astype(int))
+        return [_square(source.read(int(i))) for i in places]
+
+
+def _square(image: Image.Image) -> np.ndarray:
+    """(224, 224, 3) uint8: the resize to 256 of ImageNet-C's authors, bilinear, and the centre crop."""
+    scale = 256 / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+    left, top = ((n - imagenet_c.EDGE) // 2 for n in image.size)
+    return np.array(image.crop((left, top, left + imagenet_c.EDGE, top + imagenet_c.EDGE)))
 
 
 def _cka(one: Subject, other: Subject) -> list[list[float]]:

@@ -5,7 +5,9 @@ Legend: N images, B batch, C channels, (H, W) pixels, K outputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from timm.models import get_pretrained_cfg
 from released.labels import CLASSES, Question
 from visionzoo.backbones import backbone_info
 from visionzoo.data.sources.base import Source
+from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.split import limited
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.named import weights_of
 from visionzoo.inference.stream import Stream
-from visionzoo.models.bundle import load_bundle
+from visionzoo.models.bundle import filled, load_bundle, read_config
 from visionzoo.models.classifier import create_classifier
 from visionzoo.runs.tables import read_table, write_table
 
@@ -45,29 +48,41 @@ class Released:
         """How it is called."""
         return self.name if self.weights is None else f"{self.name}={Path(self.weights).name}"
 
-    def build(self, device: str | None, *, check: bool = True) -> Any:
-        """The classifier, in evaluation mode on the device, at the size that timm's results tables test it at.
+    def build(self, device: str | None, *, check: bool = True, image_size: tuple[int, int] | None = None) -> Any:
+        """The classifier, in evaluation mode on the device.
 
         Args:
             device: None for a GPU where there is one.
             check: whether it must have ImageNet's classes.
+            image_size: (H, W) in pixels; None for the size that timm's results tables test it at, or that of the run.
 
         Raises:
             ValueError: for other weights than a classifier's of 1000 classes.
         """
         if Path(self.name).is_dir():
-            model = load_bundle(self.name)[0]
+            model = self._run(image_size)
         else:
             weights = self.weights or backbone_info(self.name).weights
             source = weights_of(self.name, weights)
             # random weights are the same ones every time
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                model = create_classifier(self.name, CLASSES, weights=source, image_size=test_size(self.name, weights))
+                size = image_size or test_size(self.name, weights)
+                model = create_classifier(self.name, CLASSES, weights=source, image_size=size)
         outputs = getattr(model, "num_classes", None)
         if check and outputs != CLASSES:
             raise ValueError(f"{self.name} has {outputs} outputs; ImageNet and its relatives ask for {CLASSES}")
         return model.to(resolve_device(device)).eval()
+
+    def _run(self, image_size: tuple[int, int] | None) -> Any:
+        if image_size is None:
+            return load_bundle(self.name)[0]
+        config = read_config(self.name)
+        if config.task != "classify":
+            raise ValueError(f"{self.name} is of {config.task}; only classifiers are asked at other sizes")
+        at_size = replace(config, preprocess=replace(config.preprocess, image_size=image_size))
+        build = partial(create_classifier, **{**config.architecture, "image_size": image_size})
+        return filled(build, at_size, Path(self.name))
 
 
 def test_size(name: str, weights: str | None) -> tuple[int, int] | None:
@@ -81,6 +96,13 @@ def test_size(name: str, weights: str | None) -> tuple[int, int] | None:
 def at_most(source: Source, limit: int | None) -> Source:
     """So many images, every class by its share, the same ones each time; None, or more than there are, for all."""
     return source if limit is None or limit >= len(source) else limited(source, limit, seed=0)
+
+
+def held_out(path: str, limit: int | None) -> Source:
+    """The images of ``path`` that are scored, as :func:`at_most` takes them: those held out, or all where none are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"val_fraction=1.0 is not used")  # which is for data without a split
+        return at_most(open_data(path, val_fraction=1.0).to_evaluate, limit)
 
 
 def answer(model: Any, source: Source, asked: Question, batch_size: int, path: Path) -> None:

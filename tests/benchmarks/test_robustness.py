@@ -138,7 +138,7 @@ def test_the_command_looks_at_everything_and_goes_on(load: Any, tmp_path: Path, 
     main = load("robustness").main
     told = ["--models", "timm/lcnet_035=random,timm/lcnet_050=random", "--data.path", str(tmp_path / "val")]
     told += ["--out", str(tmp_path / "out"), "--device", "cpu", "--ood_path", str(tmp_path / "other")]
-    told += ["--data.classes", "present", "--baseline", "timm/lcnet_035=random"]
+    told += ["--data.classes", "present", "--baseline", "timm/lcnet_035=random", "--transfer_path", "shapes:24"]
     assert main(told) == 0
     pieces = sorted((tmp_path / "out" / "pieces").glob("*.json"))
     found = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
@@ -149,8 +149,15 @@ def test_the_command_looks_at_everything_and_goes_on(load: Any, tmp_path: Path, 
     assert one["pgd"]["accuracy"][0] == one["clean"]["accuracy"]
     assert 0 <= one["ood"]["energy"]["auroc"] <= 1
     assert len(one["cka timm/lcnet_050=random"]["cka"]) == 5
+    assert one["input_size"]["x"] == [128, 160, 224, 288, 320]
+    assert one["input_size"]["accuracy"][2] == one["clean"]["accuracy"]
+    assert one["transfer"]["train_images"] == 24
+    assert 0 <= one["transfer"]["accuracy"] <= 1
+    assert np.array(one["maps"]["cam"]).shape == (6, 14, 14)
+    assert list(one["maps"]["left_out"]) == ["attention"]
     page = (tmp_path / "out" / "index.html").read_text()
-    for text in ("Patches shuffled", "kappa of errors", "pixelate", "mCE is of timm/lcnet_035=random"):
+    texts = ["Patches shuffled", "kappa of errors", "pixelate", "mCE is of timm/lcnet_035=random", "Grad-CAM"]
+    for text in [*texts, "attention: it gives no attention weights", "transfer top-1 %", "Input size"]:
         assert text in page
     capsys.readouterr()
     times = [p.stat().st_mtime_ns for p in pieces]
@@ -158,6 +165,12 @@ def test_the_command_looks_at_everything_and_goes_on(load: Any, tmp_path: Path, 
     assert [p.stat().st_mtime_ns for p in pieces] == times  # all kept
     assert main([*told, "--limit", "3"]) == 2
     assert "give another --out" in capsys.readouterr().err
+    assert main([*told, "--transfer_path", "shapes:32"]) == 2
+    assert "holds results of transfer" in capsys.readouterr().err
+    assert main([*told, "--transfer_path", "shapes:32", "--looks", "clean"]) == 0  # which does not ask for it
+    capsys.readouterr()
+    assert main([*told[:-2], "--looks", "transfer"]) == 2
+    assert "looks=transfer needs transfer_path" in capsys.readouterr().err
     assert main([*told, "--baseline", "alexnet"]) == 2
     assert "baseline=alexnet must be one of the models" in capsys.readouterr().err
     assert main([*told, "--looks", "blur"]) == 2
