@@ -33,26 +33,44 @@ def cost(summary: Summary, entries: Sequence[Entry]) -> Table:
                 entry.kind,
                 f"{entry.params / 1e6:.2f}",
                 f"{entry.gmacs:.3f}",
-                _cell(train, lambda r: f"{r['images_per_second']:,.0f}"),
-                _cell(fast, lambda r: f"{r['images_per_second']:,.0f}"),
-                _cell(fast, lambda r: f"{r['latency_ms']['p50']:.2f}"),
+                _cell(train, _rate),
+                _cell(fast, _rate),
+                _milliseconds(summary.latency(entry)),
                 _cell(fast, lambda r: f"{r['latency_ms']['p95']:.2f}"),
                 _cell(train, lambda r: f"{r['peak_bytes'] / GIB:.2f}"),
                 _cell(fast, lambda r: f"{r['peak_bytes'] / GIB:.2f}"),
                 "-" if score is None else f"{score.steps:,}",
-                "-" if score is None else f"{score.minutes:.1f}",
+                "-" if score is None else numbers(Spread.of([run.seconds / 60 for run in score.runs]), 1),
                 *([_joules(train), _joules(fast)] if counted else []),
             ]
         )
     note = (
-        "Latency is that of one image. Peak memory is that of a process of its own that does nothing else, Python and "
-        "torch included. A dash: it ran out of memory or failed, see the problems."
+        "In brackets quartiles of the timed rounds; minutes are mean and deviation over seeds. Latency is that of one "
+        "image. Peak memory is that of a process of its own that does nothing else, Python and torch included, once. A "
+        "dash: it ran out of memory or failed, see the problems."
     )
     if counted:
         note += " Energy is that of the processor's packages or of the GPU alone, whatever else they do included."
     elif reasons := sorted({r["no_energy"] for r in results if "no_energy" in r}):
         note += f" Energy was not measured: {'; '.join(reasons)}."
     return Table("Cost", note, header, rows)
+
+
+def _rate(result: dict[str, Any]) -> str:
+    """Images a second, with quartiles; older records have none."""
+    rate, seconds = result["images_per_second"], result.get("seconds", {}).get("wall")
+    if seconds is None:
+        return f"{rate:,.0f}"
+    low, high = (rate * seconds["median"] / seconds[end] for end in ("high", "low"))
+    return f"{rate:,.0f} ({low:,.0f} to {high:,.0f})"
+
+
+def _milliseconds(found: tuple[float, float, float] | None) -> str:
+    """Low quartile, median and high; older records have the median alone."""
+    if found is None:
+        return "-"
+    low, middle, high = found
+    return f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _joules(result: dict[str, Any] | None) -> str:
@@ -103,10 +121,7 @@ def front(rows: Sequence[FrontRow]) -> Table:
     cells = []
     for row in rows:
         score = row.score
-        latency = "-"
-        if row.latency is not None:
-            low, middle, high = row.latency
-            latency = f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        latency = _milliseconds(row.latency)
         minutes = numbers(Spread.of([r.seconds / 60 for r in score.runs]), 1)
         cells.append(
             [

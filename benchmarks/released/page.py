@@ -170,4 +170,27 @@ def _agreement(found: dict[str, dict[str, Any]]) -> list[Any]:
         "Kappa: whether two are wrong on the same images, 0 is chance. CKA: whether their last maps hold the same."
     )
     columns = [("one", False), ("other", False), ("kappa of errors", True), ("CKA of the last maps", True)]
-    return [SortedTable("pairs", caption, columns, rows)] if rows else []
+    return [SortedTable("pairs", caption, columns, rows), *_layers(found)] if rows else []
+
+
+def _layers(found: dict[str, dict[str, Any]]) -> list[Any]:
+    """CKA of every two levels of every two models."""
+    having = [(one, name.removeprefix("cka "), looks[name]["cka"]) for one, looks in found.items() for name in looks
+              if name.startswith("cka ")]  # fmt: skip
+    if not having:
+        return []
+    levels = max(len(row) for *_, matrix in having for row in matrix)
+    rows = []
+    for one, other, matrix in having:
+        for level, values in enumerate(matrix, 1):
+            cells = [TableCell("-", "") if v != v else TableCell(f"{v:.2f}", v) for v in values]
+            cells += [TableCell("", "")] * (levels - len(values))
+            rows.append([TableCell(one), TableCell(f"{level}", level), TableCell(other), *cells])
+    columns = [
+        ("one", False),
+        ("its level", True),
+        ("other", False),
+        *((f"level {k + 1}", True) for k in range(levels)),
+    ]
+    caption = "CKA of the levels of two models' pyramids, the finest first, maps averaged over their places."
+    return [SortedTable("layers", caption, columns, rows, searched=True, folded=True)]

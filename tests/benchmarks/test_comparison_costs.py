@@ -122,6 +122,20 @@ def test_a_training_that_was_disturbed_costs_what_its_steps_cost_on_another_shar
     assert [[run.seconds for run in score.runs] for score in made.scores] == [[300, 300.5], [600, 601]]
 
 
+def test_what_was_timed_is_shown_with_its_spread(load: Any) -> None:
+    made = summary(load, {("a", "equal", 1.0): [0.5, 0.6]}, {"a": [1.0, 2.0, 4.0]}, {"a": 60.0})
+    timed = {
+        "images_per_second": 100.0,
+        "peak_bytes": 2**30,
+        "seconds": {"wall": {"low": 1.6, "median": 2.0, "high": 2.5}},
+    }
+    made.speeds[0].training = timed
+    made.speeds[0].inference.update(images_per_second=1234.5, peak_bytes=2**29)  # as in a record of before
+    entries = [made.speeds[0].entry]
+    text = load("comparison.cost_tables").cost(made, entries).markdown()
+    assert "| 100 (80 to 125) | 1,234 | 2.00 (1.50 to 3.00) | 4.00 | 1.00 | 0.50 | 100 | 1.0 ± 0.0 |" in text
+
+
 @pytest.mark.parametrize(
     ("p", "text"), [(0.0, "< 0.001"), (0.0004, "< 0.001"), (0.0006, "0.001"), (0.0126, "0.013"), (1.0, "1.000")]
 )

@@ -157,7 +157,14 @@ def test_the_command_looks_at_everything_and_goes_on(load: Any, tmp_path: Path, 
     assert list(one["maps"]["left_out"]) == ["attention"]
     page = (tmp_path / "out" / "index.html").read_text()
     texts = ["Patches shuffled", "kappa of errors", "pixelate", "mCE is of timm/lcnet_035=random", "Grad-CAM"]
-    for text in [*texts, "attention: it gives no attention weights", "transfer top-1 %", "Input size"]:
+    for text in [
+        *texts,
+        "attention: it gives no attention weights",
+        "transfer top-1 %",
+        "Input size",
+        "its level",
+        "level 5",
+    ]:
         assert text in page
     capsys.readouterr()
     times = [p.stat().st_mtime_ns for p in pieces]
