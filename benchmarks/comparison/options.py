@@ -113,6 +113,12 @@ class Plan:
     exported: list[str]  #: precisions of ONNX files; empty for none
     device: str
 
+    @property
+    def on_most_images(self) -> list[str]:
+        """The recipes that are run on the largest share of the images that any is run on."""
+        largest = {recipe: max(shares) for recipe, shares in self.fractions.items()}
+        return [recipe for recipe in self.recipes if largest[recipe] == max(largest.values())]
+
     def settings(self) -> dict[str, Any]:
         """What shapes a result: everything but which models, seeds and shares there are, and where they go."""
         values = asdict(self.options)

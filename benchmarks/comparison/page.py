@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -162,13 +163,11 @@ def _plot(scores: Sequence[Score], runs: Sequence[dict[str, Any]]) -> str:
         return round((HEIGHT - BOTTOM) - (accuracy - bottom) / (top - bottom) * (HEIGHT - BOTTOM - 14), 1)
 
     parts = []
-    for k in range(5):
-        value = bottom + (top - bottom) * (k + 0.5) / 5
+    for value in _ticks(bottom, top):
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y(value)}" y2="{y(value)}" stroke="#e6e8eb"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4}" text-anchor="end" font-size="11">{value:.0f}</text>')
-    for k in range(4):
-        ms = math.exp(low + (high - low) * (k + 0.5) / 4)
-        parts.append(f'<text x="{x(ms)}" y="{HEIGHT - 22}" text-anchor="middle" font-size="11">{ms:.3g}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4}" text-anchor="end" font-size="11">{value:g}</text>')
+    for ms in _log_ticks(math.exp(low), math.exp(high)):
+        parts.append(f'<text x="{x(ms)}" y="{HEIGHT - 22}" text-anchor="middle" font-size="11">{ms:g}</text>')
     parts.append(
         f'<text x="{WIDTH - 10}" y="{HEIGHT - 4}" text-anchor="end" font-size="11">milliseconds of one image</text>'
         '<text x="4" y="11" font-size="11">top-1, %</text>'
@@ -200,8 +199,27 @@ def _plot(scores: Sequence[Score], runs: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to eight round numbers between two: steps of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(s * power for s in (1, 2, 5) if s * power <= (high - low) / 3)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers for a logarithmic axis, not too close to each other."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1.0, 1.5, 2, 3, 4, 5, 7), (1.0, 2, 5), (1.0,)):
+        found = [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
+        if len(found) <= 8:
+            break
+    return found
+
+
 def _list(items: Sequence[str], kind: str) -> str:
-    return f'<ul class="{kind}">' + "".join(f"<li>{escape(i)}</li>" for i in items) + "</ul>"
+    """Plain text with commands between backticks, as in the Markdown file."""
+    shown = (re.sub("`(.+?)`", r"<code>\1</code>", escape(item)) for item in items)
+    return f'<ul class="{kind}">' + "".join(f"<li>{item}</li>" for item in shown) + "</ul>"
 
 
 def _table(table: Table, name: str) -> str:

@@ -83,7 +83,7 @@ def critical_difference(entries: Sequence[Entry], ranking: Ranking, out: Path) -
     axes = figure.subplots()
     order = sorted(range(len(entries)), key=lambda i: ranking.ranks[i])
     look = styles(entries)
-    for row, i in enumerate(order):
+    for row, i in enumerate(reversed(order)):  # the longest stem on the left, so that no name crosses another's
         x, y = ranking.ranks[i], -1.0 - 0.5 * row
         colour = look[entries[i]][0]
         axes.plot([x, x], [0, y], color=colour, linewidth=1.4)

@@ -13,11 +13,12 @@ from comparison.table import Table, numbers, percent, points, probability
 
 
 def accuracy(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
-    columns = [f"{r} recipe: {what}" for r in plan.recipes for what in ("top-1 %", "corrupted top-1 %", "ECE %")]
+    recipes = plan.on_most_images
+    columns = [f"{r} recipe: {what}" for r in recipes for what in ("top-1 %", "corrupted top-1 %", "ECE %")]
     rows = []
     for entry in entries:
         cells: list[str] = []
-        for recipe in plan.recipes:
+        for recipe in recipes:
             score = summary.score(entry, recipe)
             cells += (
                 ["-", "-", "-"]
@@ -27,6 +28,8 @@ def accuracy(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
         rows.append([entry.label, entry.kind, *cells])
     seeds = f"{len(plan.seeds)} seeds: mean ± standard deviation" if len(plan.seeds) > 1 else "one seed"
     note = f"All images. {seeds}. Corrupted: mean of all corruptions and severities. ECE (15 bins): lower is better."
+    if fewer := [r for r in plan.recipes if r not in recipes]:
+        note += f" The {' and '.join(fewer)} recipe was run on fewer images alone: see the data efficiency."
     return Table("Accuracy", note, ["model", "kind", *columns], rows)
 
 

@@ -52,12 +52,20 @@ class Gain:
 
 
 def verdict(one: str, other: str, difference: Difference, p: float) -> str:
-    """A sentence: which is better, or how large a difference would have been seen."""
+    """A sentence: which is better, or how large a difference would have been seen.
+
+    Args:
+        one, other: what they are called.
+        difference: of one less the other.
+        p: adjusted for all tests of the page.
+    """
     seeds = min(difference.seeds)
     if seeds == 1:
         return "one seed: what another training would give is not known"
     if p < ALPHA:
         return f"{one if difference.value > 0 else other} is better"
+    if difference.p < ALPHA:
+        return f"{one if difference.value > 0 else other} seems better; among so many tests it is not sure"
     return f"no difference seen; n = {seeds} would show {100 * difference.resolvable:.1f} points"
 
 

@@ -118,9 +118,9 @@ class Summary:
     problems: list[str]  #: what did not run, and why
 
     def score(self, entry: Entry, recipe: str) -> Score | None:
-        """The score with most training images."""
-        found = [s for s in self.scores if s.entry == entry and s.recipe == recipe]
-        return max(found, key=lambda s: s.fraction, default=None)
+        """The score on the most training images of the comparison; None where this recipe was not run on as many."""
+        most = max((s.fraction for s in self.scores), default=None)
+        return next((s for s in self.scores if (s.entry, s.recipe, s.fraction) == (entry, recipe, most)), None)
 
     def speed(self, entry: Entry) -> Speed:
         return next(s for s in self.speeds if s.entry == entry)

@@ -136,6 +136,39 @@ def test_what_was_timed_is_shown_with_its_spread(load: Any) -> None:
     assert "| 100 (80 to 125) | 1,234 | 2.00 (1.50 to 3.00) | 4.00 | 1.00 | 0.50 | 100 | 1.0 ± 0.0 |" in text
 
 
+def test_what_was_trained_on_fewer_images_stands_beside_its_like_alone(load: Any) -> None:
+    runs: Runs = {
+        ("a", "equal", 0.2): [0.5, 0.6],
+        ("a", "equal", 1.0): [0.7, 0.8],
+        ("a", "pretrained", 0.2): [0.6, 0.65],
+    }
+    made = summary(load, runs, {"a": [1.0, 2.0]}, {"a": 60.0})
+    (entry,) = {s.entry for s in made.scores}
+    assert made.score(entry, "pretrained") is None
+    assert [r.score.recipe for r in load("comparison.pareto").fronts(made, ["equal", "pretrained"])] == ["equal"]
+    options = load("comparison.options")
+    told = ["--models", "a", "--data.path", "x", "--out", "o", "--budget.steps", "9", "--recipes", "equal"]
+    plan = options.check(options.parse(told))
+    plan.recipes.append("pretrained")
+    plan.fractions["pretrained"] = [0.2]
+    assert plan.on_most_images == ["equal"]
+    text = load("comparison.score_tables").accuracy(made, plan, [entry]).markdown()
+    assert "The pretrained recipe was run on fewer images alone" in text
+    assert "pretrained recipe: top-1" not in text
+
+
+def test_a_difference_that_many_tests_hide_is_not_called_none(load: Any) -> None:
+    verdict = load("comparison.significance").verdict
+    difference = load("visionzoo.metrics.differences").Difference
+    seen = {"low": 0.01, "high": 0.05, "resolvable": 0.02, "seeds": (3, 3)}
+    assert verdict("a", "b", difference(value=0.03, p=0.01, **seen), 0.02) == "a is better"
+    assert verdict("a", "b", difference(value=-0.03, p=0.01, **seen), 0.3).startswith("b seems better; among so many")
+    assert (
+        verdict("a", "b", difference(value=0.03, p=0.3, **seen), 1.0)
+        == "no difference seen; n = 3 would show 2.0 points"
+    )
+
+
 @pytest.mark.parametrize(
     ("p", "text"), [(0.0, "< 0.001"), (0.0004, "< 0.001"), (0.0006, "0.001"), (0.0126, "0.013"), (1.0, "1.000")]
 )

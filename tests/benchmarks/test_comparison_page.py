@@ -185,6 +185,22 @@ def test_small_probabilities_sort_before_larger_ones(page: Any) -> None:
     assert values[-1] > 0.001
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "marks"),
+    [(42.0, 82.0, [50, 60, 70, 80]), (10.2, 13.1, [10.5, 11, 11.5, 12, 12.5, 13]), (98.0, 101.0, [98, 99, 100, 101])],
+)
+def test_marks_of_an_axis_are_round(written: Path, low: float, high: float, marks: list[float]) -> None:
+    assert load("comparison.page")._ticks(low, high) == pytest.approx(marks)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "marks"),
+    [(0.8, 2.8, [1, 1.5, 2]), (0.3, 40.0, [0.5, 1, 2, 5, 10, 20]), (0.9, 9000, [1, 10, 100, 1000])],
+)
+def test_marks_of_a_logarithmic_axis_are_round(written: Path, low: float, high: float, marks: list[float]) -> None:
+    assert load("comparison.page")._log_ticks(low, high) == pytest.approx(marks)
+
+
 def test_plots_are_saved_as_svg(page: Any, tmp_path: Path) -> None:
     with page.expect_download() as download:
         page.click("button.save")
