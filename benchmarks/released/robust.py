@@ -92,10 +92,9 @@ def input_size(subject: Subject) -> dict[str, Any]:
     height, width = subject.model.preprocess.image_size
     step = subject.model.stride
     found: dict[str, Any] = {"x": [], "accuracy": [], "left_out": []}
-    for share in SIZES:
-        size = (max(1, round(share * height / step)) * step, max(1, round(share * width / step)) * step)
-        if share == 1:
-            size = (height, width)
+    shares = [s for s in SIZES if s != 1]
+    sizes = {(max(1, round(s * height / step)) * step, max(1, round(s * width / step)) * step) for s in shares}
+    for size in sorted(sizes | {(height, width)}):  # of a small input several shares are one size
         other = replace(subject, image_size=size)
         try:
             accuracy = float(other.right(other.pixels).mean())
@@ -152,7 +151,7 @@ ALONE: dict[str, Callable[[Subject], dict[str, Any]]] = {
     f.__name__: f for f in (clean, occlusion, shuffle, shape_texture, resolution, input_size, pgd)
 }
 #: Looks at other data than those that are scored, by name.
-WITH_OTHERS: dict[str, Callable[[Subject, Splits], dict[str, Any]]] = {"ood": ood, "transfer": transfer}
+WITH_OTHERS: dict[str, Callable[..., dict[str, Any]]] = {"ood": ood, "transfer": transfer}
 
 
 # ---- several --------------------------------------------------------------------------------------------------------
@@ -181,8 +180,7 @@ class Study:
                 if look in ALONE:
                     mine[look] = self._kept(subject, look, ALONE[look])
                 elif look in WITH_OTHERS:
-                    find = partial(WITH_OTHERS[look], subject, others[look])
-                    mine[look] = self._kept(subject, look, lambda _, find=find: find())
+                    mine[look] = self._kept(subject, look, partial(WITH_OTHERS[look], data=others[look]))
                 elif look == "maps":
                     mine[look] = self._kept(subject, look, lambda s: look_at(s, self.pictures))
         if "imagenet_c" in wanted:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import visionzoo as vz
+from visionzoo.data.sources.shapes import ShapesSource
 
 
 def classifier(name: str, **options: Any) -> Any:
@@ -87,3 +88,15 @@ def test_maps_agree_by_the_order_of_their_places(load: Any) -> None:
     flat = one.copy()
     flat[1:] = 0.5
     assert agreement(one, flat) is None  # one picture has ranks, and one is no mean
+
+
+def test_a_small_input_is_asked_once_at_each_size(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, scoring = load("released.subject"), load("released.scoring")
+    source = ShapesSource(4, size=32)
+    answers = load("released.labels").Question(np.arange(1000), (frozenset({0}),) * 4)
+    with pytest.warns(UserWarning, match="random weights"):
+        asked = subject.Subject(scoring.Released("timm/lcnet_035", "random"), source, "all", "cpu", 4, (64, 64))
+        monkeypatch.setattr(subject.Subject, "question", answers)
+        found = load("released.robust").input_size(asked)
+    assert found["x"] == [32, 64, 96]
+    assert len(found["accuracy"]) == 3
