@@ -94,9 +94,9 @@ def test_a_small_input_is_asked_once_at_each_size(load: Any, monkeypatch: pytest
     subject, scoring = load("released.subject"), load("released.scoring")
     source = ShapesSource(4, size=32)
     answers = load("released.labels").Question(np.arange(1000), (frozenset({0}),) * 4)
+    asked = subject.Subject(scoring.Released("timm/lcnet_035", "random"), source, "all", "cpu", 4, (64, 64))
+    monkeypatch.setattr(subject.Subject, "question", answers)
     with pytest.warns(UserWarning, match="random weights"):
-        asked = subject.Subject(scoring.Released("timm/lcnet_035", "random"), source, "all", "cpu", 4, (64, 64))
-        monkeypatch.setattr(subject.Subject, "question", answers)
         found = load("released.robust").input_size(asked)
     assert found["x"] == [32, 64, 96]
     assert len(found["accuracy"]) == 3
