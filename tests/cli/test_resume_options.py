@@ -174,3 +174,15 @@ def test_what_is_applied_in_the_middle_of_an_epoch_is_said(begun: None, capsys: 
 def test_what_has_not_changed_is_not_said(begun: None, capsys: Any) -> None:
     assert resume(ON) == 0
     assert "from here on" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("ends_at", "lacks"), [("data:", "no data"), ("model:", "no model and no data")])
+def test_a_configuration_that_was_cut_short_is_named(
+    begun: None, ends_at: str, lacks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Path("run/config.yaml")
+    config.write_text(config.read_text().partition(f"\n{ends_at}")[0])
+    before = files()
+    assert resume(ON) == 2
+    assert f"{config} is not whole: it has {lacks}; put back" in capsys.readouterr().err
+    assert files() == before

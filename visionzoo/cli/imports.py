@@ -62,9 +62,9 @@ def require_for_training(args: Sequence[str]) -> None:
     _, configs = take_option(args, "config")
     for file in map(Path, configs):  # the user's own word
         if b"import" in _bytes(file):
-            require(_names(_options(file)), file)
+            require(_names(options_in(file)), file)
     for file in (Path(run) / "config.yaml" for run in resumed):  # a folder may come from a stranger
-        options = _options(file)
+        options = options_in(file)
         require(_names(options), file)
         if found := next(_elsewhere(options, file), None):
             raise ValueError(f"{file} takes options from another file, {found!r}, which no run writes; use --config")
@@ -78,7 +78,7 @@ def _bytes(file: Path) -> bytes:
         return b""
 
 
-def _options(file: Path) -> dict[Any, Any]:
+def options_in(file: Path) -> dict[Any, Any]:
     """What a configuration holds; nothing where it is no valid one, which is said when it is parsed."""
     import yaml
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from visionzoo.cli.batch_size import find_batch_size
 from visionzoo.cli.imports import IMPORT_HELP, take_option
 from visionzoo.cli.options import OneLineParser, check_loggers, check_options
 from visionzoo.cli.processes import StopSignal, leave_together
+from visionzoo.cli.resume import resume_arguments
 from visionzoo.cli.short_help import short_page, wants_all
 from visionzoo.cli.suggest import UsageError
 from visionzoo.cli.tasks import TASKS, split_arguments
@@ -32,7 +32,7 @@ from visionzoo.tasks import optim
 from visionzoo.tasks.base import VisionTask, summarize_parameters
 from visionzoo.tasks.contract import check_data, check_task
 from visionzoo.tasks.engine.assemble import guards, run_files
-from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints, peek, read_options
+from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints, read_options
 from visionzoo.tasks.engine.disk import what_is_lost
 from visionzoo.tasks.engine.finish import held_out_scores, make_up
 from visionzoo.tasks.engine.fsdp import FullySharded
@@ -381,39 +381,6 @@ class TrainCLI(LightningCLI):
 
     def _command(self) -> str:
         return " ".join([self.program, self.task_name, "fit", *(f"--import {shell_quoted(name)}" for name in typed())])
-
-
-def resume_arguments(args: Sequence[str]) -> list[str]:
-    """Turn ``--resume DIR`` into that run's configuration, folder and last checkpoint; other options stay and win.
-
-    Raises:
-        FileNotFoundError, ValueError: when the folder is not a run that can go on.
-    """
-    rest, folders = take_option(args, "resume")
-    if not folders:
-        return list(args)
-    rest, _ = take_option(rest, "config")  # the run's own configuration is complete
-    rest, _ = take_option(rest, "run_dir")
-    folder = folders[-1]
-    run = RunFolder.open(folder)
-    checkpoint = next((file for file in (run.last, run.best) if file.is_file()), None)
-    missing = run.config_yaml if not run.config_yaml.is_file() else run.last
-    if not run.config_yaml.is_file() or (checkpoint is None and run.model.is_file()):
-        raise FileNotFoundError(
-            f"{folder} cannot be resumed: it has no {missing.name}; start it again in another folder"
-        )
-    again = [f"--config={run.config_yaml}", *rest, f"--run_dir={run.path}"]
-    if checkpoint is None:
-        say(f"{folder} was stopped before its first save; it starts again", flush=True)
-        return again
-    try:
-        peek(checkpoint)
-    except ValueError as error:
-        other = f"; move it away to go on from {run.best.name}" if run.best.is_file() and checkpoint == run.last else ""
-        raise ValueError(f"{error}{other}") from error
-    if checkpoint == run.best:
-        warnings.warn(f"{folder} has no {run.last.name}; going on from {run.best.name}", stacklevel=2)
-    return [*again, f"--ckpt_path={checkpoint}"]
 
 
 def run(argv: Sequence[str], program: str = "python train.py") -> int:

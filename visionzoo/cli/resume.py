@@ -1,0 +1,50 @@
+"""``--resume DIR``: the configuration, the folder and the last checkpoint of a run that goes on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from visionzoo.cli.imports import options_in, take_option
+from visionzoo.runs import RunFolder
+from visionzoo.tasks.engine.checkpoint import peek
+from visionzoo.terminal import say
+
+
+def resume_arguments(args: Sequence[str]) -> list[str]:
+    """Turn ``--resume DIR`` into that run's configuration, folder and last checkpoint; other options stay and win.
+
+    Raises:
+        FileNotFoundError, ValueError: when the folder is not a run that can go on.
+    """
+    rest, folders = take_option(args, "resume")
+    if not folders:
+        return list(args)
+    rest, _ = take_option(rest, "config")  # the run's own configuration is complete
+    rest, _ = take_option(rest, "run_dir")
+    folder = folders[-1]
+    run = RunFolder.open(folder)
+    checkpoint = next((file for file in (run.last, run.best) if file.is_file()), None)
+    missing = run.config_yaml if not run.config_yaml.is_file() else run.last
+    if not run.config_yaml.is_file() or (checkpoint is None and run.model.is_file()):
+        raise FileNotFoundError(
+            f"{folder} cannot be resumed: it has no {missing.name}; start it again in another folder"
+        )
+    kept = options_in(run.config_yaml)
+    if lacks := [f"no {part}" for part in ("trainer", "model", "data") if not isinstance(kept.get(part), dict)]:
+        raise ValueError(
+            f"{run.config_yaml} is not whole: it has {' and '.join(lacks)}; put back what the run wrote, "
+            "or start it again in another folder"
+        )
+    again = [f"--config={run.config_yaml}", *rest, f"--run_dir={run.path}"]
+    if checkpoint is None:
+        say(f"{folder} was stopped before its first save; it starts again", flush=True)
+        return again
+    try:
+        peek(checkpoint)
+    except ValueError as error:
+        other = f"; move it away to go on from {run.best.name}" if run.best.is_file() and checkpoint == run.last else ""
+        raise ValueError(f"{error}{other}") from error
+    if checkpoint == run.best:
+        warnings.warn(f"{folder} has no {run.last.name}; going on from {run.best.name}", stacklevel=2)
+    return [*again, f"--ckpt_path={checkpoint}"]
