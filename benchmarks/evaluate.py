@@ -49,36 +49,38 @@ class EvaluationOptions:
 
 def evaluate(options: EvaluationOptions) -> int:
     """Score every model on every data set, and write ``results.csv`` and ``index.html``; 1 if any failed."""
+    from released.identity import names_of, of_data
     from released.labels import RULES, question
     from released.page import write_results
     from released.scoring import Released, answer, held_out, score
 
     from visionzoo.files import write_csv
 
-    models = [Released.parse(text) for text in many("models", options.models, str)]
-    paths = many("data.path", options.data.path, str)
-    listed = options.data.classes if isinstance(options.data.classes, list) else str(options.data.classes).split(",")
-    rules = [str(rule).strip() for rule in listed]
+    check_counts(options.batch_size, options.limit)
+    models = Released.parse_all(many("models", options.models, str))
+    paths, rules = _listed(options.data.path), _listed(options.data.classes)
     if len(rules) not in (1, len(paths)) or set(rules) - set(RULES):
         raise ValueError(f"data.classes={','.join(rules)} must be one of {', '.join(RULES)}, for all data or for each")
     asked: dict[str, tuple[Any, Any]] = {}
-    for path, rule in zip(paths, rules * (len(paths) if len(rules) == 1 else 1), strict=True):
+    for name, path, rule in zip(names_of(paths), paths, rules * (len(paths) // len(rules)), strict=True):
         source = held_out(path, options.limit)
-        asked[key_of(Path(path).name, rule)] = source, question(source, rule)  # bad data are said before any work
+        asked[key_of(name, rule)] = source, question(source, rule)  # bad data are said before any work
+    data = {name: of_data(source) for name, (source, _) in asked.items()}
     out = Path(options.out)
     (out / "answers").mkdir(parents=True, exist_ok=True)
     rows, problems = [], []
     for released in models:
         model: Any = None
+        weights = released.digest
         for name, (source, what) in asked.items():
             limit = "" if options.limit is None else f"-{options.limit}"
             path = out / "answers" / f"{key_of(released.label, name)}{limit}.parquet"
-            kept = path.is_file()
+            kept, of = path.is_file(), {"images": data[name], "weights": weights}
             try:
                 if not kept:
                     model = released.build(options.device) if model is None else model
-                    answer(model, source, what, options.batch_size, path)
-                found = {"model": released.label, "data": name, **score(path, what)}
+                    answer(model, source, what, options.batch_size, path, of)
+                found = {"model": released.label, "data": name, **score(path, what, of)}
             except (ValueError, FileNotFoundError) as error:
                 problems.append(f"{released.label} on {name}: {error}")
                 print(problems[-1], file=sys.stderr, flush=True)
@@ -91,6 +93,18 @@ def evaluate(options: EvaluationOptions) -> int:
     page = write_results(out / "index.html", rows, notes, problems)
     print(f"written to {page}")
     return 1 if problems else 0
+
+
+def check_counts(batch_size: int, limit: int | None) -> None:
+    """Raises ValueError for less than one image."""
+    for name, value in (("batch_size", batch_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
+def _listed(value: Many) -> list[str]:
+    """Like :func:`comparison.options.many`, with repetitions: one data set may be asked by several rules."""
+    return [str(part).strip() for part in (value if isinstance(value, list) else str(value).split(","))]
 
 
 def main(argv: Sequence[str]) -> int:

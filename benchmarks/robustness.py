@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.options import Many, many, parse_options
-from evaluate import EvaluationData
+from evaluate import EvaluationData, check_counts
 from script import exit_code
 
 from visionzoo.data.sources.base import Splits, fingerprint
@@ -44,6 +44,7 @@ class RobustnessOptions:
 
 def study(options: RobustnessOptions) -> int:
     """Do what is not done yet, and write ``results.json`` and ``index.html``."""
+    from released.identity import answerable, of_data
     from released.page import write_robustness
     from released.robust import LOOKS, Study
     from released.scoring import Released, held_out
@@ -58,20 +59,22 @@ def study(options: RobustnessOptions) -> int:
         raise ValueError("looks=ood needs ood_path, images of none of the classes")
     if "transfer" in wanted and options.transfer_path is None:
         raise ValueError("looks=transfer needs transfer_path, another data set with training and held-out images")
-    models = [Released.parse(text) for text in many("models", options.models, str)]
+    check_counts(options.batch_size, options.limit)
+    models = Released.parse_all(many("models", options.models, str))
     if options.baseline is not None and options.baseline not in [m.label for m in models]:
         raise ValueError(f"baseline={options.baseline} must be one of the models: {', '.join(m.label for m in models)}")
     paths, rules = many("data.path", options.data.path, str), many("data.classes", options.data.classes, str)
     if len(paths) != 1 or len(rules) != 1:
         raise ValueError(f"data.path={','.join(paths)} and data.classes={','.join(rules)} must be one data set")
     path, rule = paths[0], rules[0]
-    source = held_out(path, options.limit)
+    source = answerable(held_out(path, options.limit), rule)
     subjects = [Subject(m, source, rule, options.device, options.batch_size) for m in models]
     for subject in subjects:
         assert subject.question is not None  # labels that do not fit are said before any work
     others = {name: data for name, data in _others(options).items() if name in wanted}
     settings = {"data": Path(path).name, "images": len(source), "classes": rule}
-    settings |= {"fingerprint": fingerprint(Splits(val=source))}
+    settings |= {"fingerprint": of_data(source)}
+    settings |= {f"weights of {model.label}": model.digest for model in models}
     settings |= {
         name: {"name": Path(str(paths_of[name])).name, "fingerprint": fingerprint(data)}
         for name, data in others.items()
@@ -93,13 +96,14 @@ def _others(options: RobustnessOptions) -> dict[str, Splits]:
     Raises:
         ValueError, FileNotFoundError: for data that cannot be had or do not fit.
     """
+    from released.identity import readable
     from released.scoring import at_most
 
     from visionzoo.data.sources.open import open_data
 
     found = {}
     if options.ood_path is not None:
-        found["ood"] = Splits(val=at_most(open_data(options.ood_path, "images").first, options.limit))
+        found["ood"] = Splits(val=readable(at_most(open_data(options.ood_path, "images").first, options.limit)))
     if (path := options.transfer_path) is not None:
         data = open_data(path)
         if data.multi_label or data.train is None or data.val is None:

@@ -10,7 +10,7 @@ from comparison.options import Plan
 from comparison.pareto import DRAWS, FrontRow
 from comparison.reach import Reach
 from comparison.summary import Files, Spread, Summary
-from comparison.table import Table, change, numbers, percent
+from comparison.table import Table, change, numbers, percent, share
 
 GIB = 2**30
 #: What is told of an exported file.
@@ -126,18 +126,18 @@ def front(rows: Sequence[FrontRow]) -> Table:
         cells.append(
             [
                 *(score.entry.label, score.entry.kind, score.recipe, percent(score.accuracy), latency),
-                *(_share(row.by_latency), minutes, _share(row.by_minutes)),
+                *(_of_draws(row.by_latency), minutes, _of_draws(row.by_minutes)),
             ]
         )
     note = (
-        f"All images. On the front: no other is both as cheap and as good. The share is that of {DRAWS:,} draws with "
-        "replacement, of trainings and of timed images. With one seed it is not known, and a few seeds say little: "
-        "40 % and 60 % are alike."
+        f"{share(rows[0].score.fraction)}. On the front: no other is both as cheap and as good. The share is that of "
+        f"{DRAWS:,} draws with replacement, of trainings and of timed images. With one seed it is not known, and a few "
+        "seeds say little: 40 % and 60 % are alike."
     )
     return Table("Pareto front", note, header, cells)
 
 
-def _share(value: float | None) -> str:
+def _of_draws(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f}"
 
 

@@ -13,8 +13,10 @@ import comparison.small  # noqa: F401  registers the networks of the pilot
 from visionzoo.backbones import backbone_info, list_backbones
 from visionzoo.models.classifier import create_classifier
 
-#: What has attention is a ViT, or a hybrid where it has overlapping convolutions too.
-KINDS = ("CNN", "ViT", "hybrid")
+#: What has self-attention is a ViT, or a hybrid where it has overlapping convolutions too; what has neither is an MLP.
+KINDS = ("CNN", "ViT", "hybrid", "MLP")
+#: Modules that are called attention and weigh channels or places by what was pooled: they are parts of a CNN.
+GATES = re.compile(r"pool|selectivekernel|split|^(light)?(channel|spatial)attn$", re.I)
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ def describe(name: str, image_size: int, num_classes: int) -> Entry:
 def kind_of(model: nn.Module) -> str:
     """One of :data:`KINDS`. Attention in a pooling does not count, nor does the convolution that cuts patches."""
     names = {type(m).__name__ for m in model.modules()}
-    if not any(re.search(r"attention|attn", n, re.I) and not re.search("pool", n, re.I) for n in names):
-        return "CNN"
+    attends = any(re.search(r"attention|attn|MLA$", n, re.I) and not GATES.search(n) for n in names)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    return "hybrid" if any(m.kernel_size[0] > m.stride[0] for m in convolutions) else "ViT"  # type: ignore[operator]
+    convolves = any(m.kernel_size[0] > m.stride[0] for m in convolutions)  # type: ignore[operator]
+    return {(True, True): "hybrid", (True, False): "ViT", (False, True): "CNN"}.get((attends, convolves), "MLP")
 
 
 def use_channels_last(model: nn.Module) -> None:

@@ -91,7 +91,7 @@ class Options:
     device: str | None = None  #: none for a GPU where there is one
     threads: int | None = None  #: of the CPU; none for torch's own choice
     speed_batch: int = 32  #: images per batch in throughput and peak memory
-    speed_rounds: int = 10  #: of throughput; latency takes ten times as many
+    speed_rounds: int = 10  #: of throughput; latency takes four times as many, and 20 at least
     title: str = "CNN against ViT"
     probe: Probe = field(default_factory=Probe)
     pretrain: Pretrain = field(default_factory=Pretrain)
@@ -179,12 +179,16 @@ def check(options: Options) -> Plan:
         ("speed_rounds", options.speed_rounds, 1),
         ("threads", options.threads, 1),
         ("pretrain.steps", options.pretrain.steps, 5),
+        ("probe.batch_size", options.probe.batch_size, 1),
+        ("data.num_workers", options.data.num_workers, 0),
     )
     for name, value, smallest in least:
         if value is not None and value < smallest:
             raise ValueError(f"{name}={value} must be at least {smallest}")
     if budget.minutes is not None and budget.minutes <= 0:
         raise ValueError(f"budget.minutes={budget.minutes} must be above 0")
+    if options.device not in (None, "cpu", "cuda", "cuda:0"):
+        raise ValueError(f"device={options.device} must be cpu or cuda; CUDA_VISIBLE_DEVICES chooses one of several")
     recipes = many("recipes", options.recipes, str)
     if unknown := sorted(set(recipes) - {"equal", "published"}):
         raise ValueError(f"recipes={', '.join(unknown)} must be equal, published or both")

@@ -89,7 +89,8 @@
       item.append(make("strong", run.name), ` ${(100 * run.accuracy).toFixed(1)} %`,
         run.ms === null ? "" : `, ${run.ms.toFixed(2)} ms`, `, ${run.mb.toFixed(1)} MB`,
         ...Object.entries(run.files).map(([precision, size]) => `, ${size.toFixed(2)} MB as ONNX in ${precision}`));
-      if (place && run.alike.includes(best.key)) item.append(make("em", " not told apart from the first"));
+      if (place && !run.compared.includes(best.key)) item.append(make("em", " not compared with the first"));
+      else if (place && run.alike.includes(best.key)) item.append(make("em", " not told apart from the first"));
       return item;
     }));
   };

@@ -28,7 +28,7 @@ th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #e3e6e
 th { background: #f5f6f8; } th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible, [data-run]:focus-visible { outline: 2px solid #2f6db5; }
 th[aria-sort=ascending] button::after { content: " ↑"; } th[aria-sort=descending] button::after { content: " ↓"; }
-td.cnn { color: #b84f12; } td.vit { color: #2f6db5; } td.hybrid { color: #2c7a3f; }
+td.cnn { color: #b84f12; } td.vit { color: #2f6db5; } td.hybrid { color: #2c7a3f; } td.mlp { color: #6a4a96; }
 .facts, .note { color: #4b5463; font-size: 13px; max-width: 70rem; }
 #choose { display: flex; gap: 1rem; flex-wrap: wrap; } #choose input { width: 8rem; display: block; }
 #run { position: fixed; right: 1rem; bottom: 1rem; background: #fff; border: 1px solid #c9ced6; padding: .8rem 1rem;
@@ -36,7 +36,7 @@ td.cnn { color: #b84f12; } td.vit { color: #2f6db5; } td.hybrid { color: #2c7a3f
 #run dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; margin: 0; } #run dd { margin: 0; }
 [data-run] { cursor: pointer; }
 """
-COLOURS = {"CNN": "#d9641e", "ViT": "#2f6db5", "hybrid": "#3d8b4f"}
+COLOURS = {"CNN": "#d9641e", "ViT": "#2f6db5", "hybrid": "#3d8b4f", "MLP": "#7a5aa6"}
 SCRIPT = Path(__file__).with_name("page.js")
 #: Of a plot, in its own units.
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 360, 56, 40
@@ -87,13 +87,9 @@ def _key(entry: Entry, recipe: str, fraction: float) -> str:
 def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any]:
     """What the script knows of one network by one recipe on one share."""
     speed, same = summary.speed(score.entry), (score.recipe, score.fraction)
-    alike = [
-        _key(other, *same)
-        for pair in pairs
-        if (pair.recipe, pair.fraction) == same and (pair.adjusted >= ALPHA or min(pair.difference.seeds) == 1)
-        for one, other in ((pair.one, pair.other), (pair.other, pair.one))
-        if one == score.entry
-    ]
+    mine = [p for p in pairs if (p.recipe, p.fraction) == same and score.entry in (p.one, p.other)]
+    compared = {_key(p.other if p.one == score.entry else p.one, *same): p for p in mine}
+    alike = [key for key, p in compared.items() if p.adjusted >= ALPHA or min(p.difference.seeds) == 1]
     quartiles = summary.latency(score.entry)
     latency = None if speed.inference is None else speed.inference["latency_ms"]["p50"]
     size = score.entry.params * 4 / MB
@@ -121,6 +117,7 @@ def _run(summary: Summary, score: Score, pairs: Sequence[Pair]) -> dict[str, Any
         "quartiles": quartiles,
         "mb": size,
         "files": files,
+        "compared": list(compared),  # by name those that its answers were held against
         "alike": alike,
         "facts": facts,
     }
@@ -188,8 +185,8 @@ def _plot(scores: Sequence[Score], runs: Sequence[dict[str, Any]]) -> str:
             f'data-run="{i}" tabindex="0" role="button" aria-label="{label}"/>'
         )
     note = (
-        "Orange is a CNN, blue a ViT, green a hybrid; filled is the equal recipe, dashed the same after pretraining. "
-        "Bars are one standard deviation over seeds, and the quartiles of the timed images. "
+        "Orange is a CNN, blue a ViT, green a hybrid, violet an MLP; filled is the equal recipe, dashed the same after "
+        "pretraining. Bars are one standard deviation over seeds, and the quartiles of the timed images. "
         "A point tells its run."
     )
     return (

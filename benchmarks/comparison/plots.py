@@ -7,7 +7,7 @@ the published, a dotted or half-filled one the equal recipe after masked pretrai
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ SHADES = {
     "CNN": ("#d9641e", "#f2a35e", "#9c3d0a", "#f7c79b", "#b8860b"),
     "ViT": ("#2f6db5", "#7fb0e6", "#173f70", "#4fb3bf", "#8f86d6"),
     "hybrid": ("#3d8b4f", "#8cc69a", "#1f5a2d", "#a9a13a", "#6fae5f"),
+    "MLP": ("#7a5aa6", "#b39ad6", "#4b2f78", "#c46fae", "#8a8fc4"),
 }
 MARKERS = "osD^vPX*"
 #: recipe -> how its lines are drawn
@@ -230,12 +231,10 @@ def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | 
     bars = 0.9 + 0.75 * (len(names) + 1)
     figure = new_figure(max(11.0, bars + 6.6), 4.8)
     left, right = figure.subplots(1, 2, width_ratios=(max(1.8, bars / 3.2), 1.6), sharey=True)
-    groups: list[tuple[str, Callable[[Score], Spread]]] = [("none", _clean)]
-    groups += [(name, _over_severities(name)) for name in names]
     width = 0.8 / len(shown)
     for i, score in enumerate(shown):
-        spreads = [value(score) for _, value in groups]
-        x = [g + (i - (len(shown) - 1) / 2) * width for g in range(len(groups))]
+        spreads = [_clean(score), *score.by_corruption.values()]
+        x = [g + (i - (len(shown) - 1) / 2) * width for g in range(len(spreads))]
         left.bar(
             x, [100 * s.mean for s in spreads], width * 0.92, color=look[score.entry][0],
             yerr=[100 * (s.deviation or 0) for s in spreads], error_kw={"linewidth": 0.8, "ecolor": "#555"},
@@ -252,7 +251,7 @@ def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | 
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[call-arg]
     left.grid(visible=False, axis="x")
     left.axvline(0.5, color="#d5d8dc", linewidth=1)
-    left.set_xticks(range(len(groups)), [n.replace("_", "\n") for n, _ in groups], fontsize=9)
+    left.set_xticks(range(1 + len(names)), ["none", *(n.replace("_", "\n") for n in names)], fontsize=9)
     left.set_ylabel("top-1 accuracy, %")
     left.set_title(f"{recipe} recipe, by corruption: mean of the severities", fontsize=10, loc="left")
     right.set_title("by severity: mean of the corruptions", fontsize=10, loc="left")
@@ -264,13 +263,3 @@ def robustness(summary: Summary, entries: Sequence[Entry], out: Path) -> Path | 
 def _clean(score: Score) -> Spread:
     assert score.clean is not None
     return score.clean
-
-
-def _over_severities(name: str) -> Callable[[Score], Spread]:
-    def value(score: Score) -> Spread:
-        five = score.corrupted[name]
-        deviations = [s.deviation for s in five if s.deviation is not None]
-        deviation = statistics.fmean(deviations) if deviations else None
-        return Spread(statistics.fmean(s.mean for s in five), deviation, five[0].count)
-
-    return value

@@ -113,7 +113,7 @@ PUBLISHED: dict[str, Recipe] = {
 _FAMILIES = (
     (r"resnet_pilot", "resnet on CIFAR"),
     (r"cct", "compact transformer"),
-    (r"(se|ecs|eca|sk|gc)?res(net|next|nest)|wide_resnet", "resnet strikes back A3"),
+    (r"(nf_)?(se|ecs|eca|sk|gc)?res(net|next|nest)|wide_resnet", "resnet strikes back A3"),
     (r"convnext", "convnext"),
     (r"deit3", "deit III"),
     (r"swin", "swin"),
@@ -126,7 +126,7 @@ def published(model: str, kind: str) -> str:
     Args:
         model: its name, ``timm/`` or not.
         kind: of :data:`comparison.models.KINDS`, which decides where the family is not in the table: bag of tricks for
-            a CNN (the paper trains MobileNet with it too), DeiT for anything with attention.
+            a CNN (the paper trains MobileNet with it too), DeiT for the others.
     """
     bare = model.removeprefix("timm/")
     for pattern, key in _FAMILIES:

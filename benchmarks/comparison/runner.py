@@ -57,6 +57,7 @@ class Comparison:
         self.store = Store(self.out, here, plan.device, self.options.threads)
         self.specs = Specs(plan, self.data, self.methods, self.store)
         self.seconds: list[float] = []  #: of each training here, for the estimate
+        self.trials: dict[str, dict[str, Any]] = {}  #: records of trial runs that failed, by key
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
@@ -118,9 +119,11 @@ class Comparison:
             return max(round(budget.steps * share), LEAST_STEPS)
         assert budget.minutes is not None
         like = "equal" if column == PRETRAINED else column  # which has the same recipe, and nothing to wait for
-        trial = self.specs.training(entry, like, self.plan.seeds[0], 1.0, PACE_STEPS, kind="pace")
+        # always of the same seed, so that seeds that are added later make as many steps
+        trial = self.specs.training(entry, like, 0, 1.0, PACE_STEPS, kind="pace")
         record = self.do(trial)
         if record["status"] != "done":
+            self.trials[trial.key] = record
             return None
         steps = int(60 * budget.minutes * share / record["result"]["seconds_per_step"])
         if steps < LEAST_STEPS:
@@ -180,7 +183,7 @@ class Comparison:
                 left -= 1
                 self.seconds.append(time.monotonic() - start)
             self.say(f"{name}: {self._outcome(record, before is not None, left)}")
-        everything = [*records, *pretrained.values(), *trained, *self._probes()]
+        everything = [*records, *self.trials.values(), *pretrained.values(), *trained, *self._probes()]
         failed = [r for r in everything if r["status"] == "failed"]
         page = write_report(self.out, self.plan, self.entries, self.data, everything)
         self.say(f"{len(failed)} failed; see 'why' in {self.out / 'pieces'}" if failed else "all done")

@@ -9,7 +9,7 @@ from comparison.models import Entry
 from comparison.options import Plan
 from comparison.significance import Gain, Pair
 from comparison.summary import Spread, Summary
-from comparison.table import Table, numbers, percent, points, probability
+from comparison.table import Table, numbers, of_seeds, percent, points, probability, share
 
 
 def accuracy(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
@@ -23,11 +23,14 @@ def accuracy(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
             cells += (
                 ["-", "-", "-"]
                 if score is None
-                else [percent(score.accuracy), percent(score.mean_corrupted), percent(score.ece)]
+                else [of_seeds(score.accuracy, len(plan.seeds)), percent(score.mean_corrupted), percent(score.ece)]
             )
         rows.append([entry.label, entry.kind, *cells])
     seeds = f"{len(plan.seeds)} seeds: mean ± standard deviation" if len(plan.seeds) > 1 else "one seed"
-    note = f"All images. {seeds}. Corrupted: mean of all corruptions and severities. ECE (15 bins): lower is better."
+    note = (
+        f"{share(summary.largest)}. {seeds}. Corrupted: mean of all corruptions and severities. ECE (15 bins): lower "
+        "is better; of the softmax, also where the loss was BCE, which trains no softmax."
+    )
     if fewer := [r for r in plan.recipes if r not in recipes]:
         note += f" The {' and '.join(fewer)} recipe was run on fewer images alone: see the data efficiency."
     return Table("Accuracy", note, ["model", "kind", *columns], rows)
@@ -63,8 +66,8 @@ def pretraining(summary: Summary, gains: Sequence[Gain]) -> Table:
         about = [one.entry.label, one.method, f"{one.steps:,}", minutes]
         mine = [g for g in gains if g.entry == one.entry]
         for gain in mine:
-            share = f"{100 * gain.fraction:g} %"
-            cells.append([*about, share, points(gain.difference), probability(gain.adjusted), gain.verdict])
+            part = f"{100 * gain.fraction:g} %"
+            cells.append([*about, part, points(gain.difference), probability(gain.adjusted), gain.verdict])
         if not mine:
             cells.append([*about, *"----"])
     note = (
@@ -76,21 +79,19 @@ def pretraining(summary: Summary, gains: Sequence[Gain]) -> Table:
 
 def fractions(summary: Summary, plan: Plan, entries: Sequence[Entry]) -> Table:
     columns = [(r, f) for r, shares in plan.fractions.items() if len(shares) > 1 for f in shares]
-    by = {(s.entry, s.recipe, s.fraction): s for s in summary.scores}
-    rows = [
-        [e.label, e.kind, *(percent(s.accuracy) if (s := by.get((e, r, f))) else "-" for r, f in columns)]
-        for e in entries
-    ]
+    by = {(s.entry, s.recipe, s.fraction): of_seeds(s.accuracy, len(plan.seeds)) for s in summary.scores}
+    rows = [[e.label, e.kind, *(by.get((e, r, f), "-") for r, f in columns)] for e in entries]
     header = ["model", "kind", *(f"{r}, {100 * f:g} %" for r, f in columns)]
-    note = (
-        "Top-1 % by the share of training images. The budget is the same for every share, so a small one is seen often."
-    )
+    power = plan.options.budget.share_exponent
+    steps = f"A share f of them has f ** {power:g} of the steps" if power else "The budget is the same for every share"
+    seen = "" if power == 1 else ", so a small one is seen more often"
+    note = f"Top-1 % by the share of training images. {steps}{seen}."
     return Table("Data efficiency", note, header, rows)
 
 
 def frozen(summary: Summary) -> Table:
     rows = [[f.model, f"{100 * f.fraction:g} %", f"{f.train_images:,}", percent(f.accuracy)] for f in summary.frozen]
-    note = "Pretrained on other images and not trained here: a linear classifier on its features."
+    note = "Not trained here: a linear classifier on its features. Its weights are those that were given."
     return Table("A frozen backbone", note, ["model", "share", "training images", "top-1 %"], rows)
 
 

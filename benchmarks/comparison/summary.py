@@ -68,7 +68,8 @@ class Score:
     runs: tuple[SeedRun, ...]  #: one for each seed
     corrupted: dict[str, list[Spread]] = field(default_factory=dict)  #: accuracy at severities 1 to 5
     clean: Spread | None = None  #: accuracy on the same images without corruption
-    mean_corrupted: Spread | None = None  #: over all corruptions and severities; the spread is that of seeds
+    by_corruption: dict[str, Spread] = field(default_factory=dict)  #: mean of the severities, with the spread of seeds
+    mean_corrupted: Spread | None = None  #: over all corruptions and severities, with the spread of seeds
     files: dict[str, Files] = field(default_factory=dict)  #: by precision, of what was exported
 
     @property
@@ -117,10 +118,15 @@ class Summary:
     pretrained: list[Pretrained]
     problems: list[str]  #: what did not run, and why
 
+    @property
+    def largest(self) -> float:
+        """The largest share of the training images that anything was trained on."""
+        return max((s.fraction for s in self.scores), default=1.0)
+
     def score(self, entry: Entry, recipe: str) -> Score | None:
         """The score on the most training images of the comparison; None where this recipe was not run on as many."""
-        most = max((s.fraction for s in self.scores), default=None)
-        return next((s for s in self.scores if (s.entry, s.recipe, s.fraction) == (entry, recipe, most)), None)
+        most = (entry, recipe, self.largest)
+        return next((s for s in self.scores if (s.entry, s.recipe, s.fraction) == most), None)
 
     def speed(self, entry: Entry) -> Speed:
         return next(s for s in self.speeds if s.entry == entry)
@@ -253,6 +259,9 @@ def _score(
             for name in names
         }
         score.clean = Spread.of([r["clean_accuracy_of_these"] for r in with_them])
+        score.by_corruption = {
+            name: Spread.of([statistics.fmean(r["corrupted"][name]) for r in with_them]) for name in names
+        }
         means = [statistics.fmean(v for five in r["corrupted"].values() for v in five) for r in with_them]
         score.mean_corrupted = Spread.of(means)
     score.files = _files(results)

@@ -23,12 +23,23 @@ class Table:
         return "\n".join([*lines, *("| " + " | ".join(r) + " |" for r in self.rows), ""])
 
 
+def share(fraction: float) -> str:
+    """What part of the training images: "All images", or how many of a hundred."""
+    return "All images" if fraction == 1 else f"{100 * fraction:g} % of the images"
+
+
 def percent(spread: Spread | None) -> str:
     """``71.2 ± 0.4``: mean and standard deviation over seeds, in per cent."""
     if spread is None:
         return ""
     text = f"{100 * spread.mean:.1f}"
     return text if spread.deviation is None else f"{text} ± {100 * spread.deviation:.1f}"
+
+
+def of_seeds(spread: Spread, planned: int) -> str:
+    """:func:`percent`, which says so where trainings are missing."""
+    missing = "" if spread.count >= planned else f" ({spread.count} of {planned} seeds)"
+    return percent(spread) + missing
 
 
 def points(seen: Difference) -> str:

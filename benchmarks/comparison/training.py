@@ -17,6 +17,7 @@ from comparison.recipes import Recipe
 from comparison.task import RecipeClassify
 from visionzoo.data.classify import ClassifyData
 from visionzoo.data.module import VisionData
+from visionzoo.data.sources.split import limited
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.base import VisionTask
 from visionzoo.tasks.engine.checkpoint import AtomicCheckpointIO, Checkpoints
@@ -103,13 +104,28 @@ class Pace(Callback):
         return statistics.median(self.wall), statistics.median(self.cpu)
 
 
-def open_data(path: str, val_path: str | None, **options: Any) -> ClassifyData:
-    """The product's data of classification."""
-    return ClassifyData(path, val_path=val_path, **options)
+def open_data(
+    path: str, val_path: str | None, *, seed: int, train_limit: float | None = None, **options: Any
+) -> ClassifyData:
+    """The product's data of classification; images without a split of their own are held out once, for all seeds.
+
+    Trainings are compared image by image, so each must have answered the same ones.
+
+    Args:
+        path, val_path: as classify takes them.
+        seed: of the order, the views and the share of the training images.
+        train_limit: this share; None for all.
+        options: of :class:`ClassifyData`.
+    """
+    data = ClassifyData(path, val_path=val_path, **options)  # whose own seed, 0, draws the hold-out
+    data.seed = seed
+    if data.train_source is not None:
+        data.train_source = limited(data.train_source, train_limit, seed)
+    return data
 
 
 def build(run: Run) -> tuple[RecipeClassify, ClassifyData]:
-    """The task and its data; the seed decides weights, order, views, the share of images and any hold-out."""
+    """The task and its data; the seed decides weights, order, views and the share of images."""
     recipe = run.recipe
     data = open_data(
         run.path,

@@ -43,8 +43,9 @@ def shuffle_patches(image: np.ndarray, side: int, rng: np.random.Generator) -> n
 
 def without_texture(image: np.ndarray) -> np.ndarray:
     """Shapes alone: flat areas of one colour with their borders, by repeated bilateral filtering."""
+    reach = max(9, round(9 * image.shape[0] / 224) | 1)  # as much of a picture, whatever the input size
     for _ in range(6):
-        image = cv2.bilateralFilter(image, d=9, sigmaColor=60, sigmaSpace=max(3.0, image.shape[0] / 32))
+        image = cv2.bilateralFilter(image, d=reach, sigmaColor=60, sigmaSpace=max(3.0, image.shape[0] / 32))
     return image
 
 

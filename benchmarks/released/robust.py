@@ -22,12 +22,12 @@ from torch import Tensor
 
 from released import looks
 from released.maps import LOOKED, look_at
+from released.scoring import calibration_of
 from released.subject import Subject
 from released.transfer import transfer
 from visionzoo.data.sources.base import Splits
 from visionzoo.data.transforms import EvalTransform
 from visionzoo.files import write_json
-from visionzoo.metrics.calibration import calibration_error
 from visionzoo.metrics.differences import error_agreement
 from visionzoo.metrics.similarity import linear_cka
 from visionzoo.metrics.unfamiliar import energy_score, max_softmax, separation
@@ -50,14 +50,11 @@ SIZES = (0.5, 0.75, 1.0, 1.25, 1.5)
 
 def clean(subject: Subject) -> dict[str, Any]:
     logits = subject.logits(subject.pixels)
-    answers = subject.question.asked[logits.argmax(1).numpy()].tolist()
-    right = [a in r for a, r in zip(answers, subject.question.right, strict=True)]
-    places = {int(k): i for i, k in enumerate(subject.question.asked)}
-    labels = torch.tensor([places[min(r)] for r in subject.question.right])
+    right = subject.right_of(logits)
     return {
-        "accuracy": float(np.mean(right)),
+        "accuracy": float(right.mean()),
         "right": [int(r) for r in right],
-        "ece": calibration_error(logits.softmax(1), labels),
+        "ece": calibration_of(logits.softmax(1).amax(1).numpy(), right),
     }
 
 
@@ -113,6 +110,7 @@ def shape_texture(subject: Subject) -> dict[str, Any]:
 
 
 def pgd(subject: Subject) -> dict[str, Any]:
+    """Accuracy under an adversary, who fights the first right answer of each image."""
     columns = torch.from_numpy(subject.question.asked).to(next(subject.model.parameters()).device)
     places = {int(k): i for i, k in enumerate(subject.question.asked)}
     labels = torch.tensor([places[min(r)] for r in subject.question.right], device=columns.device)
@@ -123,15 +121,16 @@ def pgd(subject: Subject) -> dict[str, Any]:
 
     found = []
     for budget in (0.0, *looks.BUDGETS):
-        kept, start = 0, 0
+        found_right, start = 0, 0
         for batch in subject.batches(subject.pixels):
             part = labels[start : start + len(batch)]
             x = batch.float() / 255
             x = x if budget == 0 else looks.attack(logits, x, part, budget)
             with torch.no_grad():
-                kept += int((logits(x).argmax(1) == part).sum())
+                right = subject.right_of(logits(x).cpu(), start)
+            found_right += int(right.sum())
             start += len(batch)
-        found.append(kept / start)
+        found.append(found_right / start)
     return {"x": [255 * b for b in (0.0, *looks.BUDGETS)], "accuracy": found}
 
 

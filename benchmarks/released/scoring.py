@@ -6,15 +6,18 @@ Legend: N images, B batch, C channels, (H, W) pixels, K outputs.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from timm.models import get_pretrained_cfg
 
+from released.identity import of_weights
 from released.labels import CLASSES, Question
 from visionzoo.backbones import backbone_info
 from visionzoo.data.sources.base import Source
@@ -28,6 +31,8 @@ from visionzoo.models.classifier import create_classifier
 from visionzoo.runs.tables import read_table, write_table
 
 TOP = 5
+#: What answers are of where nobody says.
+NOTHING: Mapping[str, str] = MappingProxyType({})
 COLUMNS = {"position": "int64", "sample": "string", "answers": "list<int64>", "confidence": "float"}
 
 
@@ -43,10 +48,28 @@ class Released:
         name, _, weights = text.partition("=")
         return cls(name, weights or None)
 
+    @classmethod
+    def parse_all(cls, texts: Sequence[str]) -> list[Released]:
+        """
+        Raises:
+            ValueError: if two have one label, which their answers are kept by.
+        """
+        found = [cls.parse(text) for text in texts]
+        labels = [one.label for one in found]
+        if twice := next((label for label in labels if labels.count(label) > 1), None):
+            same = " and ".join(text for text, label in zip(texts, labels, strict=True) if label == twice)
+            raise ValueError(f"models={same} are both called {twice}; give one of the files another name")
+        return found
+
     @property
     def label(self) -> str:
         """How it is called."""
         return self.name if self.weights is None else f"{self.name}={Path(self.weights).name}"
+
+    @property
+    def digest(self) -> str:
+        """Of its files; what its weights are called where there are none here."""
+        return of_weights(self.name, self.weights)
 
     def build(self, device: str | None, *, check: bool = True, image_size: tuple[int, int] | None = None) -> Any:
         """The classifier, in evaluation mode on the device.
@@ -105,8 +128,23 @@ def held_out(path: str, limit: int | None) -> Source:
         return at_most(open_data(path, val_fraction=1.0).to_evaluate, limit)
 
 
-def answer(model: Any, source: Source, asked: Question, batch_size: int, path: Path) -> None:
-    """Write what a model answers for each image, among the outputs that are asked: ``path``, atomically."""
+def answer(
+    model: Any,
+    source: Source,
+    asked: Question,
+    batch_size: int,
+    path: Path,
+    of: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write what a model answers for each image, among the outputs that are asked: ``path``, atomically.
+
+    Args:
+        model: the classifier, on its device.
+        source, asked: the images and what is asked of them.
+        batch_size: images at a time.
+        path: of the file.
+        of: which data and weights these are, see :func:`score`.
+    """
     device = next(model.parameters()).device
     columns = torch.from_numpy(asked.asked).to(device)
     stream = Stream(lambda x: model(x).index_select(1, columns), model.preprocess, device)
@@ -127,13 +165,25 @@ def answer(model: Any, source: Source, asked: Question, batch_size: int, path: P
         "interpolation": spec.interpolation,
         "params": sum(p.numel() for p in model.parameters()),
         "asked": len(asked.asked),
+        "of": dict(of),
     }
     write_table(path, COLUMNS, rows, about)
 
 
-def score(path: Path, asked: Question) -> dict[str, Any]:
-    """The row of results: per cent as in timm's tables, of the images that have a label and could be read."""
+def score(path: Path, asked: Question, of: Mapping[str, str] = NOTHING) -> dict[str, Any]:
+    """The row of results: per cent as in timm's tables, of the images that have a label and could be read.
+
+    Args:
+        path: the answers.
+        asked: the question that they answer.
+        of: which data and weights they must be of.
+
+    Raises:
+        ValueError: for answers to something else, or no image with a label.
+    """
     rows, about = read_table(path, COLUMNS)
+    if other := [name for name in of if about.get("of", {}).get(name) != of[name]]:
+        raise ValueError(f"{path} holds answers of other {' and '.join(other)}; delete it, or give another --out")
     counted = [(i, a, c) for i, a, c in zip(rows["position"], rows["answers"], rows["confidence"], strict=True)]
     counted = [(i, a, c) for i, a, c in counted if asked.right[i]]
     if not counted:
@@ -146,7 +196,7 @@ def score(path: Path, asked: Question) -> dict[str, Any]:
         "top1_err": 100 - 100 * float(first.mean()),
         "top5": 100 * float(five.mean()),
         "top5_err": 100 - 100 * float(five.mean()),
-        "ece": 100 * _calibration_error(sure, first),
+        "ece": 100 * calibration_of(sure, first),
         "param_count": about["params"] / 1e6,
         "img_size": about["image_size"][0],
         "crop_pct": about["crop_pct"],
@@ -157,7 +207,7 @@ def score(path: Path, asked: Question) -> dict[str, Any]:
     }
 
 
-def _calibration_error(sure: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+def calibration_of(sure: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
     """:func:`visionzoo.metrics.calibration.calibration_error`, of the highest probabilities (N,): all that is kept."""
     place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
     gaps = [(place == b).sum() * abs(right[place == b].mean() - sure[place == b].mean()) for b in set(place.tolist())]

@@ -95,9 +95,13 @@ class Subject:
             return torch.cat([self.model(self.normalize(b)).float().cpu()[:, columns] for b in self.batches(images)])
 
     def right(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(N,) bool."""
-        answers = self.question.asked[self.logits(images).argmax(1).numpy()]
-        return np.array([a in r for a, r in zip(answers.tolist(), self.question.right, strict=True)])
+        """(N,) bool, of all images in their order."""
+        return self.right_of(self.logits(images))
+
+    def right_of(self, logits: Tensor, start: int = 0) -> np.ndarray:
+        """(B,) bool of (B, K) logits of the images from ``start`` on: whether the answer is one of the right ones."""
+        answers = self.question.asked[logits.argmax(1).numpy()].tolist()
+        return np.array([a in r for a, r in zip(answers, self.question.right[start:], strict=False)])
 
     def accuracy(self, change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> float:
         """Share that is right of changed images; every image has its own draws, the same for every model."""

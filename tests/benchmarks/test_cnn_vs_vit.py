@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 
 from tests.benchmarks.tiny import TINY, records, run
 
@@ -200,6 +201,42 @@ def test_recipes_scale_with_the_batch(load: Any) -> None:
     assert [recipes.published(n, k) for n, k in names.items()] == [
         "resnet strikes back A3", "convnext", "swin", "deit", "deit III", "bag of tricks",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "recipe"),
+    [
+        ("mixer_s32_224", "MLP", "deit"),  # neither attention nor a convolution that overlaps
+        ("resmlp_12_224", "MLP", "deit"),
+        ("skresnet18", "CNN", "resnet strikes back A3"),  # whose attention weighs channels
+        ("resnest14d", "CNN", "resnet strikes back A3"),
+        ("nf_resnet26", "CNN", "resnet strikes back A3"),
+        ("efficientvit_b0", "hybrid", "deit"),
+        ("botnet26t_256", "hybrid", "deit"),
+    ],
+)
+def test_a_family_is_known_by_its_parts(name: str, kind: str, recipe: str, load: Any) -> None:
+    models, recipes = load("comparison.models"), load("comparison.recipes")
+    entry = models.describe(models.resolve(name), 224, 10)
+    assert (entry.kind, recipes.published(entry.name, entry.kind)) == (kind, recipe)
+
+
+def test_every_seed_answers_the_same_images_where_nobody_has_split_them(load: Any, tmp_path: Path) -> None:
+    """Trainings are compared image by image."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / name / f"{i}.png")
+    open_data = load("comparison.training").open_data
+    zero, one = (open_data(str(tmp_path), None, seed=seed, train_limit=0.5) for seed in (0, 1))
+    held, trained = ([[s.sample_id(i) for i in range(len(s))] for s in sources] for sources in (
+        (zero.val_source, one.val_source), (zero.train_source, one.train_source)
+    ))  # fmt: skip
+    assert held[0] == held[1]
+    assert trained[0] != trained[1]
+    assert len(trained[0]) == len(trained[1]) == 8
+    assert not set(held[0]) & {*trained[0], *trained[1]}
+    assert (zero.seed, one.seed) == (0, 1)
 
 
 def test_the_networks_of_the_pilot_cost_the_same_and_are_of_five_families(load: Any) -> None:

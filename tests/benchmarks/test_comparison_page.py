@@ -123,6 +123,20 @@ def test_the_box_says_what_keeps_the_limits(page: Any) -> None:
     assert names() == ["middle, equal recipe", "small<b>, equal recipe"]  # of the third there is no file
 
 
+@pytest.mark.long
+def test_what_was_not_compared_is_not_called_different(browser: Any, written: Path, tmp_path: Path) -> None:
+    """Pairs are made within a recipe; across recipes the order alone says nothing."""
+    text = written.read_text()
+    assert text.count('"compared":[') == 6
+    apart = tmp_path / "apart.html"
+    apart.write_text(text.replace('"compared":[', '"compared": [], "elsewhere": ['))
+    page = browser.new_page()
+    page.goto(apart.as_uri())
+    said = page.eval_on_selector_all("#survivors li", "n => n.map(x => x.textContent.includes('not compared with'))")
+    page.close()
+    assert said == [False, True, True]
+
+
 def test_a_point_opens_its_run(page: Any) -> None:
     points = page.query_selector_all("#latency [data-run]")
     assert len(points) == 3

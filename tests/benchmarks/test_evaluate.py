@@ -11,8 +11,10 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from timm.data import ImageNetInfo, create_dataset, create_loader, resolve_data_config
 
+import visionzoo as vz
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.shapes import ShapesSource
 
@@ -168,3 +170,49 @@ def test_the_command_goes_on_and_writes_one_table_and_one_page(load: Any, tmp_pa
     assert "data.classes=some must be one of auto" in capsys.readouterr().err
     assert main(["--models", "vit_nano_patch4_32", *told[2:]]) == 1
     assert "is a name without weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--batch_size", "0"], "batch_size=0 must be at least 1"),
+        (["--limit", "0"], "limit=0 must be at least 1"),
+        (["--models", "m=a/best.pt,m=b/best.pt"], "models=m=a/best.pt and m=b/best.pt are both called m=best.pt"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "robustness"])
+def test_what_cannot_be_asked_is_named(command: str, options: list[str], said: str, load: Any, capsys: Any) -> None:
+    told = ["--models", "vit_nano_patch4_32=random", "--data.path", "shapes:8", "--out", "out", *options]
+    assert load(command).main(told) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_data_sets_of_one_name_are_told_apart(load: Any) -> None:
+    names_of = load("released.identity").names_of
+    assert names_of(["/d/IMAGENET/val", "/d/V2/val"]) == ["IMAGENET/val", "V2/val"]
+    assert names_of(["/d/a", "b"]) == ["a", "b"]
+    assert names_of(["x/val", "x/val/"]) == ["val", "val"]  # one and the same
+    assert names_of(["val", "x/val"]) == ["val", "x/val"]
+
+
+def test_answers_of_other_images_or_weights_are_not_taken_for_these(load: Any, tmp_path: Path, capsys: Any) -> None:
+    main, weights = load("evaluate").main, tmp_path / "m.safetensors"
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = vz.create_classifier("vit_nano_patch4_32", 1000)
+        save_file(model.state_dict(), weights.with_name(f"{seed}.safetensors"))
+    weights.with_name("0.safetensors").rename(weights)
+    one = write_images(tmp_path / "one" / "val", SYNSETS[:3])
+    two = write_images(tmp_path / "two" / "val", SYNSETS[2:5])
+    told = ["--models", f"vit_nano_patch4_32={weights}", "--device", "cpu", "--out", str(tmp_path / "out")]
+    told += ["--data.path"]
+    assert main([*told, f"{one},{two},{one}", "--data.classes", "all,all,present"]) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert [r["data"] for r in rows] == ["one_val-all", "two_val-all", "one_val-present"]
+    assert main([*told, str(one)]) == 0
+    assert main([*told, str(two)]) == 1
+    assert "holds answers of other images; delete it" in capsys.readouterr().err
+    weights.with_name("1.safetensors").replace(weights)
+    assert main([*told, str(one)]) == 1
+    assert "holds answers of other weights; delete it" in capsys.readouterr().err

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from visionzoo.data.sources.shapes import ShapesSource
 
@@ -182,3 +184,49 @@ def test_the_command_looks_at_everything_and_goes_on(load: Any, tmp_path: Path, 
     assert "baseline=alexnet must be one of the models" in capsys.readouterr().err
     assert main([*told, "--looks", "blur"]) == 2
     assert "looks=blur must be all" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_images_that_cannot_be_read_or_have_no_label_are_left_out(load: Any, tmp_path: Path, capsys: Any) -> None:
+    """Of ReaL's labels some images have several and some none."""
+    real = load("released.labels").real_labels()
+    none = next(i for i, r in enumerate(real) if not r)
+    several = next(i for i, r in enumerate(real) if len(r) > 1)
+    single = next(i for i, r in enumerate(real) if len(r) == 1)
+    (tmp_path / "val" / "n01440764").mkdir(parents=True)
+    (tmp_path / "val" / "n01443537").mkdir()
+    for place, i in enumerate((none, several, single)):
+        name = f"ILSVRC2012_val_{i + 1:08d}.JPEG"
+        ShapesSource(6, size=96).read(place).save(tmp_path / "val" / "n01440764" / name)
+    (tmp_path / "val" / "n01443537" / "ILSVRC2012_val_00000003.JPEG").write_bytes(b"\xff\xd8\xff broken")
+    model = load("released.scoring").Released("vit_nano_patch4_32", "random").build("cpu")
+    with torch.no_grad():
+        model.head.bias[max(real[several])] += 100
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    told = ["--models", f"vit_nano_patch4_32={tmp_path / 'w.safetensors'}", "--data.path", str(tmp_path / "val")]
+    told += ["--out", str(tmp_path / "out"), "--device", "cpu", "--data.classes", "real", "--looks", "clean,pgd"]
+    assert load("robustness").main(told) == 0
+    assert "left out: " in (said := capsys.readouterr().out)
+    assert "00000003.JPEG cannot be read" in said
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    (looks,) = found["models"].values()
+    assert found["images"] == 2
+    share = float(np.mean([max(real[several]) in real[i] for i in (several, single)]))  # any right answer counts
+    assert looks["clean"]["accuracy"] == looks["pgd"]["accuracy"][0] == share > 0
+    assert looks["clean"]["ece"] == pytest.approx(1 - share, abs=1e-4)  # it is sure each time
+    with torch.no_grad():
+        model.head.bias[0] += 1
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    assert load("robustness").main(told) == 2
+    assert "holds results of weights of vit_nano_patch4_32=w.safetensors" in capsys.readouterr().err
+
+
+def test_texture_goes_from_large_inputs_as_from_small_ones(load: Any, image: np.ndarray) -> None:
+    looks, sizes = load("released.looks"), (224, 448)
+    left = []
+    for size in sizes:
+        picture = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+        flat = cv2.resize(looks.without_texture(picture), (112, 112), interpolation=cv2.INTER_AREA)
+        left.append(flat.astype(float))
+    changed = np.abs(left[0] - cv2.resize(image, (112, 112), interpolation=cv2.INTER_AREA)).mean()
+    assert np.abs(left[0] - left[1]).mean() < 0.12 * changed

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from visionzoo.metrics.differences import (
     POWER,
     Ranking,
     friedman_nemenyi,
     holm,
+    least_shown,
     mcnemar,
     paired_difference,
 )
@@ -78,8 +80,33 @@ def test_the_error_is_that_of_the_difference_of_paired_shares() -> None:
     assert seen.value == pytest.approx(each.mean())
     assert (seen.high - seen.low) / 2 == pytest.approx(1.961 * error, rel=0.05)
     assert seen.seeds == (1, 1)
-    same = paired_difference(one, one)
-    assert (same.value, same.p, same.resolvable) == (0.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_where_nothing_varies_the_small_number_of_images_still_counts(seeds: int) -> None:
+    right, wrong = np.ones((seeds, 5), bool), np.zeros((seeds, 5), bool)
+    seen = paired_difference(right, wrong)
+    exact = binomtest(5, 5)
+    share = exact.proportion_ci(0.95, "exact")
+    assert (seen.value, seen.p) == (1.0, pytest.approx(0.0625))
+    assert (seen.low, seen.high) == (pytest.approx(2 * share.low - 1), 1.0)
+    assert seen.p == pytest.approx(exact.pvalue)
+    back = paired_difference(wrong, right)
+    assert (back.value, back.low, back.high, back.p) == (-1.0, -1.0, pytest.approx(-seen.low), seen.p)
+    assert seen.resolvable > 1  # no difference of 5 images is below 0.05
+    same = paired_difference(right, right)
+    none = binomtest(0, 5).proportion_ci(0.95, "exact")
+    assert (same.value, same.p, same.low, same.high) == (0.0, 1.0, pytest.approx(-none.high), pytest.approx(none.high))
+
+
+def test_what_would_be_shown_is_no_less_than_mcnemars_test_can_show() -> None:
+    for level in (0.9, 0.95, 0.99):
+        count = round(100 * least_shown(100, level))
+        assert binomtest(count, count).pvalue < 1 - level <= binomtest(count - 1, count - 1).pvalue
+    near = np.ones(100, bool)
+    other = near.copy()
+    other[0] = False
+    assert paired_difference(near, other).resolvable == 0.06
 
 
 def test_holm_is_its_definition() -> None:
@@ -107,6 +134,11 @@ def test_critical_differences_are_those_of_the_paper() -> None:
     assert clear.ranks == (4.0, 3.0, 2.0, 1.0)
     assert clear.p < 1e-6
     assert friedman_nemenyi(np.ones((3, 3))).p == 1.0
+
+
+def test_without_friedmans_word_no_two_are_told_apart() -> None:
+    # Demšar 2006, section 3.2.2: the post-hoc test follows where the null hypothesis is rejected
+    assert Ranking((1.0, 1.8, 4.9), 0.06, 1.0, 9).groups() == [(0, 1, 2)]
 
 
 def test_groups_are_the_largest_sets_that_do_not_differ() -> None:

@@ -9,6 +9,7 @@ Legend: N images, S seeds of one network, T of the other, M comparisons, B block
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Difference:
     low: float  #: of the interval of ``level``
     high: float
     p: float  #: two-sided, of no difference
-    resolvable: float  #: the smallest true difference that is found with :data:`POWER`
+    resolvable: float  #: about the smallest true difference that is found with :data:`POWER`; above 1 there is none
     seeds: tuple[int, int]  #: trainings of each; with 1 and 1 it speaks of these two networks, not of their recipes
 
 
@@ -40,6 +41,11 @@ def paired_difference(
     spread enlarged by S / (S - 1), which is what the bootstrap of few misses. Its standard error is held against
     Student's distribution with Welch's degrees of freedom, since three trainings say little about a spread. Of one
     training each the p is McNemar's.
+
+    It errs to the careful side in two ways: what is noise of one image in one training counts up to three times (Owen
+    2007, "The pigeonhole bootstrap", Ann. Appl. Stat. 1), and the trainings of one are drawn apart from those of the
+    other, though those of the same seed may share their images. Where nothing varies, p is McNemar's and the interval
+    is Clopper and Pearson's for the share of the images on which the two differ.
 
     Args:
         one: (S, N) or (N,) bool, whether each training had each image right.
@@ -66,12 +72,23 @@ def paired_difference(
     error = float((drawn * each).sum(1).std(ddof=1))
     value = float(a.mean() - b.mean())
     freedom = _freedom(a, b)
-    if error == 0:
-        return Difference(value, value, value, 1.0 if value == 0 else 0.0, 0.0, (len(a), len(b)))
+    seeds = (len(a), len(b))
+    if error == 0:  # every image alike: they never differ, or always and to the same side
+        reach = (2 if value else 1) * (1 - ((1 - level) / 2) ** (1 / n))
+        low, high = max(-1.0, value - reach), min(1.0, value + reach)
+        return Difference(value, low, high, mcnemar(a[0], b[0]), least_shown(n, level), seeds)
     half = float(t.ppf((1 + level) / 2, freedom)) * error
     p = mcnemar(a[0], b[0]) if len(a) == len(b) == 1 else float(2 * t.sf(abs(value) / error, freedom))
-    resolvable = half + float(t.ppf(POWER, freedom)) * error
-    return Difference(value, value - half, value + half, p, resolvable, (len(a), len(b)))
+    resolvable = max(half + float(t.ppf(POWER, freedom)) * error, least_shown(n, level))
+    return Difference(value, value - half, value + half, p, resolvable, seeds)
+
+
+def least_shown(images: int, level: float = 0.95) -> float:
+    """The smallest difference, a share of the images, that McNemar's test can call one; above 1 there is none.
+
+    Of images that differ all to one side, so many are needed that 2 * 0.5 ** count is below 1 - level: 6 for 95 %.
+    """
+    return (math.floor(math.log2(2 / (1 - level))) + 1) / images
 
 
 def seed_shares(rng: np.random.Generator, seeds: int, resamples: int) -> np.ndarray:
@@ -138,10 +155,16 @@ class Ranking:
     p: float  #: Friedman's, of all being equal
     critical: float  #: Nemenyi's: mean ranks that are closer do not differ
     blocks: int
+    alpha: float = 0.05  #: of both tests
 
     def groups(self) -> list[tuple[int, ...]]:
-        """Networks that do not differ from each other, best first; none of these is inside another, none is alone."""
+        """Networks that do not differ from each other, best first; none of these is inside another, none is alone.
+
+        Where Friedman's test finds no difference, Nemenyi's is not asked: all are one group.
+        """
         order = sorted(range(len(self.ranks)), key=lambda i: self.ranks[i])
+        if self.p >= self.alpha:
+            return [tuple(order)]
         found: list[tuple[int, ...]] = []
         for start, first in enumerate(order):
             near = tuple(i for i in order[start:] if self.ranks[i] - self.ranks[first] < self.critical)
@@ -155,7 +178,7 @@ def friedman_nemenyi(scores: np.ndarray, alpha: float = 0.05) -> Ranking:
 
     Args:
         scores: (B, K), higher is better.
-        alpha: of Nemenyi's critical difference.
+        alpha: of Friedman's test and of Nemenyi's critical difference.
 
     Raises:
         ValueError: for fewer than 3 networks or 2 blocks.
@@ -169,4 +192,4 @@ def friedman_nemenyi(scores: np.ndarray, alpha: float = 0.05) -> Ranking:
     same = bool((scores == scores[:, :1]).all())  # the statistic is then 0 / 0
     p = 1.0 if same else float(friedmanchisquare(*scores.T).pvalue)
     q = float(studentized_range.ppf(1 - alpha, k, np.inf)) / np.sqrt(2)
-    return Ranking(tuple(float(r) for r in ranks), p, float(q * np.sqrt(k * (k + 1) / (6 * blocks))), blocks)
+    return Ranking(tuple(float(r) for r in ranks), p, float(q * np.sqrt(k * (k + 1) / (6 * blocks))), blocks, alpha)

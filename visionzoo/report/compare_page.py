@@ -58,7 +58,7 @@ def _difference(comparison: RunComparison) -> list[Any]:
     text = (
         f"{comparison.images:,} held-out images that both answered. They give the same answer for "
         f"{percent(comparison.same_answer)}{agreement}. One training of each was compared: what another seed would "
-        "give is not known from it."
+        "give is not known from it. McNemar's test is exact, the interval approximate: near 0 the test has the word."
     )
     return [Tiles(tiles), Paragraph(text)]
 

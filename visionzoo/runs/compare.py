@@ -72,6 +72,8 @@ class RunComparison:
         seen = self.difference
         if seen.p < ALPHA:
             return f"{'the first' if seen.value > 0 else 'the second'} is better on images like these"
+        if seen.resolvable > 1:
+            return f"no difference seen; {self.images:,} images are too few to show any"
         points = 100 * seen.resolvable
         return f"no difference seen; {self.images:,} images would show {points:.1f} points"
 
