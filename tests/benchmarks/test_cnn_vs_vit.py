@@ -123,6 +123,32 @@ def test_bad_input_is_said_before_anything_runs(
     assert here == []
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 0, "out of memory"),
+        (ValueError("no"), 1, "failed"),
+    ],
+)
+def test_a_trial_that_fails_is_told(
+    error: Exception, code: int, said: str, load: Any, here: list[tuple[str, str]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    child, work = load("comparison.child"), load("comparison.child").work
+
+    def faulty(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+        if kind == "pace":
+            raise error
+        return work(kind, spec)
+
+    monkeypatch.setattr(child, "work", faulty)
+    args = [a if a != "6" else "null" for a in TINY]
+    args += ["--out", str(tmp_path), "--budget.minutes", "0.5", "--models", "vit_nano_patch4_32"]
+    assert load("cnn_vs_vit").main([*args, "--recipes", "equal", "--fractions", "1"]) == code
+    assert f"vit_nano_patch4_32, equal, 0, 1.0: {said}" in (tmp_path / "results.md").read_text()
+    assert [kind for kind, _ in here] == ["speed", "speed", "pace"]
+
+
 def test_minutes_become_steps_by_a_trial(load: Any, here: list[tuple[str, str]], tmp_path: Path) -> None:
     options = load("comparison.options")
     args = [a for a in TINY if a not in ("--budget.steps", "6")]
