@@ -26,6 +26,7 @@ from visionzoo.data.sources.split import limited
 from visionzoo.inference.device import resolve_device
 from visionzoo.inference.named import weights_of
 from visionzoo.inference.stream import Stream
+from visionzoo.metrics.calibration import confidence_bins, reliability_gap
 from visionzoo.models.bundle import filled, load_bundle, read_config
 from visionzoo.models.classifier import create_classifier
 from visionzoo.runs.tables import read_table, write_table
@@ -207,8 +208,6 @@ def score(path: Path, asked: Question, of: Mapping[str, str] = NOTHING) -> dict[
     }
 
 
-def calibration_of(sure: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
-    """:func:`visionzoo.metrics.calibration.calibration_error`, of the highest probabilities (N,): all that is kept."""
-    place = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
-    gaps = [(place == b).sum() * abs(right[place == b].mean() - sure[place == b].mean()) for b in set(place.tolist())]
-    return float(sum(gaps) / len(right))
+def calibration_of(sure: np.ndarray, right: np.ndarray) -> float:
+    """The expected calibration error of (N,) highest probabilities, and (N,) bool whether the answers are right."""
+    return reliability_gap(confidence_bins(torch.from_numpy(sure), torch.from_numpy(right)))

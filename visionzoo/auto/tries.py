@@ -184,13 +184,18 @@ class Tries:
         found on images that it had not seen.
         """
         session, folder = self.session, self._at("again")
-        if (done := self._done(AGAIN)) is not None:
+        saved = self._saved_recipe(folder)
+        if (done := self._done(AGAIN)) is not None and saved == winner and folder.model.is_file():
             session.add(done)
+            self._keep_again(winner)
             return
+        if saved is not None and saved != winner:  # of a winner that has been beaten since
+            shutil.rmtree(folder.path)
+            saved = None
         began, images = session.elapsed, len(session.train)
         took = next(t.minutes for t in session.trials if t.name == winner.method)
         needs = took * images / len(session.dev[0])
-        resumed = self._saved_recipe(folder) is not None
+        resumed = saved is not None
         if not resumed and needs > session.left:
             return
         calibration = read_config(self.folder.path).calibration
@@ -204,9 +209,12 @@ class Tries:
             return
         if calibration is not None:
             write_calibration(folder.path, calibration)
-        self._promote("again")
+        self._keep_again(winner)
         note = f"not held against any: {winner.method} with all {images:,} training images"
         session.add(Trial(name=AGAIN, setting=winner.in_words, note=note, minutes=session.elapsed - began))
+
+    def _keep_again(self, winner: Recipe) -> None:
+        self._promote("again")
         self.kept = f"{winner.method}, {AGAIN}"
 
     def _train(self, made: Recipe, folder: RunFolder, data: dict[str, Any], best: float, patient: bool) -> Outcome:

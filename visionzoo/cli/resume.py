@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from visionzoo.cli.imports import options_in, take_option
+from visionzoo.cli.suggest import UsageError
 from visionzoo.runs import RunFolder
 from visionzoo.tasks.engine.checkpoint import peek
 from visionzoo.terminal import say
@@ -15,15 +17,19 @@ def resume_arguments(args: Sequence[str]) -> list[str]:
     """Turn ``--resume DIR`` into that run's configuration, folder and last checkpoint; other options stay and win.
 
     Raises:
-        FileNotFoundError, ValueError: when the folder is not a run that can go on.
+        FileNotFoundError, ValueError: when the folder is not a run that can go on, or another one is named beside it.
     """
     rest, folders = take_option(args, "resume")
     if not folders:
         return list(args)
-    rest, _ = take_option(rest, "config")  # the run's own configuration is complete
-    rest, _ = take_option(rest, "run_dir")
+    rest, configs = take_option(rest, "config")
+    rest, others = take_option(rest, "run_dir")
     folder = folders[-1]
     run = RunFolder.open(folder)
+    if others and Path(others[-1]).resolve() != run.path.resolve():
+        raise UsageError(f"--resume {folder} goes on in that folder; leave --run_dir {others[-1]} out")
+    if configs and Path(configs[-1]).resolve() != run.config_yaml.resolve():
+        say(f"{configs[-1]} is not read: the run has its own {run.config_yaml}, and options beside --resume change it")
     checkpoint = next((file for file in (run.last, run.best) if file.is_file()), None)
     missing = run.config_yaml if not run.config_yaml.is_file() else run.last
     if not run.config_yaml.is_file() or (checkpoint is None and run.model.is_file()):

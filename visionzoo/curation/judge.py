@@ -16,7 +16,7 @@ from visionzoo.curation.labels import find_label_issues, find_multi_label_issues
 from visionzoo.curation.model import Eye
 from visionzoo.curation.objects import mask_faults
 from visionzoo.curation.odd import Odd
-from visionzoo.curation.probabilities import better_than_chance, out_of_sample, out_of_sample_multi
+from visionzoo.curation.probabilities import MOST, better_than_chance, out_of_sample, out_of_sample_multi
 from visionzoo.curation.slices import weak_slices
 from visionzoo.curation.texts import BADLY, WEAKLY, caption_fit, knows
 from visionzoo.curation.twins import Twin
@@ -78,7 +78,15 @@ def label_findings(images: Examined, twins: list[Twin], seed: int, said: list[st
         return _multi_label_findings(images, rows, groups, seed, said)
     asked = out_of_sample(features, labels, len(classes), groups, seed)
     if asked is None:
-        said.append("wrong labels were not looked for: no class has two different images, so none can be held out")
+        size = len(labels) * features.shape[1] * len(classes)
+        why = "no class has two different images, or one class alone is left without those that are held out"
+        if size > MOST:
+            why = (
+                f"{len(labels):,} images of {len(classes):,} classes by {features.shape[1]:,} features are too many to "
+                f"judge each by a classifier that has not seen it ({size:.1e}, at most {MOST:.0e}); look at some "
+                "classes at a time"
+            )
+        said.append(f"wrong labels were not looked for: {why}")
         return LabelFindings([])
     if not better_than_chance(asked, labels):
         said.append(

@@ -96,6 +96,11 @@ def near_pairs(
         row, column = torch.nonzero(values >= least, as_tuple=True)
         pairs = torch.stack([row + start, places[row, column]], 1).numpy()
         found.append(np.sort(pairs, 1))
+        # of many that are equally near, any may be the nearest ones: each also has the first of them
+        best = values[:, :1]
+        first = (products >= best - 1e-6).int().argmax(1)
+        near = (best[:, 0] >= least).nonzero()[:, 0]
+        found.append(np.sort(torch.stack([near + start, first[near]], 1).numpy(), 1))
     return np.unique(np.concatenate(found), axis=0)
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image
 
 from visionzoo.curation.findings import Findings
 from visionzoo.curation.instances import Parts, write_instances
+from visionzoo.data.images import image_extensions
 from visionzoo.data.sources.base import Source, Splits
 from visionzoo.data.sources.captions import CaptionSource
 from visionzoo.data.sources.reading import Kind
@@ -31,6 +32,8 @@ LEFT_OUT = ("unreadable", "leak", "twin", "wrong label", "empty")
 PARTS = ("caption", "empty mask", "mask twice")
 #: Names of what is written, without their endings.
 CLEAN, SUGGESTED, NEXT = "clean", "suggested", "label_next"
+#: Endings of formats that are not called so.
+_ENDINGS = {"MPO": "jpg", "JPEG2000": "jp2"}
 #: Images of a shard.
 _SHARD = 10_000
 
@@ -99,9 +102,16 @@ def _write(
             )
             for split, source, i, image in _files(splits, kept)
         ]
-        with atomic_path(folder / f"{name}.jsonl") as temporary:  # names of files that are not UTF-8 keep their bytes
-            temporary.write_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
-        return [folder / f"{name}.jsonl"]
+        return [_write_lines(folder / f"{name}.jsonl", lines)]
+    if splits.multi_label:  # a list may be empty: no class applies, which is not the same as no label
+        lines = [
+            json.dumps(
+                {"image": image, "label": _several(source, i, labels.get((split, i))), "split": split},
+                ensure_ascii=False,
+            )
+            for split, source, i, image in _files(splits, kept)
+        ]
+        return [_write_lines(folder / f"{name}.jsonl", lines)]
     header = ("image", "label", "split") if splits.classes else ("image", "split")
     rows = (
         (image, *([labels.get((split, i), _label(source, i))] if splits.classes else []), split)
@@ -109,6 +119,12 @@ def _write(
     )
     write_csv(folder / f"{name}.csv", header, rows)
     return [folder / f"{name}.csv"]
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> Path:
+    with atomic_path(path) as temporary:  # names of files that are not UTF-8 keep their bytes
+        temporary.write_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+    return path
 
 
 def _files(splits: Splits[Any], kept: dict[str, list[int]]) -> Iterator[tuple[str, Source, int, str]]:
@@ -119,9 +135,15 @@ def _files(splits: Splits[Any], kept: dict[str, list[int]]) -> Iterator[tuple[st
 
 def _label(source: Source, i: int) -> str:
     target = source.targets[i]
-    if source.multi_label:
-        return "" if target[0] < 0 else "|".join(source.classes[k] for k in np.flatnonzero(target))
     return source.classes[int(target)] if target >= 0 else ""
+
+
+def _several(source: Source, i: int, suggested: str | None) -> list[str] | None:
+    """The labels of an image that may have several or none of them; None where it is not labelled."""
+    if suggested is not None:
+        return suggested.split("|") if suggested else []
+    target = source.targets[i]
+    return None if target[0] < 0 else [source.classes[k] for k in np.flatnonzero(target)]
 
 
 def _captions(source: Source, i: int, gone: Collection[int]) -> list[str]:
@@ -139,7 +161,9 @@ def _shards(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], parts
                 for number, i in enumerate(kept[split][start : start + _SHARD], start):
                     image = _bytes(source, i)
                     with Image.open(io.BytesIO(image)) as opened:
-                        ending = (opened.format or "png").lower()
+                        ending = _ENDINGS.get(opened.format or "", f"{opened.format}".lower())
+                    if f".{ending}" not in image_extensions():  # which readers go by; what it is they see themselves
+                        ending = "png"
                     texts = json.dumps({"caption": _captions(source, i, parts[split, i])}).encode()
                     for name, data in ((f"{number:08d}.{ending}", image), (f"{number:08d}.json", texts)):
                         member = tarfile.TarInfo(name)
@@ -165,8 +189,12 @@ def _parquet(folder: Path, splits: Splits[Any], kept: dict[str, list[int]], labe
                 rows = kept[split][start : start + 1000]
                 columns: dict[str, Any] = {"image": [{"bytes": _bytes(source, i), "path": None} for i in rows]}
                 if "label" in schema.names:
-                    given: list[Any] = [labels.get((split, i), _label(source, i)) or None for i in rows]
-                    columns["label"] = [x and x.split("|") for x in given] if splits.multi_label else given
+                    columns["label"] = [
+                        _several(source, i, labels.get((split, i)))
+                        if splits.multi_label
+                        else labels.get((split, i), _label(source, i)) or None
+                        for i in rows
+                    ]
                 writer.write_table(pa.table(columns, schema=schema))
         yield out
 

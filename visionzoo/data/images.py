@@ -83,8 +83,9 @@ _UPRIGHT = {
 _LOSSY = {"JPEG", "MPO", "HEIF", "AVIF"}
 #: What to do about images of Apple's phones.
 HEIC_HINT = "pip install 'visionzoo[heic]' reads them"
-#: Registered with PIL, but without a decoder: they can be named and not read.
-_NO_DECODER = {"BUFR", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+#: Registered with PIL, but without a decoder of its own: most can be named and not read, and for EPS it runs
+#: Ghostscript, a program that a file may keep busy for ever.
+_NO_DECODER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
 
 class UnreadableImage(ValueError):
@@ -309,7 +310,7 @@ def _open_known(file: Any) -> Image.Image:
     """``Image.open`` with HEIC, or what to install for it."""
     _load_heif()
     try:
-        return Image.open(file)
+        image = Image.open(file)
     except Image.UnidentifiedImageError:
         file.seek(0)
         if re.match(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", file.read(12), re.DOTALL):
@@ -317,6 +318,9 @@ def _open_known(file: Any) -> Image.Image:
                 raise UnreadableImage(f"HEIC, which PIL cannot read; {HEIC_HINT}") from None
             raise UnreadableImage("a damaged HEIC file") from None
         raise
+    if image.format in _NO_DECODER:
+        raise UnreadableImage(f"{image.format} is not read; save it as PNG or JPEG")
+    return image
 
 
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -362,6 +366,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # by which PIL turns a TIFF itself, and takes the orientation out
     method = _UPRIGHT.get(_orientation(image))
     if method is None:
         return image

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from visionzoo.data.dataset import SourceDataset
@@ -55,6 +55,9 @@ class SslData(VisionData):
         kind: Kind = "labels" if labelled else "images"
         try:
             splits = open_data(path, kind, _options_of(kind, options), val_path=val_path, val_fraction=val_fraction)
+            if labelled and splits.train is None:  # which is learned from without labels, where only some have them
+                images = open_data(path, "images", _options_of("images", options), val_path=val_path)
+                splits = replace(splits, train=images.train)
         except ValueError as error:
             if not labelled or use_labels:
                 raise

@@ -24,6 +24,8 @@ METHODS = ("Entropy", "Percentile")
 MOST_LOST = 0.005
 #: Without labels: the least mean cosine of an output.
 ENOUGH = 0.99
+#: Where no labels judge a file, one of less than this is refused.
+LEAST = 0.95
 #: Rounds in which the worst layers are taken back to float32, and the share of them each time.
 ROUNDS, SHARE = 3, 0.1
 #: A file to its top-1 on labelled pictures, and their number.
@@ -59,7 +61,7 @@ def to_int8(
         accuracy: of a file on labelled pictures, and their number; None where there are none.
 
     Raises:
-        NotTheSame: where accuracy is lost however many layers are kept.
+        NotTheSame: where accuracy is lost, or without labels the cosine is low, however many layers are kept.
     """
     before, labelled = (None, 0) if accuracy is None else accuracy(OnnxRunner(path))
     files = {method: path.with_name(f"{path.stem}.{method}.onnx") for method in METHODS}
@@ -83,7 +85,12 @@ def to_int8(
                 break
             kept += _worst(path, files[method], next(iter(part.feeds(images))), kept)
             margin, proof = judged(method)
-        if margin < 0 and before is not None:
+        if before is None and not margin >= LEAST - ENOUGH:
+            raise NotTheSame(
+                f"int8 has cosine {margin + ENOUGH:.4f} with PyTorch's outputs, with {len(kept)} layers in fp32; "
+                f"{LEAST} is needed where no labels judge it: use --precision fp16"
+            )
+        if before is not None and not margin >= 0:
             raise NotTheSame(
                 f"int8 loses {100 * (MOST_LOST - margin):.2f} points of top-1 on {labelled} labelled pictures, with "
                 f"{len(kept)} layers in fp32; {100 * MOST_LOST:g} are allowed: use --precision fp16"

@@ -13,7 +13,7 @@ import torch
 
 from visionzoo.data.sources.base import Source
 from visionzoo.inference.classifier import ImageClassifier, ImageLabeller
-from visionzoo.inference.score import class_labels, labelled_outputs, open_labelled
+from visionzoo.inference.score import class_labels, label_places, labelled_outputs, open_labelled
 from visionzoo.inference.stream import Unreadable
 from visionzoo.models.bundle import write_calibration
 from visionzoo.models.calibration import Calibration
@@ -99,11 +99,11 @@ def calibrate_on(classifier: ImageLabeller, path: str, *, batch_size: int = 32) 
 
 def _places(source: Source, labels: tuple[str, ...]) -> np.ndarray:
     """(classes,) int64, the label of each class, by its name as it stands or in words."""
-    known = {label.casefold(): k for k, label in enumerate(labels)}
+    place = label_places(labels)
     for names in (source.classes, class_labels(source)):
-        if all(name.casefold() in known for name in names):
-            return np.array([known[name.casefold()] for name in names], dtype=np.int64)
-    missing = [name for name in source.classes if name.casefold() not in known]
+        if all(place(name) is not None for name in names):
+            return np.array([place(name) for name in names], dtype=np.int64)
+    missing = [name for name in source.classes if place(name) is None]
     raise ValueError(
         f"the model knows no class {', '.join(map(repr, missing[:5]))}{' ...' if len(missing) > 5 else ''}; it knows "
         f"{', '.join(labels[:10])}{' ...' if len(labels) > 10 else ''}. Name the classes so, or leave these out"

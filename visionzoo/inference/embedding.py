@@ -160,7 +160,8 @@ def _schema(width: int, multi_label: bool, described: dict[str, str]) -> pa.Sche
 def _table(output: Output, split: str, source: Source, schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
-    values = pa.FixedSizeListArray.from_arrays(output.values.numpy().ravel(), schema.field("embedding").type.list_size)
+    numbers = output.values.float().numpy().ravel()  # numpy has no bfloat16
+    values = pa.FixedSizeListArray.from_arrays(numbers, schema.field("embedding").type.list_size)
     columns: list[Any] = [
         pa.array([source.sample_id(i) for i in output.positions], pa.string()),
         pa.array([split or None] * len(output.positions), pa.string()),

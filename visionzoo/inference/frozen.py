@@ -50,7 +50,9 @@ class Candidate:
     strength: float = 0.0  #: of the penalty, for a linear one
 
 
-def folds_of(labels: np.ndarray, groups: np.ndarray, width: int, classes: int, seed: int) -> list[np.ndarray]:
+def folds_of(
+    labels: np.ndarray, groups: np.ndarray, width: int, classes: int, seed: int, *, most: int = _MUCH
+) -> list[np.ndarray]:
     """Positions that are held out in turns; none where no class has two images that differ.
 
     Args:
@@ -59,15 +61,16 @@ def folds_of(labels: np.ndarray, groups: np.ndarray, width: int, classes: int, s
         width: D.
         classes: K.
         seed: of the choice.
+        most: N * D * K above which one part is held out, once.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    most = max((len(np.unique(groups[labels == k])) for k in np.unique(labels)), default=0)
-    if most < 2:
+    members = max((len(np.unique(groups[labels == k])) for k in np.unique(labels)), default=0)
+    if members < 2:
         return []
-    if len(labels) * width * classes > _MUCH:
+    if len(labels) * width * classes > most:
         return [stratified_split(labels, 1 / FOLDS, seed)[1]]
-    splitter = StratifiedGroupKFold(min(FOLDS, most), shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(min(FOLDS, members), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the smallest class has fewer members than there are folds
         found = [held for _, held in splitter.split(np.zeros(len(labels)), labels, groups)]

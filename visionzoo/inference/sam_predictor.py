@@ -435,7 +435,7 @@ def _numpy(values: Tensor) -> np.ndarray:
 
 def _picture(image: ImageInput, image_format: str) -> Image.Image:
     if image_format == "BGR" and isinstance(image, np.ndarray) and image.ndim == 3:
-        image = image[..., ::-1]
+        image = image[..., [2, 1, 0, *range(3, image.shape[2])]] if image.shape[2] >= 3 else image
     if image_format == "BGR" and isinstance(image, Tensor) and image.ndim == 3:
-        image = image.flip(0)
+        image = image[[2, 1, 0, *range(3, len(image))]] if len(image) >= 3 else image
     return open_image(image)

@@ -6,6 +6,7 @@ Legend: N images, K labels.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,11 +162,11 @@ def score_report(
         labels: K, all that may be answered.
         templates: what the labels were put into, for the record.
     """
-    place = {label.casefold(): k for k, label in enumerate(labels)}
+    place = label_places(labels)
     named = {p[0][0] for p in report.predictions if p} - set(labels)  # an answer below the threshold of "unknown"
     every = (*labels, *sorted(named))
     matrix = np.zeros((len(every), len(every)), dtype=np.int64)
-    inside = {printable(os.path.join(folder, "")): place[label.casefold()] for label, folder in folders.items()}
+    inside = {printable(os.path.join(folder, "")): place(label) for label, folder in folders.items()}
     for name, prediction in zip(report.names, report.predictions, strict=True):
         true = next((k for folder, k in inside.items() if name.startswith(folder)), None)
         if prediction is not None and true is not None:
@@ -173,12 +174,20 @@ def score_report(
     return LabelledScore(labels=every, matrix=matrix, unreadable=tuple(report.unreadable), templates=templates)
 
 
+def label_places(labels: Sequence[str]) -> Callable[[str], int | None]:
+    """Which of the labels a name is: the same, or the only one that differs in case alone; None for neither."""
+    exact = {label: k for k, label in enumerate(labels)}
+    folded = Counter(label.casefold() for label in labels)
+    alone = {label.casefold(): k for label, k in exact.items() if folded[label.casefold()] == 1}
+    return lambda name: exact.get(name, alone.get(name.casefold()))
+
+
 def _places(classes: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """(K,) int64, the label of each class."""
-    known = {label.casefold(): k for k, label in enumerate(labels)}
-    missing = [name for name in classes if name.casefold() not in known]
+    place = label_places(labels)
+    missing = [name for name in classes if place(name) is None]
     if not missing:
-        return np.array([known[name.casefold()] for name in classes], dtype=np.int64)
+        return np.array([place(name) for name in classes], dtype=np.int64)
     if len(missing) == len(classes) == len(labels):  # names of one's own, such as words for codes
         return np.arange(len(classes))
     shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

@@ -33,14 +33,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
         probabilities: (N, K), each row summing to 1. Logits are refused: the number would mean nothing.
         labels: (N,) int64 in [0, K).
     """
-    classes = _check(probabilities, labels)
-    if len(labels) == 0:
-        return float("nan")
-    _check_probabilities(probabilities)
-    from torchmetrics.functional import classification as tm  # takes as long to import as torch
-
-    error = tm.multiclass_calibration_error(probabilities.float().clamp(0, 1), labels, classes, n_bins=bins, norm="l1")
-    return float(error)
+    return reliability_gap(reliability(probabilities, labels, bins))
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
@@ -57,12 +50,30 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Tensor
     _check(probabilities, labels)
     _check_probabilities(probabilities)
     confidence, predicted = probabilities.double().clamp(0, 1).max(1)
-    place = (torch.bucketize(confidence, torch.linspace(0, 1, bins + 1).double(), right=True) - 1).clamp(0, bins - 1)
-    table = torch.zeros(bins, 3, dtype=torch.float64)
-    right = (predicted == labels).double()
-    table.index_add_(0, place, torch.stack([torch.ones_like(right), confidence, right], 1))
+    return confidence_bins(confidence, predicted == labels, bins)
+
+
+def confidence_bins(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:
+    """:func:`reliability` where the highest probabilities are all that is known.
+
+    Args:
+        confidence: (N,) in [0, 1]; 1 belongs to the last bin.
+        right: (N,) bool, whether the likeliest class is the right one.
+        bins: of equal width.
+    """
+    confidence = confidence.double()
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
+    place = (torch.bucketize(confidence, edges, right=True) - 1).clamp(0, bins - 1)
+    table = torch.zeros(bins, 3, dtype=torch.float64, device=confidence.device)
+    table.index_add_(0, place, torch.stack([torch.ones_like(confidence), confidence, right.double()], 1))
     table[:, 1:] /= table[:, :1].clamp(min=1)
     return table
+
+
+def reliability_gap(table: Tensor) -> float:
+    """The calibration error of (bins, 3) as :func:`reliability` gives them; NaN for no images."""
+    images = table[:, 0]
+    return float((images * (table[:, 1] - table[:, 2]).abs()).sum() / images.sum())
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> float:

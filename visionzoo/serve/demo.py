@@ -6,6 +6,7 @@ What the first page does not need is imported where it is used: a person waits f
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -160,7 +161,9 @@ class Demo:
         Raises:
             Refused: 404 where there is none that has ended.
         """
-        runs = self.retrained.parent.glob(f"{self.retrained.name}*/model.safetensors")
+        named = re.compile(re.escape(self.retrained.name) + r"(-\d+)?")  # the second and third have a number
+        found = self.retrained.parent.glob("*/model.safetensors")
+        runs = (path for path in found if named.fullmatch(path.parent.name))
         newest = max(runs, key=lambda path: path.stat().st_mtime, default=None)
         if newest is None:
             raise Refused(404, f"there is no finished run {self.retrained} yet; the command above makes it")

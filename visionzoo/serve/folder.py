@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from visionzoo.data.sources.base import printable
 from visionzoo.data.sources.folder import list_images
 from visionzoo.files import refuse_address
 from visionzoo.serve.bounds import Refused
@@ -33,6 +35,13 @@ class PictureFolder:
         self._most = most_bytes
         found, _ = list_images(str(path))
         self.names = [name for name in map(os.fsdecode, found) if self._inside(name) is not None]
+        if odd := [name for name in self.names if printable(name) != name]:
+            warnings.warn(
+                f"{len(odd)} pictures of {path} are left out, such as {printable(odd[0])}: their names are not UTF-8, "
+                "which annotations are written in; rename them",
+                stacklevel=2,
+            )
+            self.names = [name for name in self.names if name not in set(odd)]
         if not self.names:
             raise ValueError(f"no pictures in {path}")
         if first:

@@ -94,7 +94,7 @@ def serve(
     if not is_loopback(host):
         token = token or secrets.token_urlsafe(24)
     anywhere = host in ("0.0.0.0", "::")
-    hosts = None if anywhere and not names else frozenset({*LOOPBACK, host, *names})
+    hosts = None if anywhere and not names else frozenset({*LOOPBACK, host.lower(), *map(str.lower, names)})
     app = create_app(demo, Door(hosts=hosts, token=token, body=demo.bounds.body))
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5, ws="none"

@@ -148,8 +148,8 @@ class SegmentService:
                 found = generator.generate(image, progress=progress)
             except TimeoutError:
                 return {"error": f"this took longer than {self._bounds.seconds:g} seconds; try a coarser grid"}
-            except (InterruptedError, RuntimeError) as error:
-                return {"error": f"the search was broken off: {error}"}
+            except (InterruptedError, RuntimeError, MemoryError) as error:
+                return {"error": f"the search was broken off: {error or 'out of memory'}"}
             finally:
                 self._everything.release()
             found = [mask for mask in found if mask["area"]]  # of a click on nothing

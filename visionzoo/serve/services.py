@@ -197,7 +197,8 @@ def attention_of(model: Any, preprocess: Any, image: Image.Image) -> dict[str, A
     with torch.inference_mode():
         heat = attention_heat(model, Normalize(preprocess).to(where)(seen[None].to(where)))[0].cpu()
     patch = model.patch_embed.patch_size
-    picture = Image.fromarray(np.ascontiguousarray(seen.permute(1, 2, 0).numpy()))
+    pixels = np.ascontiguousarray(seen.permute(1, 2, 0).numpy())
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     out = io.BytesIO()
     # the last patches may reach beyond the picture, or leave some of it out
     picture.crop((0, 0, heat.shape[1] * patch, heat.shape[0] * patch)).save(out, "PNG")

@@ -27,9 +27,9 @@ class Window:
         """
         most, total = trainer.accumulate_grad_batches, trainer.num_training_batches
         place = batch_idx % most
-        if place == 0:
+        if place == 0 or not self._expected:  # a run may go on in the middle of a window, without what came before
             self._images = 0
-            self._expected = float(max(size, 1) * min(most, total - batch_idx))
+            self._expected = float(max(size, 1) * min(most - place, total - batch_idx))
         self._images += size
         last = place == most - 1 or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if last and self._images and self._images != self._expected:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from visionzoo.models.bundle import CONFIG_FILE, read_config
+from visionzoo.weights.local import local_source
 
 #: Names that a message lists at most.
 SHOWN = 5
@@ -22,7 +23,7 @@ def known_classes(weights: str | None) -> tuple[str, ...]:
     """
     if weights is None:
         return ()
-    path = Path(weights)
+    path = Path(local_source(weights, "classify"))
     folder = path.parent if path.is_file() else path
     if (folder / CONFIG_FILE).is_file() and _is_ours(folder / CONFIG_FILE):
         config = read_config(folder)

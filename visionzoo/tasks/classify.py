@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor, nn
 
-from visionzoo.losses.classification import balanced_class_weights, named_loss
+from visionzoo.losses.classification import balanced_class_weights, cross_entropy, named_loss
 from visionzoo.models.bundle import ModelConfig, read_config
 from visionzoo.models.calibration import Calibration
 from visionzoo.models.classifier import Classifier, create_classifier, head_dropout
@@ -22,7 +22,7 @@ from visionzoo.tasks.classify_evaluation import ClassificationEvaluation, Evalua
 from visionzoo.tasks.engine.learning import Learning
 from visionzoo.tasks.handover import describe_handover, run_config, trunk_options
 from visionzoo.tasks.interface import LossPart
-from visionzoo.tasks.lora import add_adapters, merged_copy
+from visionzoo.tasks.lora import add_adapters, merged_copy, with_statistics
 from visionzoo.tasks.mixing import Mixer, soft_targets
 from visionzoo.tasks.pictures import LISTED, PictureChoice
 from visionzoo.tasks.record_answers import record_answers
@@ -215,7 +215,7 @@ class ClassifyTask(VisionTask):
 
     def _weight(self, targets: Tensor) -> Tensor:
         """What the mean that is the loss divides by."""
-        if self.multi_label or self.class_weights is None:
+        if self.multi_label or self.class_weights is None or self.loss is not cross_entropy:
             return torch.full((), float(len(targets)), device=targets.device)
         if targets.ndim == 1:
             return self.class_weights[targets].sum()
@@ -369,13 +369,14 @@ class ClassifyTask(VisionTask):
         return f"{line}; calibration error {raw}, with a temperature (cross-fitted) {mended}"
 
     def frozen_modules(self) -> list[nn.Module]:
-        """Everything but the head and its dropout, for a linear probe."""
-        if self.finetune != "head":
+        """Everything but the head and its dropout, for a linear probe; what has running statistics, beside adapters."""
+        if self.finetune == "full":
             return []
         heads: Any = self.model.get_classifier()  # type: ignore[operator]
         kept = {m for h in (heads if isinstance(heads, tuple) else (heads,)) for m in h.modules()}
         kept.add(head_dropout(self.model))  # the dropout in front of the head is the head's
-        return [m for m in self.model.modules() if m not in kept]
+        rest = [m for m in self.model.modules() if m not in kept]
+        return rest if self.finetune == "head" else with_statistics(rest)
 
 
 def _class_weights(policy: str, counts: Sequence[int] | None) -> Tensor | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def add_adapters(model: nn.Module, *, rank: int, alpha: float, keep: tuple[str, ...]) -> None:
@@ -37,6 +39,11 @@ def add_adapters(model: nn.Module, *, rank: int, alpha: float, keep: tuple[str, 
     peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=targets), model)
     for parameter in trained:  # peft freezes everything but its adapters
         parameter.requires_grad_(True)
+
+
+def with_statistics(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those that learn from what passes by, gradient or not: beside adapters they are to stay as they were."""
+    return [module for module in modules if isinstance(module, _BatchNorm)]
 
 
 def merged_copy(model: nn.Module) -> nn.Module:

@@ -27,7 +27,7 @@ from visionzoo.tasks.batches import describe
 from visionzoo.tasks.engine.sheets import Sheets
 from visionzoo.tasks.frozen_features import FrozenFeatures
 from visionzoo.tasks.interface import LossPart
-from visionzoo.tasks.lora import merged_copy
+from visionzoo.tasks.lora import merged_copy, with_statistics
 from visionzoo.tasks.prompting import Objects, PromptAnswers, best_masks, evaluate_prompts, training_rounds, upscale
 from visionzoo.tasks.segment_batch import Part, each_image
 from visionzoo.tasks.segment_model import EncoderMode, build_segmenter, choose_trained
@@ -481,8 +481,6 @@ class SegmentTask(VisionTask):
             self.encoder = "full"  # adapters are merged
 
     def frozen_modules(self) -> list[nn.Module]:
-        """The encoder, where it does not train."""
-        if self.encoder != "frozen":
-            return []
-        trunk = self.model.backbone
-        return list(trunk.modules())
+        """The encoder, where it does not train; what has running statistics in it, beside adapters."""
+        trunk = list(self.model.backbone.modules())
+        return {"frozen": trunk, "lora": with_statistics(trunk)}.get(self.encoder, [])

@@ -17,7 +17,7 @@ def heat_overlay(image: np.ndarray | Image.Image, heat: np.ndarray, out: str | P
     that gets its equal share.
 
     Args:
-        image: (H, W, 3) uint8, or a PIL image; the part that the model saw.
+        image: (H, W, 3 or 1) uint8, or a PIL image; the part that the model saw.
         heat: (h, w), not negative, for the whole picture.
         out: the file to write; its suffix chooses the format.
         title: above the pictures.
@@ -30,6 +30,8 @@ def heat_overlay(image: np.ndarray | Image.Image, heat: np.ndarray, out: str | P
         raise ValueError(
             f"a heat map of shape {values.shape} must be (h, w), finite, not negative and not zero everywhere"
         )
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
     picture = (Image.fromarray(image) if isinstance(image, np.ndarray) else image).convert("RGB")
     width, height = picture.size
     share = values / values.mean()

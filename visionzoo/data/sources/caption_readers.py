@@ -16,6 +16,7 @@ from visionzoo.data.sources.caption_files import (
     read_text_files,
 )
 from visionzoo.data.sources.captions import CaptionSource, ClassTexts
+from visionzoo.data.sources.folder import train_is_one_of_many
 from visionzoo.data.sources.manifest import has_label_column
 from visionzoo.data.sources.paths import by_split, files_in, manifest_by_split, split_folders
 from visionzoo.data.sources.reading import CaptionReading, Reader
@@ -155,7 +156,7 @@ def _is_folder(path: str, _options: CaptionReading) -> bool:
 def _folder(path: str, options: CaptionReading) -> Captioned:
     below = split_folders(path)
     captioned = {split: folder for split, folder in below.items() if _captioned(folder)}
-    if not captioned:
+    if not captioned or train_is_one_of_many(path, below, has_text_files):
         return read_text_files(path)
     if missing := sorted(set(below) - set(captioned)):
         warnings.warn(f"{path}: {', '.join(missing)} has no captions and is not read", stacklevel=3)

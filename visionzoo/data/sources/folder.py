@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -161,7 +161,21 @@ def read_split_folders(path: str) -> dict[str, Source]:
 def read_image_folders(path: str) -> dict[str, Source]:
     """Images at any depth: below split folders, or all of them. Class folders mean nothing here."""
     below = split_folders(path)
-    return {split: open_unlabelled(f) for split, f in (below if "train" in below else {"train": path}).items()}
+    if "train" not in below or train_is_one_of_many(path, below, lambda folder: bool(list_images(folder)[0])):
+        below = {"train": path}
+    return {split: open_unlabelled(folder) for split, folder in below.items()}
+
+
+def train_is_one_of_many(path: str, below: Mapping[str, str], holds: Callable[[str], bool]) -> bool:
+    """Whether ``train`` is a name beside others, as in CIFAR-100, whose classes apple, bus and train are no splits.
+
+    Args:
+        path: the folder.
+        below: what :func:`split_folders` finds there.
+        holds: whether a folder holds what is looked for.
+    """
+    names = [name for name in subfolders(path) if os.path.join(path, name) not in below.values()]
+    return set(below) == {"train"} and any(holds(os.path.join(path, name)) for name in names)
 
 
 def class_folders(path: str) -> dict[str, str]:

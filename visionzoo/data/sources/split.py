@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from visionzoo.data.sources.base import S, Source
+from visionzoo.data.sources.base import FilesSource, S, Source
 
 
 def _per_class(targets: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -105,9 +105,23 @@ def hold_out(named: Mapping[str, S], fraction: float | None, seed: int, *, defau
     if "train" not in named or ("test" in named and fraction is None):
         return {**named, "val": named["test"]}
     whole = named["train"]
-    kept, held = stratified_split(_strata(whole), default if fraction is None else fraction, seed)
+    kept, held = _split_by_file(whole, default if fraction is None else fraction, seed)
     cut = {name: whole.take(part) for name, part in (("train", kept), ("val", held)) if len(part)}
     return {name: source for name, source in named.items() if name != "train"} | cut  # type: ignore[return-value]
+
+
+def _split_by_file(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`stratified_split` of a source; of a file that is listed several times all rows are on one side."""
+    targets = _strata(source)
+    first: dict[str, int] = {}
+    names = (source.paths[i] for i in range(len(source))) if isinstance(source, FilesSource) else ()
+    same = np.array([first.setdefault(name, i) for i, name in enumerate(names)], dtype=np.int64)
+    if len(first) == len(same):
+        return stratified_split(targets, fraction, seed)
+    once = np.unique(same)
+    _, held = stratified_split(targets[once], fraction, seed)
+    apart = np.isin(same, once[held])
+    return np.flatnonzero(~apart), np.flatnonzero(apart)
 
 
 def limited(source: S, limit: int | float | None, seed: int) -> S:

@@ -128,6 +128,8 @@ class Checkpoints(Checkpoint):
         self.epochs = 0  #: the last epoch that was judged
         self.judged = -1  #: optimizer step of the weights that were judged last
         self._last_step = -1
+        self._saved = -1  #: optimizer step of what ``last.ckpt`` holds, of what was saved here
+        self._stops = False  #: training was told to stop between two batches of one optimizer step
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, where it was reached, and up to where weights were judged."""
@@ -166,12 +168,22 @@ class Checkpoints(Checkpoint):
         """Save between steps: every ``every_n_steps`` of them, and where training ends inside an epoch."""
         stepped = trainer.global_step != self._last_step
         self._last_step = trainer.global_step
+        self._stop_after_a_step(trainer, stepped)
         due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
         due = stepped and (due or trainer.global_step == trainer.max_steps or trainer.should_stop)
         self._judge_at_the_end(trainer)
         # at the last batch the epoch's own save follows, after validation
         if due and batch_idx + 1 < trainer.num_training_batches:
             save_between_steps(trainer, _task(pl_module))
+            self._saved = trainer.global_step
+
+    def _stop_after_a_step(self, trainer: Trainer, stepped: bool) -> None:
+        """Whoever stops training (``max_time``, a callback) may do so between two batches of a step, where nothing can
+        be saved: it goes on to the step's end."""
+        if trainer.should_stop and not stepped:
+            self._stops, trainer.should_stop = True, False
+        elif self._stops and stepped:
+            self._stops, trainer.should_stop = False, True
 
     def _judge_at_the_end(self, trainer: Trainer) -> None:
         """Have Lightning validate after the last step; it does so where it is told to stop."""
@@ -209,11 +221,12 @@ class Checkpoints(Checkpoint):
             trainer.strategy.checkpoint_io.save_checkpoint(last, task.run_folder.best)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save at the end of an epoch that is whole."""
+        """Save at the end of an epoch that is whole, or that ends with weights which are not saved yet."""
         # An epoch that max_steps or max_time broke off counts as whole from here on; what was saved between its steps
-        # goes on with its rest.
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        # goes on with its rest. A validation inside the epoch that stops the run comes after the last of these saves.
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or self._saved != trainer.global_step:
             save_last(trainer, _task(pl_module))
+            self._saved = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the last weights where nothing was evaluated."""

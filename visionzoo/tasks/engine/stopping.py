@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 
 
@@ -19,6 +19,16 @@ class Stopping(EarlyStopping):
 
     def __init__(self, monitor: str, mode: str, patience: int) -> None:
         super().__init__(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
+
+    @property
+    def state_key(self) -> str:
+        """Without the monitor's name, which may change."""
+        return type(self).__qualname__
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what the task chooses by, which it may learn from the first evaluation: without labels another."""
+        self.monitor = getattr(pl_module, "monitor", self.monitor)
+        super().on_validation_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The state, with the patience that is asked for now."""
