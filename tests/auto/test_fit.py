@@ -110,6 +110,11 @@ def test_training_starts_from_a_head_that_has_not_seen_what_chooses(
     assert run.model.read_bytes() == again.model.read_bytes()
     calibrations = [read_config(run.path / part).calibration for part in ("", f"trials/{winner}")]
     assert calibrations[0] == calibrations[1] is not None
+    # once more: what stands there is still the winner that has learned from all images
+    resume(run.path, minutes=2.0, device="cpu")
+    assert Fitted.read(run.path).kept == found.kept
+    assert run.model.read_bytes() == again.model.read_bytes()
+    assert read_config(run.path).calibration == calibrations[0]
 
 
 class _NoCache:

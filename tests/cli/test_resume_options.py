@@ -186,3 +186,12 @@ def test_a_configuration_that_was_cut_short_is_named(
     assert resume(ON) == 2
     assert f"{config} is not whole: it has {lacks}; put back" in capsys.readouterr().err
     assert files() == before
+
+
+def test_what_a_run_has_of_its_own_is_not_taken_from_elsewhere(begun: None, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files()
+    assert resume(ON, "--run_dir", "other") == 2
+    assert "--resume run goes on in that folder; leave --run_dir other out" in capsys.readouterr().err
+    assert files() == before
+    assert resume(ON, "--run_dir", "run", "--config", "small.yaml") == 0
+    assert "small.yaml is not read: the run has its own run/config.yaml" in capsys.readouterr().out

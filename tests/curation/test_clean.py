@@ -123,6 +123,16 @@ def _images(root: Path) -> Path:
     return root / "data"
 
 
+def _no_class(root: Path) -> Path:
+    """No class applies to the first, the last is not labelled; no image has two."""
+    saved = _saved(root / "data")
+    labels = [[], ["y"], *[["x"]] * (len(saved) - 3), None]
+    rows = [{"image": str(p), "label": label} for p, label in zip(saved, labels, strict=True)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (root / "data.jsonl").write_text(text, "utf-8", "surrogateescape")
+    return root / "data.jsonl"
+
+
 NANO = ["--model.backbone", "vit_nano_patch4_32", "--model.image_size", "16"]
 SAM = ["--model.backbone", "vit_nano_patch4_32", "--model.image_size", "32", "--model.decoder_dim", "16"]
 SAM += ["--model.embedding_stride", "8", "--model.clicks", "1", "--model.mask_rounds", "1", "--model.encoder", "full"]
@@ -131,6 +141,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], Kind, list[str]]] = {
     "folders": (_folders, "labels", ["classify", *NANO]),
     "manifest": (_manifest(["x", "y"]), "labels", ["classify", *NANO]),
     "several labels": (_manifest(["x|y", "y", "x"]), "labels", ["classify", *NANO]),
+    "several labels or none": (_no_class, "labels", ["classify", *NANO]),
     "parquet": (_parquet, "labels", ["classify", *NANO]),
     "images": (_images, "images", ["mae", *NANO, "--model.decoder_depth", "1"]),
     "captions": (_captions, "captions", ["clip", *NANO, "--model.text", "tiny"]),
@@ -173,6 +184,7 @@ def test_every_kind_is_read_again_without_the_twin(name: str, tmp_path: Path) ->
         if isinstance(before.first, ObjectSource):
             assert np.array_equal(after.first.objects(new).mask(0), before.first.objects(old).mask(0))
     if kind == "labels":
+        assert after.multi_label == before.multi_label
         assert np.array_equal(after.first.targets, before.first.targets[kept])
 
 

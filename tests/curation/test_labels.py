@@ -10,6 +10,7 @@ from cleanlab.multilabel_classification.filter import find_multilabel_issues_per
 from cleanlab.rank import get_label_quality_scores
 from sklearn.datasets import load_digits
 
+from visionzoo.curation import probabilities
 from visionzoo.curation.labels import (
     METHODS,
     Method,
@@ -109,6 +110,21 @@ def test_missing_and_added_labels_are_found() -> None:
     issues = find_multi_label_issues(found.values, labels)
     assert issues[turned].mean() >= 0.8
     assert turned[issues].mean() >= 0.6
+
+
+def test_many_images_are_held_out_in_turns_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What training's stages save by holding out one fifth, the doctor cannot: it judges every image."""
+    from visionzoo.inference import frozen
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 20)
+    features = (np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))).astype(np.float32)
+    monkeypatch.setattr(frozen, "_MUCH", 10)
+    found = out_of_sample(features, labels, 3, np.arange(60))
+    assert found is not None
+    assert found.accuracy == 1
+    monkeypatch.setattr(probabilities, "MOST", 10)
+    assert out_of_sample(features, labels, 3, np.arange(60)) is None
 
 
 def test_no_image_can_be_held_out_of_singles() -> None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,13 +98,14 @@ def test_palette_with_transparency_does_not_warn() -> None:
     assert np.array_equal(np.asarray(image), np.asarray(picture.convert("RGB")))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation: int) -> None:
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     from PIL import ImageOps
 
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = saved(Image.fromarray(RAMP), "PNG", exif=exif)
+    data = saved(Image.fromarray(RAMP), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     assert np.array_equal(np.asarray(open_image(data)), np.asarray(expected))
 
@@ -115,6 +117,18 @@ def test_an_upright_image_is_not_turned_again(kind: str) -> None:
     exif[0x0112] = 6
     once = open_image(saved(Image.fromarray(RAMP), kind, exif=exif))
     np.testing.assert_array_equal(np.asarray(open_image(once)), np.asarray(once))
+
+
+def test_eps_starts_no_ghostscript(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import EpsImagePlugin
+
+    asked: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **more: asked.append(args))
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n{} loop"
+    with pytest.raises(UnreadableImage, match="EPS is not read; save it as PNG or JPEG"):
+        open_image(data)
+    assert asked == []
+    assert not {".eps", ".ps"} & image_extensions()
 
 
 def test_broken_exif_does_not_cost_the_picture() -> None:

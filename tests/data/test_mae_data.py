@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from PIL import Image
 
 from visionzoo.data.images import image_extensions
 from visionzoo.data.mae import MaeData
+from visionzoo.data.sources.open import open_data
 from visionzoo.types import Preprocess
 
 SPEC = Preprocess(image_size=(8, 8))
@@ -47,6 +49,18 @@ def test_split_folders_are_used_as_they_are(tmp_path: Path) -> None:
     folder = pictures(tmp_path, ["train/a/1.png", "train/2.png", "val/3.png", "other/4.png"])
     module = data(folder)
     assert (len(module.train_source or ()), len(module.val_source or ())) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["images", "captions"])
+def test_a_class_called_train_is_no_split(kind: Any, tmp_path: Path, class_tree: Callable[..., Path]) -> None:
+    """CIFAR-100 has one, beside apples and buses."""
+    tree = class_tree({"apple": 5, "bus": 5, "train": 3})
+    for file in tree.rglob("*.png"):
+        file.with_suffix(".txt").write_text("a picture\n")
+    assert sum(len(s) for _, s in open_data(str(tree), kind).items()) == 13
+    (tree / "bus").rename(tree / "val")  # two splits, and a folder that belongs to neither
+    found = open_data(str(tree), kind)
+    assert (len(found.train or ()), len(found.val or ())) == (3, 5)
 
 
 def test_labels_of_labelled_data_are_not_read(tmp_path: Path, class_tree: Callable[..., Path]) -> None:

@@ -420,6 +420,18 @@ def test_a_label_budget_keeps_shares_and_nests() -> None:
             stratified_limit(targets, bad, seed=0)
 
 
+def test_rows_of_one_file_are_held_out_together(class_tree) -> None:
+    tree = class_tree({"a": 20, "b": 20})
+    rows = [f"{p.relative_to(tree)},{p.parent.name}" for p in sorted(tree.rglob("*.png"))]
+    (tree / "twice.csv").write_text("\n".join(["image,label", *rows, *rows]) + "\n")
+    (tree / "once.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+    twice, once = (open_data(str(tree / f"{name}.csv"), val_fraction=0.2) for name in ("twice", "once"))
+    files = [{s.sample_id(i) for i in range(len(s))} for s in (twice.train, twice.val)]
+    assert not files[0] & files[1]
+    assert (len(twice.train), len(twice.val)) == (64, 16)
+    assert files[1] == {once.val.sample_id(i) for i in range(len(once.val))}
+
+
 def test_multi_label_data_are_split_without_strata() -> None:
     kept, held = stratified_split(np.ones((10, 3), dtype=np.float32), 0.3, seed=0)
     assert sorted([*kept, *held]) == list(range(10))

@@ -186,6 +186,14 @@ def test_sams_script_and_command_draw_the_predictors_mask(
         assert drawn.shape == (640, 427)
         assert (drawn != masks[scores.argmax()]).mean() < 1e-4
         assert f"score {scores.max():.4f}" in done.stdout
+    deep = np.asarray(Image.open(image).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")  # of a microscope
+    command[3] = str(tmp_path / "deep.png")
+    assert subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120).returncode == 0
+    predictor.set_image(tmp_path / "deep.png")
+    masks, scores, _ = predictor.predict(**asked)  # type: ignore[arg-type]
+    drawn = np.asarray(Image.open(tmp_path / "deep.png.mask.png")).astype(bool)
+    assert (drawn != masks[scores.argmax()]).mean() < 1e-4
     out = tmp_path / "overlay.png"
     assert main(["masks", str(image), "--model", str(sam_folder), "--point", "200,300", "--out", str(out)]) == 0
     assert out.is_file()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from visionzoo.cli.main import main
+from visionzoo.export.failure import NotTheSame
 from visionzoo.export.half import first_departure, to_fp16
 from visionzoo.export.parts import Feed, GraphPart, Port
 from visionzoo.export.proof import prove
@@ -106,6 +109,29 @@ def test_a_file_that_answers_with_nan_is_not_the_same(loud: tuple[GraphPart, Pat
     for precision in ("fp32", "fp16"):
         with pytest.raises(Exception, match="loud: output y at rows"):
             proof.require(precision)
+
+
+@pytest.mark.parametrize(("cosine", "refused"), [(0.96, False), (0.9, True), (float("nan"), True)])
+def test_int8_without_labels_is_held_against_pytorch(
+    cosine: float, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from visionzoo.export import quantise
+    from visionzoo.export.proof import Compared, Proof
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"whole")
+    monkeypatch.setattr(quantise, "OnnxRunner", lambda _: None)
+    monkeypatch.setattr(quantise, "_worst", lambda *_: ("a layer",))
+    monkeypatch.setattr(quantise, "_quantise", lambda _path, low, *_: low.write_bytes(b"small"))
+    monkeypatch.setattr(quantise, "prove", lambda *_: Proof((Compared("image", "pooled", "32x32", 1, cosine=cosine),)))
+    part: Any = SimpleNamespace(inputs=[SimpleNamespace(name="images")], feeds=lambda _: iter([None]))
+    if refused:
+        with pytest.raises(NotTheSame, match="is needed where no labels judge it"):
+            quantise.to_int8(path, part, [], [], None)
+    else:
+        quantise.to_int8(path, part, [], [], None)
+    assert path.read_bytes() == (b"whole" if refused else b"small")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_int8_wants_pictures(

@@ -77,7 +77,9 @@ def test_colours_and_forms_of_an_image(predictors, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(image).save(path)
     found = []
-    for form, order in ((image, "RGB"), (image[..., ::-1], "BGR"), (Image.fromarray(image), "RGB"), (path, "RGB")):
+    seen = np.dstack([image[..., ::-1], np.full(image.shape[:2], 255, np.uint8)])  # as cv2 reads a PNG with alpha
+    forms = [(image, "RGB"), (image[..., ::-1], "BGR"), (Image.fromarray(image), "RGB"), (path, "RGB"), (seen, "BGR")]
+    for form, order in [*forms, (torch.from_numpy(seen).permute(2, 0, 1), "BGR")]:
         predictor.set_image(form, order)
         found.append(predictor.features)
     assert all(torch.equal(x, found[0]) for x in found)

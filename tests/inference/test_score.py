@@ -11,7 +11,7 @@ from PIL import Image
 from test_zero_shot import make_clip
 
 import visionzoo as vz
-from visionzoo.inference.score import LabelledScore, class_labels, open_labelled, score
+from visionzoo.inference.score import LabelledScore, class_labels, label_places, open_labelled, score
 
 COLOURS = {"deep_red": (200, 20, 20), "green": (20, 160, 30), "blue": (20, 40, 220)}
 
@@ -56,6 +56,12 @@ def test_counts_are_those_of_single_answers(folder: Path) -> None:
     assert judged.labels == (*zs.labels, "unknown")
     assert np.array_equal(judged.matrix, expected(zs, folder, place, threshold))
     assert judged.matrix[:, -1].sum() > 0
+
+
+def test_labels_that_differ_in_case_alone_are_two() -> None:
+    place = label_places(["A", "a", "Bee"])
+    assert [place(name) for name in ("A", "a", "Bee", "bee", "BEE", "b")] == [0, 1, 2, 2, 2, None]
+    assert label_places(["STRASSE", "strasse"])("Strasse") is None
 
 
 def test_words_for_codes(folder: Path) -> None:

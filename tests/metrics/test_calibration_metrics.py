@@ -16,9 +16,12 @@ from visionzoo.metrics.calibration import (
     HOTTEST,
     adaptive_scores,
     calibration_error,
+    confidence_bins,
     conformal_thresholds,
     fit_temperature,
     label_scores,
+    reliability,
+    reliability_gap,
     unfamiliarity,
 )
 
@@ -44,6 +47,17 @@ def test_calibration_error(bins: int) -> None:
             mean = sum(confidence[i] for i in members) / len(members)
             slow += len(members) / len(labels) * abs(accuracy - mean)
     assert calibration_error(probabilities, labels, bins) == pytest.approx(slow, abs=1e-6)
+
+
+def test_a_probability_of_one_is_in_the_last_bin() -> None:
+    """Half of the images at 1.0 with 90 % right, half at 0.95 all right: one bin, 97.5 % sure and 95 % right."""
+    sure = torch.tensor([1.0] * 50 + [0.95] * 50)
+    labels = torch.tensor([0] * 45 + [1] * 5 + [0] * 50)
+    probabilities = torch.stack([sure, 1 - sure], 1)
+    table = reliability(probabilities, labels)
+    assert table[-1].tolist() == pytest.approx([100, 0.975, 0.95])
+    assert calibration_error(probabilities, labels) == pytest.approx(0.025)
+    assert reliability_gap(confidence_bins(sure, probabilities.argmax(1) == labels)) == pytest.approx(0.025)
 
 
 def test_calibration_error_takes_16_bit_probabilities_of_many_classes() -> None:

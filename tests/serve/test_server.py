@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import threading
@@ -208,10 +209,23 @@ def test_what_was_trained_on_drawings_is_taken(
     key = server.ask("POST", "/page/folder/0/open").json()["id"]
     answer = server.ask("POST", "/page/reload")
     assert (answer.status, "no finished run runs/demo-photos" in answer.json()["error"]) == (404, True)
+    shutil.copytree(EMBEDDED / "nuclei", tmp_path / "runs" / "demo-photos2")  # of a folder photos2
+    assert server.ask("POST", "/page/reload").status == 404
     shutil.copytree(EMBEDDED / "nuclei", tmp_path / "runs" / "demo-photos-2")
     assert server.ask("POST", "/page/reload").json() == {"name": "runs/demo-photos-2"}
     assert server.ask("POST", f"/v1/masks?picture={key}&point=9,9").status == 200
     assert server.demo.segment.encoded == 1  # by the new model
+
+
+def test_names_that_are_not_utf_8_do_not_end_the_page(
+    start: Callable[..., Any], nucleus: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(nucleus)
+    Path(os.fsdecode(os.fsencode(tmp_path / "photos") + b"/caf\xe9.png")).write_bytes(nucleus)
+    with pytest.warns(UserWarning, match="1 pictures of .* are left out, such as caf"):
+        server = start(folder=str(tmp_path / "photos"))
+    assert [p["name"] for p in server.ask("GET", "/page/folder").json()["pictures"]] == ["a.png"]
 
 
 def test_the_first_who_clicks_waits_for_the_segmenter_and_nobody_before(

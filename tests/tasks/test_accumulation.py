@@ -135,3 +135,16 @@ def test_ddp_takes_the_steps_of_one_process_alone(processes: int, tmp_path: Path
         for found in torch.load(tmp_path / f"rank{rank}.pt"):
             for ours, expected in zip(found, alone, strict=True):
                 assert float((ours - expected).abs().max()) < 1e-10 * max(1.0, float(expected.abs().max()))
+
+
+def test_a_run_that_goes_on_inside_a_window_takes_what_is_left_of_it() -> None:
+    from types import SimpleNamespace
+
+    from visionzoo.tasks.accumulation import Window
+
+    progress = SimpleNamespace(is_last_batch=False)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=4, num_training_batches=10, fit_loop=loop, optimizers=[])
+    window = Window()
+    assert [window.add(trainer, i, 8) for i in (5, 6, 7)] == [3.0, 3.0, 3.0]
+    assert window.add(trainer, 8, 8) == 2.0

@@ -75,6 +75,16 @@ def test_the_same_classes_in_another_order_are_scored_right(capsys: Any) -> None
         assert {row["label"] for row in csv.DictReader(file)} == {"zebra"}
 
 
+def test_what_comes_with_the_package_is_matched_by_name_too() -> None:
+    turned = tuple(str(k) for k in reversed(range(10)))
+    task = ClassifyTask(num_classes=10, classes=turned, weights="embedded:digits", finetune="head")
+    assert task.class_places is not None
+    assert task.class_places.tolist() == list(reversed(range(10)))
+    other = ClassifyTask(num_classes=10, classes=tuple(f"bird{k}" for k in range(10)), weights="embedded:digits")
+    with pytest.raises(ValueError, match="the data lack '0'"):
+        other.setup("validate")
+
+
 @pytest.mark.parametrize("command", ["validate", "predict"])
 def test_other_classes_are_refused_with_their_names(command: str, capsys: Any) -> None:
     data = tree("data", "big bird", "Cat", "dog")

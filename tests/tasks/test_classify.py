@@ -74,6 +74,19 @@ def test_multi_label_uses_binary_cross_entropy_and_scores() -> None:
     assert task.monitor == "val/map"
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_weighted_losses_are_the_same_in_parts(loss: str) -> None:
+    """What the mean divides by: the weights of the labels, or the images."""
+    data = batch()._replace(labels=torch.tensor([0] * 6 + [1] * 2))
+    found = []
+    for size in (None, 2):
+        task = tiny_task(num_classes=2, class_counts=[90, 10], class_weights="balanced", loss=loss)
+        loss_of_all = float(take(task, data, size).loss)
+        found.append((loss_of_all, torch.cat([p.grad.flatten() for p in task.parameters() if p.grad is not None])))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
+
+
 def test_balanced_class_weights_reach_the_loss() -> None:
     counts = [10, 30]
     data = batch(classes=2)
@@ -127,6 +140,18 @@ def test_the_dropout_of_a_linear_probe_is_on(backbone: str) -> None:
     task.eval()
     assert torch.equal(task(images), task(images))
     assert all(map(torch.equal, statistics, (b for n, b in task.named_buffers() if "running" in n)))
+
+
+def test_what_has_running_statistics_stays_as_it_was_beside_adapters() -> None:
+    pytest.importorskip("peft")
+    task = tiny_task(backbone="timm/mobilevit_xxs", image_size=64, finetune="lora", lora_rank=2)
+    task.train()
+    statistics = {n: b.clone() for n, b in task.named_buffers() if "running" in n}
+    assert statistics
+    task.model(torch.randn(2, 3, 64, 64))
+    assert all(torch.equal(b, statistics[n]) for n, b in task.named_buffers() if "running" in n)
+    assert task.model.get_classifier().training
+    assert any(m.training for n, m in task.named_modules() if "lora" in n)
 
 
 def test_lora_starts_at_the_model_trains_little_and_merges(train: Callable[..., Run]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 from tiny_run import STEPS, Kill, Killed, Run, run_training
@@ -62,6 +64,38 @@ def test_resume_with_accumulation_saves_on_step_boundaries(train: Callable[..., 
     resumed = train("cut", resume=last, **setup)
     for name, tensor in whole.weights().items():
         assert torch.equal(tensor, resumed.weights()[name]), name
+
+
+class StopAt(pl.Callback):
+    """Tell training to stop after a batch, as ``max_time`` and callbacks of others do."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.batch:
+            trainer.should_stop = True
+
+
+def test_a_stop_inside_a_window_of_batches_is_saved_at_its_end(train: Callable[..., Run]) -> None:
+    setup: dict[str, Any] = {"min_lr": 1e-3, "epochs": 1}
+    accumulate = {"accumulate_grad_batches": 2}
+    whole = train("whole", trainer=accumulate, **setup)
+    cut = train("cut", trainer=accumulate, callbacks=[StopAt(2)], **setup)  # the first of the second window
+    assert cut.trainer.global_step == 2
+    assert torch.load(cut.folder.last, weights_only=True)["global_step"] == 2
+    resumed = train("cut", resume=cut.folder.last, trainer=accumulate, **setup)
+    for name, tensor in whole.weights().items():
+        assert torch.equal(tensor, resumed.weights()[name]), name
+
+
+def test_a_validation_inside_an_epoch_that_stops_the_run_leaves_it_saved(train: Callable[..., Run]) -> None:
+    from visionzoo.tasks.engine.stopping import Stopping
+
+    stop = Stopping("val/accuracy", "max", 1)
+    cut = train("cut", callbacks=[stop], epochs=1, lr=1e-12, trainer={"val_check_interval": 2})
+    assert 0 < cut.trainer.global_step < STEPS
+    assert torch.load(cut.folder.last, weights_only=True)["global_step"] == cut.trainer.global_step
 
 
 def test_a_run_that_max_steps_broke_off_goes_on_with_the_rest_of_its_epoch(train: Callable[..., Run]) -> None:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -16,6 +17,7 @@ from tiny_ssl import CASES, fit_ssl, ssl_data, ssl_task
 from torch import Tensor
 
 import visionzoo as vz
+from visionzoo.data.ssl import SslData
 from visionzoo.models.bundle import load_bundle
 from visionzoo.models.trunk import load_trunk
 from visionzoo.runs import RunFolder
@@ -371,3 +373,34 @@ def test_sheets_show_views_heads_and_neighbours(tmp_path: Path) -> None:
     assert all(i not in row for i, row in enumerate(near)), "no image is its own neighbour"
     resnet = vz.create_backbone("timm/resnet18", image_size=32)
     assert head_attention(resnet, torch.zeros(1, 3, 32, 32)) == []
+
+
+def test_early_stopping_looks_at_what_the_task_chooses_by(tmp_path: Path) -> None:
+    """Without labels nothing is scored by neighbours, which only the first evaluation finds out."""
+    from visionzoo.tasks.engine.stopping import Stopping
+
+    for i in range(12):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 9, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    task = ssl_task()
+    data = SslData(str(tmp_path), batch_size=4, num_workers=0, val_fraction=0.5, recipe="simclr")
+    stop = Stopping(task.monitor, task.monitor_mode, 1)
+    trainer = fit_quietly(task, data, tmp_path / "run", callbacks=[stop], max_epochs=3)
+    assert stop.monitor == task.monitor == "val/effective_rank"
+    assert stop.best_score == stop.best_score  # a number
+    assert trainer.global_step > 0
+
+
+@pytest.mark.parametrize("layout", ["folders", "manifest"])
+def test_training_images_need_no_labels_where_others_have_some(layout: str, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    rows = ["image,label,split"]
+    for i in range(9):
+        name = f"train/{i}.png" if i < 5 else f"val/{'ab'[i % 2]}/{i}.png"
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / name)
+        rows.append(f"{name},{'' if i < 5 else 'ab'[i % 2]},{name.split('/')[0]}")
+    if layout == "manifest":
+        (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    data = SslData(str(tmp_path / "list.csv" if layout == "manifest" else tmp_path), num_workers=0, recipe="simclr")
+    assert (len(data.train_source or ()), len(data.val_source or ())) == (5, 4)
+    assert set(data.val_source.targets.tolist()) == {0, 1}

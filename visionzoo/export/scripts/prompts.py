@@ -30,8 +30,7 @@ path, points, labels = sys.argv[1], [], []
 picture = ImageOps.exif_transpose(Image.open(path))
 if picture.mode.startswith("I;16"):
     picture = Image.fromarray(np.rint(np.asarray(picture) / 257.0).astype(np.uint8))
-see_through = picture.mode == "P" and "transparency" in picture.info
-picture = picture.convert("RGBA" if see_through else "RGB").convert("RGB")
+picture = picture.convert("RGBA" if picture.mode == "P" and "transparency" in picture.info else "RGB").convert("RGB")
 (height, width), (old_height, old_width) = SPEC["image_size"], (picture.height, picture.width)
 scale = min(height / old_height, width / old_width)
 size = [min(max(int(n * scale + 0.5), 1), most) for n, most in ((old_height, height), (old_width, width))]
