@@ -188,7 +188,7 @@ def test_sams_script_and_command_draw_the_predictors_mask(
         assert f"score {scores.max():.4f}" in done.stdout
     deep = np.asarray(Image.open(image).convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(tmp_path / "deep.png")  # of a microscope
-    command[3] = str(tmp_path / "deep.png")
+    command[4] = str(tmp_path / "deep.png")
     assert subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120).returncode == 0
     predictor.set_image(tmp_path / "deep.png")
     masks, scores, _ = predictor.predict(**asked)  # type: ignore[arg-type]
