@@ -59,6 +59,8 @@ def evaluate(options: EvaluationOptions) -> int:
     check_counts(options.batch_size, options.limit)
     models = Released.parse_all(many("models", options.models, str))
     paths, rules = _listed(options.data.path), _listed(options.data.classes)
+    if not paths:
+        raise ValueError("data.path is empty; give one or more, with commas")
     if len(rules) not in (1, len(paths)) or set(rules) - set(RULES):
         raise ValueError(f"data.classes={','.join(rules)} must be one of {', '.join(RULES)}, for all data or for each")
     asked: dict[str, tuple[Any, Any]] = {}
@@ -104,7 +106,8 @@ def check_counts(batch_size: int, limit: int | None) -> None:
 
 def _listed(value: Many) -> list[str]:
     """Like :func:`comparison.options.many`, with repetitions: one data set may be asked by several rules."""
-    return [str(part).strip() for part in (value if isinstance(value, list) else str(value).split(","))]
+    parts = [str(part).strip() for part in (value if isinstance(value, list) else str(value).split(","))]
+    return [part for part in parts if part]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -66,6 +66,8 @@ def verdict(one: str, other: str, difference: Difference, p: float) -> str:
         return f"{one if difference.value > 0 else other} is better"
     if difference.p < ALPHA:
         return f"{one if difference.value > 0 else other} seems better; among so many tests it is not sure"
+    if difference.resolvable > 1:
+        return "no difference seen; there are too few images to show any"
     return f"no difference seen; n = {seeds} would show {100 * difference.resolvable:.1f} points"
 
 

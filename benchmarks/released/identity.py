@@ -18,8 +18,8 @@ TELLING = (".json", ".safetensors", ".bin", ".pt", ".pth", ".onnx")
 
 def names_of(paths: Sequence[str]) -> list[str]:
     """The last part of each path, with as many of those before it as tell different paths apart."""
-    parts = [Path(path).parts for path in paths]
-    different = len(set(parts))
+    parts = [Path(path).resolve().parts[1:] if path.strip("./") == "" else Path(path).parts for path in paths]
+    different, names = len(set(parts)), ["/".join(p) for p in parts]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-depth:]) for p in parts]
         if len(set(names)) == different:

@@ -177,15 +177,19 @@ def test_the_command_goes_on_and_writes_one_table_and_one_page(load: Any, tmp_pa
     [
         (["--batch_size", "0"], "batch_size=0 must be at least 1"),
         (["--limit", "0"], "limit=0 must be at least 1"),
+        (["--data.path", ""], "data.path is empty"),
         (["--models", "m=a/best.pt,m=b/best.pt"], "models=m=a/best.pt and m=b/best.pt are both called m=best.pt"),
     ],
 )
 @pytest.mark.parametrize("command", ["evaluate", "robustness"])
-def test_what_cannot_be_asked_is_named(command: str, options: list[str], said: str, load: Any, capsys: Any) -> None:
-    told = ["--models", "vit_nano_patch4_32=random", "--data.path", "shapes:8", "--out", "out", *options]
+def test_what_cannot_be_asked_is_named(
+    command: str, options: list[str], said: str, load: Any, capsys: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    told = ["--models", "vit_nano_patch4_32=random", "--data.path", "shapes:8", "--out", str(out), *options]
     assert load(command).main(told) == 2
     assert said in capsys.readouterr().err
-    assert not Path("out").exists()
+    assert not out.exists()
 
 
 def test_data_sets_of_one_name_are_told_apart(load: Any) -> None:
@@ -194,6 +198,7 @@ def test_data_sets_of_one_name_are_told_apart(load: Any) -> None:
     assert names_of(["/d/a", "b"]) == ["a", "b"]
     assert names_of(["x/val", "x/val/"]) == ["val", "val"]  # one and the same
     assert names_of(["val", "x/val"]) == ["val", "x/val"]
+    assert names_of(["."]) == [Path.cwd().name]
 
 
 def test_answers_of_other_images_or_weights_are_not_taken_for_these(load: Any, tmp_path: Path, capsys: Any) -> None:

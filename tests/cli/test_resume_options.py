@@ -195,3 +195,24 @@ def test_what_a_run_has_of_its_own_is_not_taken_from_elsewhere(begun: None, caps
     assert files() == before
     assert resume(ON, "--run_dir", "run", "--config", "small.yaml") == 0
     assert "small.yaml is not read: the run has its own run/config.yaml" in capsys.readouterr().out
+
+
+def test_an_evaluation_leaves_the_results_of_the_run_as_they_are(
+    begun: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are those of what was exported; last.ckpt may be worse."""
+    before = files()
+    assert resume(command="validate") == 0
+    assert files() == before
+    said = "by run/last.ckpt, where training stands; --model.weights run asks what it exported"
+    assert said in capsys.readouterr().out
+    assert Path("runs/classify-digits-vit_nano_patch4_32-validate/results.json").is_file()
+
+
+def test_a_folder_with_files_of_a_person_is_not_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    text = f"# by hand\n{Path('small.yaml').read_text()}"
+    Path("mine/config.yaml").write_text(text)
+    assert cli.run(["classify", "fit", "--config", "mine/config.yaml", "--run_dir", "mine"]) == 2
+    assert "mine holds a config.yaml that no run has written; give another --run_dir" in capsys.readouterr().err
+    assert Path("mine/config.yaml").read_text() == text

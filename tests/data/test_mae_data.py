@@ -57,7 +57,13 @@ def test_a_class_called_train_is_no_split(kind: Any, tmp_path: Path, class_tree:
     tree = class_tree({"apple": 5, "bus": 5, "train": 3})
     for file in tree.rglob("*.png"):
         file.with_suffix(".txt").write_text("a picture\n")
-    assert sum(len(s) for _, s in open_data(str(tree), kind).items()) == 13
+    with pytest.warns(UserWarning, match="has apple, bus beside train, which is read as one folder beside them"):
+        assert sum(len(s) for _, s in open_data(str(tree), kind).items()) == 13
+    (tree / "train" / "n").mkdir()
+    for file in list((tree / "train").glob("*.*")):
+        file.rename(tree / "train" / "n" / file.name)
+    with pytest.warns(UserWarning, match="beside train, which is a split, and they are not read"):
+        assert sum(len(s) for _, s in open_data(str(tree), kind).items()) == 3
     (tree / "bus").rename(tree / "val")  # two splits, and a folder that belongs to neither
     found = open_data(str(tree), kind)
     assert (len(found.train or ()), len(found.val or ())) == (3, 5)

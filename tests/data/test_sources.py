@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from visionzoo.data.classify import ClassifyData
 from visionzoo.data.images import UnreadableImage
 from visionzoo.data.sources.base import class_counts, fingerprint
 from visionzoo.data.sources.folder import open_unlabelled
@@ -430,6 +431,10 @@ def test_rows_of_one_file_are_held_out_together(class_tree) -> None:
     assert not files[0] & files[1]
     assert (len(twice.train), len(twice.val)) == (64, 16)
     assert files[1] == {once.val.sample_id(i) for i in range(len(once.val))}
+    data = ClassifyData(str(tree / "twice.csv"), dev_fraction=0.2, train_limit=40, val_fraction=0.2)
+    files = [{s.sample_id(i) for i in range(len(s))} for s in (data.train_source, data.val_source)]
+    assert files[1]
+    assert not files[0] & files[1]
 
 
 def test_multi_label_data_are_split_without_strata() -> None:

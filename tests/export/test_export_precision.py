@@ -123,7 +123,8 @@ def test_int8_without_labels_is_held_against_pytorch(
     monkeypatch.setattr(quantise, "OnnxRunner", lambda _: None)
     monkeypatch.setattr(quantise, "_worst", lambda *_: ("a layer",))
     monkeypatch.setattr(quantise, "_quantise", lambda _path, low, *_: low.write_bytes(b"small"))
-    monkeypatch.setattr(quantise, "prove", lambda *_: Proof((Compared("image", "pooled", "32x32", 1, cosine=cosine),)))
+    rows = (Compared("image", "grid", "32x32", 1), Compared("image", "pooled", "32x32", 1, cosine=cosine))
+    monkeypatch.setattr(quantise, "prove", lambda *_: Proof(rows))
     part: Any = SimpleNamespace(inputs=[SimpleNamespace(name="images")], feeds=lambda _: iter([None]))
     if refused:
         with pytest.raises(NotTheSame, match="is needed where no labels judge it"):

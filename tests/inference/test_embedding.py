@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,21 @@ def test_built_in_digits(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "d.parquet")
     assert report.rows == table.num_rows == 1797
     assert set(table.column("label").to_pylist()) == {str(d) for d in range(10)}
+
+
+def test_a_table_that_is_data_is_not_written_over(photos: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": p.read_bytes(), "path": None} for p in sorted(photos.rglob("*.png"))[:3]]
+    pq.write_table(pa.table({"image": images, "label": ["a", "b", "a"][: len(images)]}), tmp_path / "photos.parquet")
+    before = (tmp_path / "photos.parquet").read_bytes()
+    embed = partial(embed_to_parquet, model="vit_nano_patch4_32", weights="random", device="cpu")
+    with pytest.raises(ValueError, match="was not written by embed; it may be data"):
+        embed(tmp_path / "photos.parquet", out=tmp_path / "photos.parquet")
+    assert (tmp_path / "photos.parquet").read_bytes() == before
+    for _ in range(2):  # its own is written anew
+        assert embed(tmp_path / "photos.parquet", out=tmp_path / "found.parquet").rows == len(images)
 
 
 def test_nothing_is_left_of_a_failure(photos: Path, tmp_path: Path, run_folder: Path) -> None:

@@ -158,7 +158,26 @@ def test_the_scale_of_released_siglips_is_open_clips():
 def test_clips_temperature_is_clamped():
     image, text, _, _ = features(5)
     limit, beyond = (torch.tensor(v, dtype=torch.float64) for v in (math.log(100.0), 9.0))
-    assert info_nce(image, text, limit) == info_nce(image, text, beyond)
+    assert float(info_nce(image, text, limit)) == pytest.approx(float(info_nce(image, text, beyond)), rel=1e-12)
+
+
+@pytest.mark.parametrize("beyond", [0.0, 1e-3])
+def test_a_temperature_at_its_limit_can_fall(beyond):
+    """OpenAI's weights stand there. open_clip's loss has no limit; its trainer clamps after each step."""
+    image, text, _, _ = features(5)
+    found = []
+    for loss, start in ((info_nce, math.log(100.0) + beyond), (open_clips_loss, math.log(100.0))):
+        scale = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+        loss(image, text, scale).backward()
+        found.append(float(scale.grad))
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert found[0] != 0
+
+
+def open_clips_loss(image, text, log_scale):
+    logits = log_scale.exp() * image @ text.T
+    own = torch.arange(len(image))
+    return (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
 
 
 def test_wrong_shapes():

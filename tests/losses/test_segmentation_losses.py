@@ -106,6 +106,19 @@ def test_in_float32_and_finite_at_extremes():
     assert far.grad.isfinite().all()
 
 
+def test_what_is_thinner_than_a_cell_is_not_answered_by_nothing():
+    """A line of two pixels fills no cell of four by half; the empty mask is wrong for it, and the line is right."""
+    pixels = torch.zeros(1, 1, 32, 32)
+    pixels[..., 9:11, 4:28] = 1
+    targets = torch.nn.functional.interpolate(pixels, (8, 8), mode="area")
+    assert float(targets.max()) == 0.5
+    line, nothing = torch.where(targets > 0, 9.0, -9.0), torch.full_like(targets, -9.0)
+    sure, unsure = torch.ones(1, 1), torch.zeros(1, 1)
+    error = lambda logits, score: float(prompt_loss(logits, score, targets).iou)  # noqa: E731
+    assert error(line, sure) == error(nothing, unsure) == 0
+    assert error(line, unsure) == error(nothing, sure) == 1
+
+
 def test_empty_mask_and_empty_batch():
     nothing = prompt_loss(torch.full((1, 1, 4, 4), -20.0), torch.ones(1, 1), torch.zeros(1, 1, 4, 4))
     assert nothing.total.item() == pytest.approx(0.0, abs=1e-5)  # right about nothing: IoU 1

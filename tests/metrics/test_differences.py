@@ -82,7 +82,7 @@ def test_the_error_is_that_of_the_difference_of_paired_shares() -> None:
     assert seen.seeds == (1, 1)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 7])
 def test_where_nothing_varies_the_small_number_of_images_still_counts(seeds: int) -> None:
     right, wrong = np.ones((seeds, 5), bool), np.zeros((seeds, 5), bool)
     seen = paired_difference(right, wrong)

@@ -133,6 +133,7 @@ def test_attributes_that_open_clips_clients_read(folder):
     ids = TOKENIZER("two dogs", context_length=4)[0]
     assert TOKENIZER.decode(ids) == PEER.decode(ids.tolist())
     words = FolderTokenizer(folder, 6)
+    assert words.tokenizer.padding_side == "right"
     assert words.vocab_size == 8
     assert words.tokenizer.pad_token == "[PAD]"
     assert words.decode([5, 7]) == "red square"

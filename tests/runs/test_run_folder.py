@@ -49,3 +49,12 @@ def test_open_names_what_is_wrong(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
     with pytest.raises(ValueError, match="is a file; give the run folder"):
         RunFolder.open(run.model)
+
+
+def test_minutes_of_sessions_that_were_killed_are_not_known() -> None:
+    from visionzoo.runs.record import minutes_in_words
+
+    trained = {"ancestors": [], "minutes": 2.0}
+    assert minutes_in_words([trained, {"command": "validate"}, {"minutes": 0.5}]) == "2.5"
+    assert minutes_in_words([{"ancestors": []}, trained]) == "more than 2.0"
+    assert minutes_in_words([{"ancestors": []}]) == ""

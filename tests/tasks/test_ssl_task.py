@@ -386,7 +386,7 @@ def test_early_stopping_looks_at_what_the_task_chooses_by(tmp_path: Path) -> Non
     stop = Stopping(task.monitor, task.monitor_mode, 1)
     trainer = fit_quietly(task, data, tmp_path / "run", callbacks=[stop], max_epochs=3)
     assert stop.monitor == task.monitor == "val/effective_rank"
-    assert stop.best_score == stop.best_score  # a number
+    assert torch.isfinite(stop.best_score)
     assert trainer.global_step > 0
 
 
@@ -404,3 +404,12 @@ def test_training_images_need_no_labels_where_others_have_some(layout: str, tmp_
     data = SslData(str(tmp_path / "list.csv" if layout == "manifest" else tmp_path), num_workers=0, recipe="simclr")
     assert (len(data.train_source or ()), len(data.val_source or ())) == (5, 4)
     assert set(data.val_source.targets.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_what_is_held_out_is_never_trained_on(split: str, tmp_path: Path) -> None:
+    for i in range(6):
+        (tmp_path / split / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / split / "ab"[i % 2] / f"{i}.png")
+    assert SslData(str(tmp_path), num_workers=0, recipe="simclr").train_source is None
+    assert SslData(str(tmp_path / split), num_workers=0, recipe="simclr", val_fraction=1.0).train_source is None

@@ -14,7 +14,7 @@ from visionzoo.data.check import DataReport, check_splits
 from visionzoo.data.sources.base import Source, Splits, class_counts, fingerprint
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.reading import LabelReading
-from visionzoo.data.sources.split import limited, stratified_split
+from visionzoo.data.sources.split import limited, split_by_file
 
 #: Images up to which all are looked at beforehand; of more, some.
 _LOOKED_AT = 4000
@@ -107,7 +107,7 @@ def dev_fraction(images: int) -> float:
 
 def dev_split(train: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions trained on and held out: those of ``dev_fraction`` of :class:`visionzoo.data.classify.ClassifyData`."""
-    return stratified_split(train.targets, dev_fraction(len(train)), seed)
+    return split_by_file(train, dev_fraction(len(train)), seed)
 
 
 def run_name(path: str, backbone: str) -> str:

@@ -89,9 +89,15 @@ def network_of(model: Backbone | Clip, classes: int) -> Network:
     """A network around one that is in memory, whose weights are copied."""
     trunk, clip = (model.visual.trunk, model) if isinstance(model, Clip) else (model, None)
     size = (int(trunk.image_size[0]), int(trunk.image_size[1]))
-    made = create_classifier(trunk.name, classes, image_size=size, in_chans=trunk.in_chans)
+    made = create_classifier(_name_of(trunk), classes, image_size=size, in_chans=trunk.in_chans)
     _copy_trunk(trunk, made)
     return Network(model=made.eval(), pretrained=True, origin=_described(made), clip=clip)
+
+
+def _name_of(trunk: Backbone) -> str:
+    """What it is registered as; with a CLIP's other activation it is another function, which timm has a name for."""
+    quick = getattr(getattr(trunk, "config", None), "act", "") == "quick_gelu"
+    return trunk.name.replace("_clip_", "_clip_quickgelu_") if quick and "_quickgelu_" not in trunk.name else trunk.name
 
 
 def _copy_trunk(trunk: Backbone, model: Classifier) -> None:
@@ -127,7 +133,7 @@ def _from_weights(backbone: str | None, weights: str, image_size: int | None, cl
             raise type(error)(
                 f"{weights}: name its backbone by --backbone. (It was taken for a CLIP: {error})"
             ) from None
-        given["backbone"] = clip.visual.trunk.name
+        given["backbone"] = _name_of(clip.visual.trunk)
         given["image_size"] = image_size or clip.image_size
     if config is None and image_size is None and clip is None:
         given["image_size"] = usual_size(str(backbone))

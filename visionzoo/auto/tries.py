@@ -82,7 +82,7 @@ class Tries:
         self.facts = self._facts()
         best = rival = self._start()
         winner: Recipe | None = None
-        for place, method in enumerate(session.methods):
+        for place, method in enumerate(sorted(session.methods, key=lambda name: self._done(name) is None)):
             made, outcome = self._try(method, rival, best, parts=len(session.methods) - place + 1)
             if self.stopped is not None:
                 return

@@ -217,9 +217,13 @@ class TrainCLI(LightningCLI):
             folder = RunFolder(given)
             # killed before its first save, a run has nothing to lose and starts again where it stood: at the beginning
             saved = any(file.is_file() for file in (folder.last, folder.best, folder.model))
-            if saved and not self._get(self.config, "ckpt_path") and self._only == "fit":
+            goes_on = self._get(self.config, "ckpt_path")
+            if saved and not goes_on and self._only == "fit":
                 again = f"--resume {shell_quoted(given)}"
                 raise UsageError(f"{given} holds a run; go on with it by {again}, or give another --run_dir")
+            others = [file.name for file in (folder.config_yaml, folder.metrics_csv, folder.report) if file.is_file()]
+            if others and not goes_on and not folder.record.is_file():
+                raise UsageError(f"{given} holds a {others[0]} that no run has written; give another --run_dir")
             self._made = [p for p in (folder.path, *folder.path.parents) if not p.exists()]
             folder.path.mkdir(parents=True, exist_ok=True)
             return folder
@@ -392,7 +396,7 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
     quiet_lightning()
     try:
         name, subcommand, args = split_arguments(argv, program)
-        command = TrainCLI(name, subcommand, resume_arguments(args), program)
+        command = TrainCLI(name, subcommand, resume_arguments(args, subcommand), program)
         leave_together()
         command.check_written()
     except RunInterruptedError as stopped:

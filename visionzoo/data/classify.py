@@ -10,7 +10,7 @@ from visionzoo.data.image_data import ImageData
 from visionzoo.data.options import ClassificationOptions
 from visionzoo.data.sources.base import Source, Splits, class_counts
 from visionzoo.data.sources.open import open_data
-from visionzoo.data.sources.split import limited, stratified_split
+from visionzoo.data.sources.split import limited, split_by_file
 
 
 class ClassifyData(ImageData):
@@ -111,7 +111,7 @@ def with_dev_split(
     if splits.train is None:
         raise ValueError(f"dev_fraction={fraction}: {path} has no training images to hold some out of")
     train = limited(splits.train, train_limit, seed)
-    kept, held = stratified_split(train.targets, fraction, seed)
+    kept, held = split_by_file(train, fraction, seed)
     if not len(held):
         raise ValueError(f"dev_fraction={fraction} of {len(train):,} training images is none; give more of either")
     return splits.with_splits(

@@ -73,6 +73,8 @@ class ClipData(VisionData):
                 self.zero_shot_source = self.val_source
         elif zero_shot_path != "none":
             self.zero_shot_source = open_evaluation(zero_shot_path, seed=options.seed)
+            if self.zero_shot_source.multi_label:
+                raise ValueError(f"zero_shot_path={zero_shot_path} has several labels an image; it needs one of each")
 
     @property
     def zero_shot_classes(self) -> tuple[str, ...]:

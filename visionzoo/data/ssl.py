@@ -56,8 +56,10 @@ class SslData(VisionData):
         try:
             splits = open_data(path, kind, _options_of(kind, options), val_path=val_path, val_fraction=val_fraction)
             if labelled and splits.train is None:  # which is learned from without labels, where only some have them
-                images = open_data(path, "images", _options_of("images", options), val_path=val_path)
-                splits = replace(splits, train=images.train)
+                images = open_data(path, "images", _options_of("images", options), val_path=val_path).train
+                seen = {source.sample_id(i) for source in splits.named.values() for i in range(len(source))}
+                if images is not None and not any(images.sample_id(i) in seen for i in range(len(images))):
+                    splits = replace(splits, train=images)
         except ValueError as error:
             if not labelled or use_labels:
                 raise

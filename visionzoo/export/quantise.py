@@ -73,12 +73,12 @@ def to_int8(
         runner = OnnxRunner(files[method])
         proof = prove(part, runner, images)
         if accuracy is None or before is None:
-            return min(row.cosine for row in proof.rows) - ENOUGH, proof
+            return float(np.min([row.cosine for row in proof.rows])) - ENOUGH, proof  # NaN where any is
         return accuracy(runner)[0] - before + MOST_LOST, proof
 
     try:
         found = {method: judged(method) for method in METHODS}
-        method = max(found, key=lambda name: found[name][0])
+        method = max(found, key=lambda name: np.nan_to_num(found[name][0], nan=-np.inf))
         margin, proof = found[method]
         for _ in range(ROUNDS):
             if margin >= 0:

@@ -17,7 +17,7 @@ from visionzoo.report.run_page import SCORES
 from visionzoo.runs.answers import read_answers
 from visionzoo.runs.folder import RunFolder
 from visionzoo.runs.lineage import UNKNOWN, Ancestor
-from visionzoo.runs.record import read_record
+from visionzoo.runs.record import minutes_in_words, read_record
 from visionzoo.terminal import visible_name
 from visionzoo.text import parse_json
 
@@ -187,13 +187,12 @@ def _training(sessions: Sequence[dict[str, Any]], fitted: dict[str, Any]) -> str
         return "The run has no record of its training."
     last = sessions[-1]
     machine, data = _dict(last.get("machine")), _dict(last.get("data"))
-    minutes = [s["minutes"] for s in (*sessions, fitted) if isinstance(s.get("minutes"), int | float)]
     gpus = machine.get("gpus") or ["no GPU"]
     versions = _dict(last.get("versions"))
     rows = {
         "data": f"{PurePath(str(data.get('path', ''))).name or 'not recorded'}"
         + (f", fingerprint {data['fingerprint']}" if data.get("fingerprint") else ""),
-        "minutes": f"{sum(minutes):.1f}" if minutes else "not recorded",
+        "minutes": minutes_in_words([*sessions, fitted]) or "not recorded",
         "machine": f"{machine.get('cpus', '?')} CPUs, {', '.join(map(str, gpus))}",
         "energy": "not measured",
         "seed": last.get("seed"),

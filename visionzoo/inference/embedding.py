@@ -70,11 +70,13 @@ def embed_to_parquet(
 
     Raises:
         FileNotFoundError: if there are no such data.
-        ValueError: for data without images, an unknown model, a backbone without ``weights``, or ``weights`` or
-            ``image_size`` given for a run.
+        ValueError: for another table that ``out`` would replace, data without images, an unknown model, a backbone
+            without ``weights``, or ``weights`` or ``image_size`` given for a run.
     """
     import pyarrow.parquet as pq
 
+    if os.path.isfile(out) and b"visionzoo.preprocess" not in (pq.read_schema(out).metadata or {}):
+        raise ValueError(f"{out} is there and was not written by embed; it may be data: give another name")
     splits = _open(str(path), labels)
     embedder = _Embedder(model, weights, image_size, device)
     described = {

@@ -201,6 +201,8 @@ def coco_record(result: Segmented, name: str) -> dict[str, Any]:
         # JSON has no NaN: the stability of an empty mask.
         more = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in more.items()}
         runs = RLE.of(np.ascontiguousarray(mask["segmentation"].T))
+        x0, y0, x1, y1 = runs.box  # Meta's boxes end at the last pixel, COCO's behind it
+        more["bbox"] = [x0, y0, x1 - x0 + 1, y1 - y0 + 1] if runs.area else [0, 0, 0, 0]
         category = 1 + names.index(mask.get("name", "object"))
         annotations.append(
             {"id": i, "image_id": 1, "category_id": category, "iscrowd": 0, "segmentation": runs.coco(), **more}

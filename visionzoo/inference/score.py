@@ -166,6 +166,8 @@ def score_report(
     named = {p[0][0] for p in report.predictions if p} - set(labels)  # an answer below the threshold of "unknown"
     every = (*labels, *sorted(named))
     matrix = np.zeros((len(every), len(every)), dtype=np.int64)
+    if lost := [label for label in folders if place(label) is None]:
+        raise ValueError(f"the folder {lost[0]} has the name of no label, or of several that differ in case alone")
     inside = {printable(os.path.join(folder, "")): place(label) for label, folder in folders.items()}
     for name, prediction in zip(report.names, report.predictions, strict=True):
         true = next((k for folder, k in inside.items() if name.startswith(folder)), None)

@@ -115,7 +115,9 @@ def _prepare(image: Tensor, text: Tensor, logit_scale: Tensor, limit: float | No
         )
     dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
     scale = logit_scale.to(dtype)
-    scale = (scale if limit is None else scale.clamp(max=limit)).exp().reshape(())
+    if limit is not None:  # straight through: at the limit, where released weights stand, it still learns to fall
+        scale = scale + (scale.clamp(max=limit) - scale).detach()
+    scale = scale.exp().reshape(())
     return image.to(dtype), text.to(dtype), scale
 
 

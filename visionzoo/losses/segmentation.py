@@ -118,7 +118,9 @@ def prompt_loss(
         return PromptLoss(nothing, nothing, nothing, nothing, scores.new_zeros(0, dtype=torch.int64))
     focal, dice = focal_loss(logits, targets, valid=valid), dice_loss(logits, targets, valid=valid)
     best = (weights[0] * focal + weights[1] * dice).detach().argmin(dim=1)
-    error = (scores.float() - mask_iou(logits > 0, targets > 0.5, valid=valid)) ** 2
+    # what is thin fills no cell by half: it is then what fills more than half of its fullest cell
+    least = (targets.amax((-2, -1), keepdim=True) / 2).clamp(max=0.5)
+    error = (scores.float() - mask_iou(logits > 0, targets > least, valid=valid)) ** 2
     chosen = best[:, None]
     terms = [x.gather(1, chosen).mean() for x in (focal, dice)]
     terms.append(error.mean() if all_scores else error.gather(1, chosen).mean())

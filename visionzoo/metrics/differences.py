@@ -73,13 +73,15 @@ def paired_difference(
     value = float(a.mean() - b.mean())
     freedom = _freedom(a, b)
     seeds = (len(a), len(b))
-    if error == 0:  # every image alike: they never differ, or always and to the same side
+    if error < 1e-12:  # but for rounding, every image alike: they never differ, or always and to the same side
         reach = (2 if value else 1) * (1 - ((1 - level) / 2) ** (1 / n))
         low, high = max(-1.0, value - reach), min(1.0, value + reach)
         return Difference(value, low, high, mcnemar(a[0], b[0]), least_shown(n, level), seeds)
     half = float(t.ppf((1 + level) / 2, freedom)) * error
     p = mcnemar(a[0], b[0]) if len(a) == len(b) == 1 else float(2 * t.sf(abs(value) / error, freedom))
-    resolvable = max(half + float(t.ppf(POWER, freedom)) * error, least_shown(n, level))
+    resolvable = half + float(t.ppf(POWER, freedom)) * error
+    if seeds == (1, 1):  # McNemar's test can call no smaller one a difference
+        resolvable = max(resolvable, least_shown(n, level))
     return Difference(value, value - half, value + half, p, resolvable, seeds)
 
 

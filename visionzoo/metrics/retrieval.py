@@ -27,8 +27,8 @@ def retrieval_recall(
     Text to image: the share of captions for which an image of theirs is among the k most similar images. What scores
     the same as the right answer counts as ranked before it, so that constant features find nothing.
 
-    With ``group``, captions of one group are the same text: an image owns every caption of the groups that its captions
-    belong to, and every image that owns a caption's group is right for that caption.
+    With ``group``, captions of one group are the same text, which is ranked once: an image owns every caption of the
+    groups that its captions belong to, and every image that owns a caption's group is right for that caption.
 
     Args:
         image_features: (N, D), of length one.
@@ -66,10 +66,14 @@ def retrieval_ranks(
         group = torch.arange(m, device=image.device)
     else:
         group = group.to(image.device).unique(return_inverse=True)[1]
+    count = int(group.max()) + 1
     image_rank = torch.empty(n, dtype=torch.int64, device=image.device)
     text_rank = torch.empty(m, dtype=torch.int64, device=image.device)
     for rows in torch.arange(n, device=image.device).split(max(1, _CHUNK // m)):
-        image_rank[rows] = _rank(image[rows] @ text.T, _table(rows, owner, group, m)[:, group])
+        scores = image[rows] @ text.T
+        best = scores.new_full((len(rows), count), -torch.inf)
+        best.scatter_reduce_(1, group.expand_as(scores), scores, "amax")
+        image_rank[rows] = _rank(best, _table(rows, owner, group, count))
     for rows in torch.arange(m, device=image.device).split(max(1, _CHUNK // n)):
         found, place = group[rows].unique(return_inverse=True)
         text_rank[rows] = _rank(text[rows] @ image.T, _table(found, group, owner, n)[place])

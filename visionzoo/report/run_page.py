@@ -34,7 +34,7 @@ from visionzoo.report.shell import write_page
 from visionzoo.runs.answers import read_answers
 from visionzoo.runs.folder import RunFolder
 from visionzoo.runs.gallery import read_gallery
-from visionzoo.runs.record import read_record
+from visionzoo.runs.record import minutes_in_words, read_record
 from visionzoo.terminal import visible_name
 from visionzoo.text import parse_json
 
@@ -194,8 +194,7 @@ class _RunPage:
         return [pictures[self.task].with_suffix(".parquet")] if self.task in pictures else []
 
     def _minutes(self) -> str:
-        known = [s["minutes"] for s in (*self.sessions, self.fitted) if isinstance(s.get("minutes"), int | float)]
-        return number(round(sum(known), 1)) if known else ""
+        return minutes_in_words([*self.sessions, self.fitted])
 
     def _tried(self) -> list[Any]:
         """What `visionzoo fit` has tried."""

@@ -113,7 +113,7 @@ def compare_runs(one: str | Path, other: str | Path) -> RunComparison:
         FileNotFoundError: for what is no run folder, or has no answers.
         ValueError: if they have no image in common, or disagree about a label.
     """
-    runs = RunFolder.open(one), RunFolder.open(other)
+    runs = _open(one), _open(other)
     found = _answers(runs[0]), _answers(runs[1])
     places = [_places(f) for f in found]
     common = [key for key in places[0] if key in places[1]]
@@ -143,6 +143,11 @@ def compare_runs(one: str | Path, other: str | Path) -> RunComparison:
         float(np.mean([a == b for a, b in zip(*answered, strict=True)])),
         error_agreement(right[0], right[1]),
     )
+
+
+def _open(path: str | Path) -> RunFolder:
+    """A run, or the folder of an evaluation, which has answers and no model."""
+    return run if (run := RunFolder(path)).answers.is_file() else RunFolder.open(path)
 
 
 def _answers(run: RunFolder) -> HeldOutAnswers:

@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -76,6 +77,14 @@ def write_record(folder: RunFolder, description: dict[str, Any]) -> None:
     """
     sessions = read_record(folder) if folder.record.exists() else []
     write_json(folder.record, {"schema_version": SCHEMA_VERSION, "sessions": [*sessions, description]})
+
+
+def minutes_in_words(sessions: Sequence[Mapping[str, Any]]) -> str:
+    """Minutes of training in all sessions of a record; empty where none is known. A session that was killed left none:
+    then it was more."""
+    known = [s["minutes"] for s in sessions if isinstance(s.get("minutes"), int | float)]
+    more = any("ancestors" in s and "minutes" not in s for s in sessions)
+    return f"{'more than ' if more else ''}{sum(known):.1f}" if known else ""
 
 
 def amend_record(folder: RunFolder, **values: Any) -> None:

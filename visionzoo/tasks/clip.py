@@ -230,11 +230,12 @@ class ClipTask(VisionTask):
             return info_nce(images, texts, scale, groups=groups, gather=gather_features)
         return sigmoid_loss(images, texts, scale, bias, groups=groups, gather=gather_features)
 
-    def _groups(self, texts: Sequence[str]) -> Tensor | None:
-        """(B,) for :meth:`contrast`; None where no two captions are equal."""
-        if self.trainer.world_size == 1 and len(set(texts)) == len(texts):
+    def _groups(self, ids: Tensor) -> Tensor | None:
+        """(B,) for :meth:`contrast`, of (B, L) token ids; None where no two captions are equal."""
+        groups = text_groups(ids)
+        if self.trainer.world_size == 1 and len(groups.unique()) == len(groups):
             return None
-        return to_device(text_groups(texts), self.device)
+        return to_device(groups, self.device)
 
     def _ids(self, texts: Sequence[str], cut: Share) -> Tensor:
         """(T, L) token ids; those that had to be cut are counted."""
@@ -247,7 +248,7 @@ class ClipTask(VisionTask):
     def loss_parts(self, batch: CaptionBatch, size: int | None) -> Iterator[LossPart]:
         """The loss of all pairs of a batch; with ``micro_batch`` through the gradient cache."""
         images, ids = self.read(batch.images), self._ids(batch.texts, self.train_cut)
-        contrast = partial(self.contrast, groups=self._groups(batch.texts))
+        contrast = partial(self.contrast, groups=self._groups(ids))
         logs = {"temperature": 1 / self.model.logit_scale.exp()}
         if not self.micro_batch:
             yield LossPart(contrast(*self.encode((images, ids))), logs, len(images))
@@ -309,8 +310,9 @@ class ClipTask(VisionTask):
             return
         images = self.encode_read(self.read(batch.images)).float()
         if isinstance(batch, CaptionBatch):
-            texts = self.model.encode_text(self._ids(batch.texts, self.held_out_cut), normalize=True)
-            kept = batch.images, batch.texts
+            ids = self._ids(batch.texts, self.held_out_cut)
+            texts = self.model.encode_text(ids, normalize=True)
+            kept = batch.images, batch.texts, ids
             self.evaluation.add_captions(images, texts, batch.index, batch.text_image, *kept)
             return
         cosines = self.model.logit_scale.float().exp() * self._class_cosines(images)

@@ -92,9 +92,9 @@ class Retrieval(Metric):
         return {**values, "recall_mean": torch.stack(list(values.values())).mean()}
 
 
-def text_groups(texts: Sequence[str]) -> Tensor:
-    """(T,) int64, equal where the texts are, on every rank: Python's own hash differs between processes."""
-    digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+def text_groups(ids: Tensor) -> Tensor:
+    """(T,) int64, equal where the (T, L) token ids are, on every rank: what the model reads alike is one text."""
+    digests = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in ids.cpu().numpy())
     return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64)
 
 
@@ -152,9 +152,11 @@ class ClipEvaluation(nn.Module):
         text_image: Tensor,
         images: Tensor,
         texts: Sequence[str],
+        ids: Tensor,
     ) -> None:
-        """A captioned batch; of ``images`` (B, C, H, W) uint8 and ``texts`` some are kept for the sheet."""
-        groups = text_groups(texts).to(text_image.device)
+        """A captioned batch; of ``images`` (B, C, H, W) uint8 and ``texts`` some are kept for the sheet. ``ids`` (T, L)
+        are the texts as the model reads them."""
+        groups = text_groups(ids).to(text_image.device)
         self.retrieval.update(image_features, text_features, index, text_image, groups)
         room = SHOWN - len(self._shown)
         self._shown += [image.permute(1, 2, 0).cpu().numpy() for image in images[: max(room, 0)]]

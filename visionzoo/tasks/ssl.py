@@ -428,5 +428,6 @@ def _check_masks(grid: tuple[int, int], options: Any) -> None:
 def _check_batch(images: int) -> None:
     if images < 2:
         raise ValueError(
-            f"a step of {images} image has nothing to tell it from; give --data.batch_size 2 or more (256 is usual)"
+            f"a step of {images} image has nothing to tell it from; give --data.batch_size 2 or more (256 is usual), "
+            "and --data.drop_last true where the last one of an epoch is left alone"
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from visionzoo.types import Preprocess
 from visionzoo.weights.adapters import Layout
 from visionzoo.weights.describe import describe_weights
-from visionzoo.weights.preprocessing import decide_preprocess, description_of, stored_preprocess
+from visionzoo.weights.preprocessing import are_openais, decide_preprocess, description_of, stored_preprocess
 from visionzoo.weights.reading import read_state_dict
 from visionzoo.weights.recognise import own_keys, recognise
 from visionzoo.weights.report import LoadReport, group_keys, mismatch
@@ -237,6 +237,12 @@ def load_weights(
     if (check := getattr(model, "check_origin", None)) is not None:
         with description_of(name):
             check(name, path, state, metadata, preprocess)
+    elif are_openais(state) and getattr(getattr(model, "config", None), "act", "quick_gelu") != "quick_gelu":
+        warnings.warn(
+            f"weights from {name} are OpenAI's, which were trained with QuickGELU, and this model computes another "
+            "activation, as timm does under this name; the names with _clip_quickgelu_ compute theirs",
+            stacklevel=2,
+        )
     plan = _Plan(model, name, state)
     plan.to_canonical()
     plan.move_norm()

@@ -169,13 +169,25 @@ def read_image_folders(path: str) -> dict[str, Source]:
 def train_is_one_of_many(path: str, below: Mapping[str, str], holds: Callable[[str], bool]) -> bool:
     """Whether ``train`` is a name beside others, as in CIFAR-100, whose classes apple, bus and train are no splits.
 
+    A folder ``train`` that has folders is a split, and what lies beside it is not read. Either is said.
+
     Args:
         path: the folder.
         below: what :func:`split_folders` finds there.
         holds: whether a folder holds what is looked for.
     """
-    names = [name for name in subfolders(path) if os.path.join(path, name) not in below.values()]
-    return set(below) == {"train"} and any(holds(os.path.join(path, name)) for name in names)
+    if set(below) != {"train"}:
+        return False
+    beside = [name for name in subfolders(path) if os.path.join(path, name) != below["train"]]
+    beside = [name for name in beside if holds(os.path.join(path, name))]
+    if not beside:
+        return False
+    shown, one = ", ".join(beside[:5]), not subfolders(below["train"])
+    said = "is read as one folder beside them, not as a split" if one else "is a split, and they are not read"
+    warnings.warn(
+        f"{path} has {shown} beside train, which {said}; rename or move what is meant otherwise", stacklevel=2
+    )
+    return one
 
 
 def class_folders(path: str) -> dict[str, str]:

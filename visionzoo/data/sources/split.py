@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from visionzoo.data.sources.base import FilesSource, S, Source
+from visionzoo.data.sources.base import FilesSource, S, Source, Subset
 
 
 def _per_class(targets: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -105,23 +105,31 @@ def hold_out(named: Mapping[str, S], fraction: float | None, seed: int, *, defau
     if "train" not in named or ("test" in named and fraction is None):
         return {**named, "val": named["test"]}
     whole = named["train"]
-    kept, held = _split_by_file(whole, default if fraction is None else fraction, seed)
+    kept, held = split_by_file(whole, default if fraction is None else fraction, seed)
     cut = {name: whole.take(part) for name, part in (("train", kept), ("val", held)) if len(part)}
     return {name: source for name, source in named.items() if name != "train"} | cut  # type: ignore[return-value]
 
 
-def _split_by_file(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_by_file(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """:func:`stratified_split` of a source; of a file that is listed several times all rows are on one side."""
     targets = _strata(source)
     first: dict[str, int] = {}
-    names = (source.paths[i] for i in range(len(source))) if isinstance(source, FilesSource) else ()
-    same = np.array([first.setdefault(name, i) for i, name in enumerate(names)], dtype=np.int64)
+    same = np.array([first.setdefault(name, i) for i, name in enumerate(_files(source))], dtype=np.int64)
     if len(first) == len(same):
         return stratified_split(targets, fraction, seed)
     once = np.unique(same)
     _, held = stratified_split(targets[once], fraction, seed)
     apart = np.isin(same, once[held])
     return np.flatnonzero(~apart), np.flatnonzero(apart)
+
+
+def _files(source: Source) -> Sequence[str]:
+    """The file of each sample; nothing where they lie in no files of their own."""
+    if isinstance(source, FilesSource):
+        return [source.paths[i] for i in range(len(source))]
+    if isinstance(source, Subset) and (names := _files(source.source)):
+        return [names[i] for i in source.indices.tolist()]
+    return ()
 
 
 def limited(source: S, limit: int | float | None, seed: int) -> S:

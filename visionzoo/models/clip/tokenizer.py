@@ -149,6 +149,7 @@ class FolderTokenizer(Tokenizer):
         self._peer = _of_transformers(folder)
         if self._peer.pad_token_id is None:
             raise ValueError(f"the tokenizer in {folder} has no padding token; set its pad_token and save it again")
+        self._peer.padding_side = "right"  # where padding is the end token, the first one is the end of the text
         self.vocab_size = len(self._peer)
         first, last = self._peer.bos_token_id, self._peer.eos_token_id
         self.sot_token_id = self._peer.cls_token_id if first is None else first
