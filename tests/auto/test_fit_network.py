@@ -14,6 +14,7 @@ from visionzoo.auto.network import fill_head, network_of, open_network, text_pri
 from visionzoo.inference.linear import Linear
 from visionzoo.inference.zero_shot import ZeroShotClassifier
 from visionzoo.models.bundle import ModelConfig, save_bundle
+from visionzoo.models.clip.image import set_activation
 from visionzoo.weights import hub
 
 NANO = "vit_nano_patch4_32"
@@ -155,3 +156,13 @@ def test_few_images(tmp_path: Path) -> None:
         few_shot([images[0], tmp_path / "bad.png"], ["left", "top"], model=backbone)
     with pytest.raises(ValueError, match="leave the options out"):
         few_shot(images, labels, model=backbone, weights="x.pth")
+
+
+def test_a_clips_activation_goes_with_its_weights() -> None:
+    """timm has a name for each of the two; under the other one the same weights are another function."""
+    trunk = vz.create_backbone("vit_base_patch32_clip_224", image_size=64).eval()
+    set_activation(trunk, "quick_gelu")
+    made = network_of(trunk, 3).model
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(made.embed_images(images), trunk(images).pooled, atol=1e-5)

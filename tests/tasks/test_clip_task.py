@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import Kill, Killed, Losses, fit_quietly
 
@@ -384,3 +386,21 @@ def test_predict_names_held_out_images(clip_run: Path, tmp_path: Path, capsys: p
         assert float(row.split(",")[2]) == pytest.approx(answer[1], abs=1e-5)
     assert run(["clip", "predict", *options, "--data.zero_shot_path", "none"]) == 2
     assert "predict names images by their classes" in capsys.readouterr().err
+
+
+def test_captions_that_the_model_reads_alike_are_one_text() -> None:
+    from visionzoo.models.clip.tokenizer import BytePairTokenizer
+    from visionzoo.tasks.clip_evaluation import text_groups
+
+    tokenizer = BytePairTokenizer(16)
+    groups = text_groups(tokenizer(["A red circle", "a red  circle", "a red circle.", *["word " * 20, "word " * 30]]))
+    assert groups[0] == groups[1] != groups[2]
+    assert groups[3] == groups[4]  # cut at the same place
+
+
+def test_zero_shot_images_with_several_labels_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "label": ["x", "y"]}, {"image": "a.png", "label": ["y"]}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="has several labels an image; it needs one of each"):
+        ClipData("shapes:12", zero_shot_path=str(tmp_path / "list.jsonl"))
