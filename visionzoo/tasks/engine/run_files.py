@@ -70,13 +70,13 @@ class RunFiles(Callback):
         return lineage_of(started_from(pl_module)) if known is None else known
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write down how long it took until it was stopped."""
-        if trainer.state.fn == "fit" and self._since is not None and self.folder is not None:
+        """Write down how long it took until it was stopped; what was refused before it began is no session."""
+        if trainer.state.fn == "fit" and self._written:
             self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down how long it took."""
-        if trainer.is_global_zero and self._since is not None:
+        if trainer.is_global_zero:
             assert self.folder is not None
             with disk_may_fail(self.folder.record, "the earlier one stays, which does not say how long the run took"):
                 amend_record(self.folder, minutes=round((time.monotonic() - self._since) / 60, 2))
