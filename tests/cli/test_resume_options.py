@@ -216,3 +216,5 @@ def test_a_folder_with_files_of_a_person_is_not_taken(capsys: pytest.CaptureFixt
     assert cli.run(["classify", "fit", "--config", "mine/config.yaml", "--run_dir", "mine"]) == 2
     assert "mine holds a config.yaml that no run has written; give another --run_dir" in capsys.readouterr().err
     assert Path("mine/config.yaml").read_text() == text
+    Path("mine/config.yaml").write_text(f"{cli.RUNS_AGAIN} train.py ...\n{Path('small.yaml').read_text()}")
+    assert cli.run(["classify", "fit", "--resume", "mine"]) == 0  # of a run that was killed before it wrote more

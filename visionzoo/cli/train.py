@@ -50,6 +50,8 @@ from visionzoo.terminal import say, shell_quoted
 
 #: Options that say where and how to run, not what: they stay out of ``config.yaml``, so that it reruns anywhere.
 NOT_IN_CONFIG = ("config", "run_dir", "ckpt_path", "print_groups")
+#: How the first line of a run's ``config.yaml`` begins.
+RUNS_AGAIN = "# Runs this again:"
 
 
 class TrainCLI(LightningCLI):
@@ -221,9 +223,9 @@ class TrainCLI(LightningCLI):
             if saved and not goes_on and self._only == "fit":
                 again = f"--resume {shell_quoted(given)}"
                 raise UsageError(f"{given} holds a run; go on with it by {again}, or give another --run_dir")
-            others = [file.name for file in (folder.config_yaml, folder.metrics_csv, folder.report) if file.is_file()]
-            if others and not goes_on and not folder.record.is_file():
-                raise UsageError(f"{given} holds a {others[0]} that no run has written; give another --run_dir")
+            others = [file for file in (folder.config_yaml, folder.metrics_csv, folder.report) if file.is_file()]
+            if others and not goes_on and not folder.record.is_file() and not _is_ours(folder.config_yaml):
+                raise UsageError(f"{given} holds a {others[0].name} that no run has written; give another --run_dir")
             self._made = [p for p in (folder.path, *folder.path.parents) if not p.exists()]
             folder.path.mkdir(parents=True, exist_ok=True)
             return folder
@@ -291,7 +293,7 @@ class TrainCLI(LightningCLI):
         text = self._parser(self._only).dump(config, skip_none=False, skip_validation=True)
         body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
         path = shell_quoted(f"{self._path()}/config.yaml")
-        return f"# Runs this again: {self._command()} --config {path}\n{body}\n"
+        return f"{RUNS_AGAIN} {self._command()} --config {path}\n{body}\n"
 
     # ---- running --------------------------------------------------------------------------------------------------
 
@@ -411,6 +413,11 @@ def run(argv: Sequence[str], program: str = "python train.py") -> int:
         say(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
     return 0
+
+
+def _is_ours(config: Path) -> bool:
+    """Whether a run has written this configuration: it may have been killed before it wrote more."""
+    return config.is_file() and config.read_bytes().startswith(RUNS_AGAIN.encode())
 
 
 def _global_rank() -> int:
