@@ -71,11 +71,12 @@ def test_the_second_command_in_a_folder_touches_nothing(capsys: Any) -> None:
     held = FolderLock("run")
     before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
     capsys.readouterr()
-    for command in ("fit", "validate"):
-        assert cli.run(["classify", command, "--resume=run"]) == 1
+    for command in (["fit"], ["validate", "--run_dir=run"]):
+        assert cli.run(["classify", *command, "--resume=run"]) == 1
         said = capsys.readouterr()
         assert said.err.startswith(f"error: run is in use by process {os.getpid()} on ")
         assert said.err.count("\n") == 1
+    assert cli.run(["classify", "validate", "--resume=run"]) == 0  # in a folder of its own
     assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
     held.release()
     assert cli.run(["classify", "fit", "--resume=run"]) == 0
