@@ -90,9 +90,9 @@ class Pooled(nn.Module):
         del args, kwargs
         _refuse("load other weights")
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> NoReturn:
+    def adapt_state_dict(self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None) -> NoReturn:
         """Reached by :func:`visionzoo.load_weights`."""
-        del state_dict
+        del state_dict, stored_size
         _refuse("load other weights")
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from backbone_checks import assert_close, perturb
@@ -12,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vit_twins import DEPTH, pictures, shallow, timm_options, twins
 
+import visionzoo as vz
 from visionzoo.backbones.vit import VisionTransformer
+from visionzoo.layers.position import resample_positions
 from visionzoo.types import Tokens
 
 #: Odd, prime, not square, smaller and larger than the 64 pixels that the models here are built for.
@@ -108,6 +114,36 @@ def test_resampling_on_load_equals_resampling_on_the_fly(name: str, size: tuple[
     unchanged, none = ours.adapt_state_dict(state)
     assert not none
     assert all(unchanged[k] is v for k, v in state.items())
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "vit_small_patch16_224", "timm/test_vit", "mae"])
+@pytest.mark.parametrize("size", [(128, 128), (64, 160), (256, 64)])
+def test_weights_of_oblong_images_keep_their_places(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    """64 x 256 pixels are 4 x 16 patches, which are as many as 8 x 8, and 16 x 4."""
+    ours, other = (_model(name, size) for size in ((64, 256), size))
+    perturb(ours)
+    safetensors.torch.save_file(ours.state_dict(), tmp_path / "model.safetensors")
+    record = {"schema_version": 1, "task": "classify", "preprocess": ours.preprocess.to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    report = vz.load_weights(other, tmp_path)
+    assert report.resampled
+    trunk, own = (model.encoder if name == "mae" else model for model in (other, ours))
+    if name.startswith("timm/"):  # which takes one size only
+        table = resample_positions(ours.pos_embed, trunk.patch_embed.grid_size, old_grid=(4, 16), prefix_tokens=1)
+        assert_close(other.pos_embed, table)
+        return
+    x = pictures(*trunk.image_size)
+    with torch.no_grad():
+        assert_close(trunk.eval().forward_features(x), own.eval().forward_features(x))
+    if name == "mae":
+        table = resample_positions(ours.decoder.pos_embed, other.decoder.grid_size, old_grid=(4, 16), prefix_tokens=1)
+        assert_close(other.decoder.pos_embed, table)
+
+
+def _model(name: str, size: tuple[int, int]) -> Any:
+    if name == "mae":
+        return vz.create_mae("vit_nano_patch4_32", image_size=(size[0] // 4, size[1] // 4))
+    return vz.create_backbone(name, image_size=size) if "/" in name else shallow(name, image_size=size)
 
 
 def test_beit_tables_resample_on_load_as_timms() -> None:

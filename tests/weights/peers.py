@@ -38,7 +38,7 @@ def as_backbone(model: nn.Module, family: str, name: str = "a timm model") -> nn
     model.name, model.weights_family = name, family
     head = {"vit": ("head.", "head_dist."), "swin": ("head.",)}.get(family, ("head.", "fc.", "classifier."))
     model.head_prefixes, model.stem_key = head, model.default_cfg["first_conv"] + ".weight"
-    model.adapt_state_dict = lambda sd: (dict(sd), [])
+    model.adapt_state_dict = lambda sd, size=None: (dict(sd), [])
     return model
 
 

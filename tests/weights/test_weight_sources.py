@@ -157,3 +157,35 @@ def test_what_is_not_cached_is_downloaded(cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
     with pytest.raises(FileNotFoundError, match="cannot be reached"):
         resolve_source("hf-hub:org/vit")
+
+
+def test_a_clip_is_asked_for_where_only_its_image_tower_is_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = put_in_cache(cache, "timm/clip")
+    whole = tower.with_name("open_clip_model.safetensors")
+    first = (whole.name, "open_clip_pytorch_model.bin")
+    asked = []
+
+    def download(repository: str, file: str, **options: object) -> str:
+        asked.append(file)
+        if file != whole.name:
+            raise huggingface_hub.errors.EntryNotFoundError(f"404 {file}")
+        return str(put(whole))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr("visionzoo.weights.hub.hub_answers", lambda: False)
+    assert resolve_source("hf-hub:timm/clip", first=first) == tower  # better than nothing
+    monkeypatch.setattr("visionzoo.weights.hub.hub_answers", lambda: True)
+    assert resolve_source("hf-hub:timm/clip") == tower
+    assert asked == []
+    assert resolve_source("hf-hub:timm/clip", first=first) == whole
+    assert asked[0] == whole.name
+    del asked[:]
+    assert resolve_source("hf-hub:timm/clip", first=first) == whole
+    assert asked == []  # it is cached now
+
+    def broken(repository: str, file: str, **options: object) -> str:
+        raise LocalEntryNotFoundError("no connection")
+
+    whole.unlink()
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
+    assert resolve_source("hf-hub:timm/clip", first=first) == tower

@@ -156,11 +156,18 @@ class Backbone(nn.Module):
         """Recompute each block's activations in the backward pass, to save memory."""
         raise AssertionError(f"{type(self).__name__} must implement set_grad_checkpointing")
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Resample tables of ``state_dict`` (canonical keys) that belong to another input size.
+
+        Args:
+            state_dict: the stored weights.
+            stored_size: (H, W) in pixels of the images that the weights were made for; None where nothing says it.
 
         Returns a new dict and one line for each table that was resampled. Never changes its argument or this model.
         """
+        del stored_size
         return dict(state_dict), []
 
     def head_keys(self) -> set[str]:

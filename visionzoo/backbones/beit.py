@@ -10,7 +10,7 @@ from visionzoo.backbones.vit import VisionTransformer
 from visionzoo.backbones.vit_rope import rescale_residuals
 from visionzoo.backbones.vit_variants import IMAGENET, INCEPTION, register_vit, sized, spec
 from visionzoo.layers.attention import GammaBlock
-from visionzoo.layers.position import square_grid
+from visionzoo.layers.position import stored_grid
 from visionzoo.layers.relative_position import CLASS_ROWS, RelativeBiasAttention, resample_relative_table
 from visionzoo.types import Tokens
 
@@ -52,25 +52,34 @@ class Beit(VisionTransformer):
         """The ViT's tokens and every block's table of relative positions."""
         return super().no_weight_decay() | {name for name, _ in self.named_parameters() if name.endswith(TABLE)}
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Resample the bias tables to this model's grid (the stored grid is taken to be square), and leave out the
-        constant index that older checkpoints hold."""
-        out, notes = super().adapt_state_dict(state_dict)
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Resample the bias tables to this model's grid (without ``stored_size`` the stored one is taken for square),
+        and leave out the constant index that older checkpoints hold."""
+        out, notes = super().adapt_state_dict(state_dict, stored_size)
+        new, said = self.grid_size, self._grid_of(stored_size)
         out = {k: v for k, v in out.items() if not k.endswith("relative_position_index")}
         resampled = 0
         for name, own in self.named_parameters():
             stored = out.get(name)
-            if not name.endswith(TABLE) or stored is None or stored.shape == own.shape:
+            if not name.endswith(TABLE) or stored is None or stored.ndim != 2 or stored.shape[1] != own.shape[1]:
                 continue
-            if stored.ndim == 2 and stored.shape[1] == own.shape[1] and stored.shape[0] > CLASS_ROWS:
-                side = square_grid(stored.shape[0] - CLASS_ROWS)[0]
-                old = (side + 1) // 2, (side + 1) // 2
-                out[name] = resample_relative_table(stored, self.grid_size, old_grid=old, extra_rows=CLASS_ROWS)
+            if stored.shape[0] <= CLASS_ROWS:
+                continue
+            distances = stored_grid(stored.shape[0] - CLASS_ROWS, _distances(new), said and _distances(said))
+            old = (distances[0] + 1) // 2, (distances[1] + 1) // 2
+            if old != new:
+                out[name] = resample_relative_table(stored, new, old_grid=old, extra_rows=CLASS_ROWS)
                 resampled += 1
         if resampled:
-            new = self.grid_size
             notes.append(f"{resampled} bias tables resampled from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens")
         return out, notes
+
+
+def _distances(grid_size: tuple[int, int]) -> tuple[int, int]:
+    """How many distances a grid of (h, w) tokens has along each axis."""
+    return 2 * grid_size[0] - 1, 2 * grid_size[1] - 1
 
 
 def _register() -> None:

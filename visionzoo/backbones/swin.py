@@ -462,11 +462,14 @@ class SwinTransformer(TimmMixin, Backbone):
         for stage in self._stages:
             stage.grad_checkpointing = enable
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Resample v1's bias tables to this model's windows, and leave out constants that older checkpoints hold.
 
         v2 needs no resampling: its bias is a function of the distance, whatever the window.
         """
+        del stored_size  # windows are square
         out = {k: v for k, v in state_dict.items() if not k.endswith(CONSTANTS)}
         notes = []
         for key, own in self.named_parameters():

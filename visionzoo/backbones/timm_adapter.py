@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import inspect
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from visionzoo.backbones.base import Backbone
 from visionzoo.backbones.timm_api import pretrained_cfg
 from visionzoo.layers.fast_path import is_open
 from visionzoo.layers.graft import graft
+from visionzoo.layers.position import resample_positions
 from visionzoo.registry import BackboneSpec
 from visionzoo.types import Features, PyramidLevel
 from visionzoo.weights.preprocessing import timm_preprocess
@@ -170,21 +172,41 @@ class TimmBackbone(Backbone):
         """timm's own switch."""
         super(Backbone, self).set_grad_checkpointing(enable)  # type: ignore[misc]
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Resample position tables with timm's own filter for this family, where it has one."""
         own = {k: v.shape for k, v in self.state_dict().items()}
-        tables = [k for k, v in state_dict.items() if k in own and v.shape != own[k] and _is_position_table(k)]
+        out, notes = dict(state_dict), list[str]()
+        if (old := self._oblong_grid(out.get("pos_embed"), stored_size)) is not None:
+            new, prefix = self.patch_embed.grid_size, own["pos_embed"][1] - math.prod(self.patch_embed.grid_size)
+            out["pos_embed"] = resample_positions(out["pos_embed"], new, old_grid=old, prefix_tokens=prefix)
+            notes.append(f"pos_embed resampled from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens")
+        tables = [k for k, v in out.items() if k in own and v.shape != own[k] and _is_position_table(k)]
         filters = (getattr(sys.modules[c.__module__], "checkpoint_filter_fn", None) for c in type(self).__mro__)
         resample = next((f for f in filters if f is not None), None)
-        out, notes = dict(state_dict), list[str]()
         if resample is None or own.keys() - state_dict.keys():
             return out, notes  # of another architecture, which the filter may choke on; the strict comparison says what
-        for key, value in resample(dict(state_dict), self).items() if tables else ():
+        for key, value in resample(dict(out), self).items() if tables else ():
             # The filter also bends what is no table (patch sizes) and drops what it takes for a foreign layout.
             if key in tables and value.shape == own[key]:
                 notes.append(f"{key} resampled from {tuple(out[key].shape)} to {tuple(value.shape)}")
                 out[key] = value
         return out, notes
+
+    def _oblong_grid(self, table: Tensor | None, stored_size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """The (h, w) grid of a stored table (1, P + h * w, D), where it is known to be neither square nor this model's:
+        timm's filters take every stored grid for a square one."""
+        own, embed = getattr(self, "pos_embed", None), getattr(self, "patch_embed", None)
+        feat_size, grid = getattr(embed, "dynamic_feat_size", None), getattr(embed, "grid_size", None)
+        if table is None or own is None or feat_size is None or grid is None or stored_size is None:
+            return None
+        if table.ndim != 3 or own.ndim != 3 or table.shape[2] != own.shape[2]:
+            return None
+        old = feat_size(stored_size)
+        same_prefix = table.shape[1] - math.prod(old) == own.shape[1] - math.prod(grid)
+        square = old[0] == old[1] and table.shape[1] != own.shape[1]  # the filter does it
+        return old if same_prefix and old != tuple(grid) and not square else None
 
 
 def _is_position_table(key: str) -> bool:

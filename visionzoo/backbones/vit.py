@@ -22,7 +22,7 @@ from visionzoo.layers.drop_path import drop_path_schedule
 from visionzoo.layers.mlp import Mlp, SwiGLU, SwiGLUPacked
 from visionzoo.layers.patch_embed import PatchEmbed
 from visionzoo.layers.pool import AttentionPool
-from visionzoo.layers.position import resample_positions, sincos_2d, square_grid
+from visionzoo.layers.position import resample_positions, sincos_2d, stored_grid
 from visionzoo.types import Preprocess, PyramidLevel, Tokens
 
 POOLS = ("token", "avg", "map", "distill")
@@ -398,16 +398,22 @@ class VisionTransformer(ViTTimmMixin, Backbone):
         """Recompute each block in the backward pass, to save memory."""
         self.grad_checkpointing = enable
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Resample ``pos_embed`` to this model's grid; the stored grid is taken to be square."""
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Resample ``pos_embed`` to this model's grid; without ``stored_size`` the stored one is taken for square."""
         out, notes = dict(state_dict), []
-        stored = out.get("pos_embed")
-        if stored is not None and self.pos_embed is not None and stored.shape != self.pos_embed.shape:
-            n = self.num_prefix_positions
-            if stored.ndim == 3 and stored.shape[2] == self.embed_dim and stored.shape[1] > n:
-                old = square_grid(stored.shape[1] - n)
-                out["pos_embed"] = resample_positions(stored, self.grid_size, old_grid=old, prefix_tokens=n)
-                notes.append(
-                    f"pos_embed resampled from {old[0]}x{old[1]} to {self.grid_size[0]}x{self.grid_size[1]} tokens"
-                )
+        stored, n, new = out.get("pos_embed"), self.num_prefix_positions, self.grid_size
+        if stored is None or self.pos_embed is None or stored.ndim != 3:
+            return out, notes
+        if stored.shape[2] != self.embed_dim or stored.shape[1] <= n:
+            return out, notes
+        old = stored_grid(stored.shape[1] - n, new, self._grid_of(stored_size))
+        if old != new:
+            out["pos_embed"] = resample_positions(stored, new, old_grid=old, prefix_tokens=n)
+            notes.append(f"pos_embed resampled from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens")
         return out, notes
+
+    def _grid_of(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """The (h, w) grid of images of ``size`` pixels; None where it is not known."""
+        return None if size is None else self.patch_embed.grid_size(size)

@@ -180,8 +180,11 @@ class ViTDet(VisionTransformer):
         del coarse
         return {"stem": r"^pos_embed|patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^neck", (99999,))]}
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Resample the position table and the global blocks' relative positions to this model's grid."""
+        del stored_size  # its tables have both axes
         out, notes = dict(state_dict), []
         for name, own in self.named_parameters():
             stored = out.get(name)

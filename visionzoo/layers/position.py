@@ -54,13 +54,22 @@ def resample_positions(
     return torch.cat((prefix, grid), dim=1)
 
 
-def square_grid(tokens: int) -> tuple[int, int]:
-    """The square grid with ``tokens`` cells.
+def stored_grid(tokens: int, own: tuple[int, int], said: tuple[int, int] | None = None) -> tuple[int, int]:
+    """The (h, w) grid of a stored table with ``tokens`` cells.
+
+    The one that was ``said`` with the weights, where it has as many; else the model's ``own``, where that has; else the
+    square one.
 
     Raises:
-        ValueError: if the number is no square, so that the grid cannot be known.
+        ValueError: if none of these has so many, so that the grid cannot be known.
     """
+    for grid in (said, own):
+        if grid is not None and grid[0] * grid[1] == tokens:
+            return grid
     side = round(tokens**0.5)
     if side * side != tokens:
-        raise ValueError(f"a position table with {tokens} patch tokens is not square, so its grid is not known")
+        raise ValueError(
+            f"a position table with {tokens} patch tokens is not square, and nothing beside the weights says their "
+            "image size, so its grid is not known; load them from their run folder, or at the size they have"
+        )
     return side, side

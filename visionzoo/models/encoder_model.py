@@ -54,9 +54,11 @@ class EncoderModel(nn.Module):
         """Recompute the activations of each of the encoder's blocks in the backward pass, to save memory."""
         self.encoder.set_grad_checkpointing(enable)
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Resample the encoder's tables to this model's size; see :meth:`Backbone.adapt_state_dict`."""
         own = {k.removeprefix("encoder."): v for k, v in state_dict.items() if k.startswith("encoder.")}
-        own, notes = self.encoder.adapt_state_dict(own)
+        own, notes = self.encoder.adapt_state_dict(own, stored_size)
         rest = {k: v for k, v in state_dict.items() if not k.startswith("encoder.")}
         return rest | {f"encoder.{k}": v for k, v in own.items()}, notes

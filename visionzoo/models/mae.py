@@ -20,7 +20,7 @@ from visionzoo.backbones import create_backbone
 from visionzoo.backbones.base import Backbone
 from visionzoo.layers.attention import Attention, Block
 from visionzoo.layers.mlp import Mlp
-from visionzoo.layers.position import resample_positions, sincos_2d, square_grid
+from visionzoo.layers.position import resample_positions, sincos_2d, stored_grid
 from visionzoo.losses.masked import hidden_pixel_loss, masked_pixel_loss
 from visionzoo.models.encoder_model import EncoderModel
 from visionzoo.models.masking import (
@@ -227,12 +227,17 @@ class MAE(EncoderModel):
         super().set_grad_checkpointing(enable)
         self.decoder.grad_checkpointing = enable
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Resample both position tables to this model's grid; see :meth:`Backbone.adapt_state_dict`."""
-        out, notes = super().adapt_state_dict(state_dict)
-        stored, table, p = out.get("decoder.pos_embed"), self.decoder.pos_embed, self.decoder.prefix_tokens
-        if stored is not None and stored.ndim == 3 and stored.shape[1] != table.shape[1] and stored.shape[1] > p:
-            old, new = square_grid(stored.shape[1] - p), self.decoder.grid_size
+        out, notes = super().adapt_state_dict(state_dict, stored_size)
+        stored, p, new = out.get("decoder.pos_embed"), self.decoder.prefix_tokens, self.decoder.grid_size
+        if stored is None or stored.ndim != 3 or stored.shape[1] <= p:
+            return out, notes
+        said = stored_size and (stored_size[0] // self.patch_size, stored_size[1] // self.patch_size)
+        old = stored_grid(stored.shape[1] - p, new, said)
+        if old != new:
             out["decoder.pos_embed"] = resample_positions(stored, new, old_grid=old, prefix_tokens=p)
             notes.append(f"decoder.pos_embed resampled from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens")
         return out, notes

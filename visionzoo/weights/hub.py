@@ -30,11 +30,16 @@ CARRIED_FOLDERS = ("tokenizer",)
 
 
 def from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
-    """A weights file of a hub repository, from the local cache or downloaded into it."""
+    """A weights file of a hub repository, from the local cache or downloaded into it.
+
+    ``first`` are names of files that are taken rather than others. Of a repository whose cached copy has only others,
+    the hub is asked for them where it answers: an image tower lies beside its CLIP there.
+    """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
@@ -50,16 +55,22 @@ def from_hub(name: str, first: tuple[str, ...] = ()) -> Path:
         "and give its path"
     )
     files = tuple(dict.fromkeys((*first, *WEIGHT_FILES)))
+    where: Any = {"cache_dir": cache, "revision": revision or None}
     try:
-        for file in files:
-            found = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision or None)
-            if isinstance(found, str):
-                return _with_shards(Path(found), repository, revision, cache)
+        copies = {file: try_to_load_from_cache(repository, file, **where) for file in files}
+        has_others = any(isinstance(copy, str) for copy in copies.values())
+        for file, copy in copies.items():
+            if copy is None and has_others and file in first and hub_answers():  # None: nobody has asked for it yet
+                with suppress(*transport_errors(EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled)):
+                    copy = hf_hub_download(repository, file, **where)
+                    _fetch_configs(repository, revision, cache)
+            if isinstance(copy, str):
+                return _with_shards(Path(copy), repository, revision, cache)
         if not hub_answers():
             raise FileNotFoundError(offline)
         for file in files:
             try:
-                path = hf_hub_download(repository, file, cache_dir=cache, revision=revision or None)
+                path = hf_hub_download(repository, file, **where)
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError:

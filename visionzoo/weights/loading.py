@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from visionzoo.types import Preprocess
 from visionzoo.weights.adapters import Layout
 from visionzoo.weights.describe import describe_weights
-from visionzoo.weights.preprocessing import are_openais, decide_preprocess, description_of, stored_preprocess
+from visionzoo.weights.preprocessing import (
+    are_openais,
+    decide_preprocess,
+    description_of,
+    stored_image_size,
+    stored_preprocess,
+)
 from visionzoo.weights.reading import read_state_dict
 from visionzoo.weights.recognise import own_keys, recognise
 from visionzoo.weights.report import LoadReport, group_keys, mismatch
@@ -125,9 +131,9 @@ class _Plan:
             self.state |= {k: self.own[k] for k in unfit_keys}
             self.reset += unfit_keys
 
-    def resample(self) -> None:
-        """Bring position tables to the model's size."""
-        self.state, self.resampled = self.model.adapt_state_dict(self.state)  # type: ignore[operator]
+    def resample(self, stored_size: tuple[int, int] | None) -> None:
+        """Bring position tables to the model's size, from the one (H, W) that the weights were made for if known."""
+        self.state, self.resampled = self.model.adapt_state_dict(self.state, stored_size)  # type: ignore[operator]
 
     def check(self) -> None:
         """Compare strictly, before anything is changed.
@@ -220,6 +226,7 @@ def load_weights(
     preprocess: Preprocess | None = None
     path: Path | None = None
     metadata: dict[str, str] = {}
+    stored_size: tuple[int, int] | None = None
     current = getattr(model, "preprocess", None)
     if isinstance(source, Mapping):
         name = "the given state dict"
@@ -228,6 +235,8 @@ def load_weights(
         path = resolve_source(source, first=getattr(model, "weight_files", ()))
         name = str(source)
         state, metadata = read_state_dict(path)
+        with description_of(name):
+            stored_size = stored_image_size(path, metadata)
     if isinstance(current, Preprocess):
         with description_of(name):
             preprocess = stored_preprocess(name, path, current, metadata, state)
@@ -250,7 +259,7 @@ def load_weights(
     plan.drop_pooling()
     plan.fit_stem(in_chans_policy)
     plan.fit_head(reset_head)
-    plan.resample()
+    plan.resample(stored_size)
     plan.check()
     if preprocess is not None and preprocess != current:
         plan.notes.append(

@@ -150,6 +150,31 @@ def stored_preprocess(
     return None
 
 
+def stored_image_size(weights_file: Path, metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """(H, W) in pixels of the images that weights were made for, from what lies beside them (``config.json`` of ours,
+    timm's or transformers', ``open_clip_config.json``) or their header; None where nothing says it."""
+    config = read_json(weights_file.with_name("config.json"))
+    if weights_file.name.startswith("open_clip") or not config:
+        record = read_json(weights_file.with_name("open_clip_config.json"))
+        size = _inner(_inner(record, "model_cfg"), "vision_cfg").get("image_size")
+    elif {"schema_version", "task"} & set(config):
+        size = _inner(config, "preprocess").get("image_size")
+    else:
+        size = config.get("image_size", _inner(config, "pretrained_cfg").get("input_size"))
+        size = size[-2:] if isinstance(size, list) else size
+    if size is None and "preprocess" in metadata and "schema_version" in metadata:
+        size = parse_json(metadata["preprocess"], f"the preprocessing in {weights_file}").get("image_size")
+    sides = [size, size] if isinstance(size, int) else size
+    if not isinstance(sides, list) or len(sides) != 2 or not all(type(s) is int and s > 0 for s in sides):
+        return None
+    return sides[0], sides[1]
+
+
+def _inner(record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    inner = record.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
 def _same(a: Any, b: Any) -> bool:
     """Whether two fields are the same, numbers within what a configuration rounds."""
     if isinstance(a, list) and isinstance(b, list):

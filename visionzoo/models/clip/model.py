@@ -202,10 +202,12 @@ class Clip(nn.Module):
 
     # What loading weights needs to know.
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Resample the image tower's position table to this model's grid; see :meth:`Backbone.adapt_state_dict`."""
         own = {k.removeprefix(TRUNK): v for k, v in state_dict.items() if k.startswith(TRUNK)}
-        own, notes = self.visual.trunk.adapt_state_dict(own)
+        own, notes = self.visual.trunk.adapt_state_dict(own, stored_size)
         rest = {k: v for k, v in state_dict.items() if not k.startswith(TRUNK)}
         return rest | {TRUNK + k: v for k, v in own.items()}, notes
 

@@ -292,11 +292,13 @@ class Sam(nn.Module):
         """Recompute the encoder's blocks in the backward pass, to save memory."""
         self.backbone.set_grad_checkpointing(enable)
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Resample the encoder's tables to this model's size; see :meth:`Backbone.adapt_state_dict`."""
         trunk, prefix = self.backbone, self.backbone_prefix
         own, notes = trunk.adapt_state_dict(
-            {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+            {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}, stored_size
         )
         rest = {k: v for k, v in state_dict.items() if not k.startswith(prefix)}
         return rest | {prefix + k: v for k, v in own.items()}, notes

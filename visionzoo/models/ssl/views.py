@@ -117,9 +117,11 @@ class ViewModel(EncoderModel):
                 module.training = mode and isinstance(module, _BatchNorm)
         return self
 
-    def adapt_state_dict(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def adapt_state_dict(
+        self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Also start the teacher from the student, in weights that have none, as exported ones."""
-        state, notes = super().adapt_state_dict(state_dict)
+        state, notes = super().adapt_state_dict(state_dict, stored_size)
         if self.teacher is not None and not any(k.startswith(_TEACHER) for k in state):
             state |= {_TEACHER + k: state[k] for k in self.teacher.state_dict(keep_vars=True) if k in state}
         return state, notes
