@@ -271,7 +271,8 @@ def _score(
 def _files(results: Sequence[dict[str, Any]]) -> dict[str, Files]:
     found: dict[str, Files] = {}
     for precision in dict.fromkeys(p for r in results for p in r.get("exported", {})):
-        both = [(r, r["exported"][precision]) for r in results if "why" not in r["exported"][precision]]
+        tried = [(r, r["exported"][precision]) for r in results if precision in r.get("exported", {})]
+        both = [(r, one) for r, one in tried if "why" not in one]
         mine = [one for _, one in both]
         if mine:
             found[precision] = Files(

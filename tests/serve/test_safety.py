@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from visionzoo.serve import run
 from visionzoo.serve.run import is_loopback
 
 
@@ -107,6 +109,18 @@ def test_which_addresses_are_this_machine() -> None:
     assert [is_loopback(h) for h in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.168.1.2", "host")] == [
         True, True, True, False, False, False,
     ]  # fmt: skip
+
+
+def test_names_of_hosts_have_no_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As browsers send them."""
+    doors, ready = [], []
+    demo = SimpleNamespace(bounds=SimpleNamespace(body=1))
+    monkeypatch.setattr(run, "create_app", lambda demo, door: doors.append(door))
+    monkeypatch.setattr(run._Server, "run", lambda server, sockets: (server._ready(), sockets[0].close()))
+    run.serve(demo, host="0.0.0.0", port=0, token="t", names=["My-Desktop.local"], ready=ready.append)
+    assert "my-desktop.local" in doors[0].hosts
+    assert ready[0].startswith("http://my-desktop.local:")
+    assert ready[0].endswith("/?token=t")
 
 
 def test_somebody_elses_annotations_are_left_alone(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -21,10 +24,12 @@ import visionzoo as vz
 from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.rle import RLE, read_segmentation
 from visionzoo.embedded import EMBEDDED, embedded_names, read_card
+from visionzoo.inference.mask_generator import MaskGenerator
 from visionzoo.serve import demo
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
 from visionzoo.serve.confusion import Confusion
+from visionzoo.serve.services import attention_of
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -293,6 +298,26 @@ def test_pictures_of_the_matrix_are_given_by_their_number(server: Any) -> None:
     assert (answer.status, answer.headers["content-type"]) == (200, "image/webp")
     assert server.ask("GET", "/page/confusion/99999").status == 404
     assert server.ask("GET", "/page/confusion/-1").status == 404
+
+
+def test_attention_of_a_grey_classifier() -> None:
+    model = vz.create_classifier("vit_nano_patch4_32", num_classes=2, in_chans=1).eval()
+    answer = attention_of(model, model.preprocess, Image.new("RGB", (40, 30), "teal"))
+    seen = Image.open(io.BytesIO(base64.b64decode(answer["seen"].partition(",")[2])))
+    assert seen.mode == "L"
+    assert np.shape(answer["heat"]) == (8, 8)
+
+
+def test_a_search_for_everything_that_memory_ends_says_so(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
+    def generate(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    async def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) async for line in await server.demo.segment.everything(Image.new("RGB", (8, 8)))]
+
+    monkeypatch.setattr(MaskGenerator, "generate", generate)
+    for _ in range(2):  # the second is let in: the first has given its place back
+        assert asyncio.run(lines()) == [{"error": "the search was broken off: out of memory"}]
 
 
 def test_documentation_is_here(server: Any) -> None:

@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from peers import PAIRS, VIT, images, perturb, timm_model
 from torch import Tensor, nn
 
 import visionzoo as vz
+from visionzoo.backbones.vit import VisionTransformer, ViTConfig
+from visionzoo.types import Preprocess
 from visionzoo.weights import LoadReport, export_weights, install_load_hook, load_weights, read_state_dict
 from visionzoo.weights.adapters import LAYOUTS, Facts
 
@@ -337,6 +340,14 @@ def test_clip_tower_of_openai_loads() -> None:
     report = load_weights(model, state)
     assert report.layout == "clip_tower"
     assert torch.equal(model(images()), source(images()))
+    state["input_resolution"] = torch.tensor(224)  # one of the sizes that OpenAI alone stores
+    config = ViTConfig(**{k: v for k, v in VIT.items() if k != "img_size"}, pre_norm=True)
+    preprocess = Preprocess(image_size=(VIT["img_size"], VIT["img_size"]))
+    with pytest.warns(UserWarning, match=r"trained with QuickGELU.*_clip_quickgelu_ compute theirs"):
+        load_weights(VisionTransformer(config, preprocess), state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_weights(VisionTransformer(replace(config, act="quick_gelu"), preprocess), state)
 
 
 def test_report_is_one_readable_paragraph() -> None:
