@@ -36,6 +36,7 @@ td.cnn { color: #b84f12; } td.vit { color: #2f6db5; } td.hybrid { color: #2c7a3f
 #run dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; margin: 0; } #run dd { margin: 0; }
 [data-run] { cursor: pointer; }
 """
+HOW = "How it was run"
 COLOURS = {"CNN": "#d9641e", "ViT": "#2f6db5", "hybrid": "#3d8b4f", "MLP": "#7a5aa6"}
 SCRIPT = Path(__file__).with_name("page.js")
 #: Of a plot, in its own units.
@@ -48,6 +49,7 @@ def html(
     pictures: Mapping[str, Path],
     tables: Sequence[Table],
     problems: Sequence[str],
+    how: Sequence[str],
     *,
     summary: Summary,
     pairs: Sequence[Pair],
@@ -71,6 +73,7 @@ def html(
         link = f'<a download="{path.stem}.svg" href="data:image/svg+xml;base64,{drawn}">Save as SVG</a>'
         parts += [f"<h2>{escape(caption)}</h2>", f"<figure>{image}<figcaption>{link}</figcaption></figure>"]
     parts += [_table(t, f"table-{i}") for i, t in enumerate(tables)]
+    parts += [f"<h2>{HOW}</h2>", _list(how, "facts")]
     parts.append('<aside id="run" aria-live="polite" hidden></aside>')
     inline = as_inline_json({"runs": runs, "classes": classes})
     body = "\n".join(parts)

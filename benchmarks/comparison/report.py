@@ -9,7 +9,7 @@ from typing import Any
 
 from comparison.models import Entry
 from comparison.options import PRETRAINED, Plan
-from comparison.page import html
+from comparison.page import HOW, html
 from comparison.pareto import fronts
 from comparison.plots import draw_all
 from comparison.pretraining import methods
@@ -32,7 +32,7 @@ def write_report(
     pairs = compare_pairs(right, entries)
     found = Findings(pairs, pretraining_gains(right, entries), front, reach(summary, plan.reach))
     tables = all_tables(summary, plan, entries, found)
-    facts = what_was_run(plan, entries, data, records, summary)
+    facts, how = what_was_run(plan, entries, data, records, summary), how_it_was_run(records)
     write_json(out / "results.json", _json(plan, entries, data, records))
     title = plan.options.title
     text = [
@@ -46,10 +46,11 @@ def write_report(
     text += [table.markdown() for table in tables]
     if summary.problems:
         text += ["## Problems", "", *(f"- {p}" for p in summary.problems), ""]
+    text += [f"## {HOW}", "", *(f"- {line}" for line in how)]
     write_text(out / "results.md", "\n".join(text).rstrip() + "\n")
     page = out / "index.html"
     shown = html(
-        title, facts, pictures, tables, summary.problems, summary=summary, pairs=pairs, classes=data["classes"]
+        title, facts, pictures, tables, summary.problems, how, summary=summary, pairs=pairs, classes=data["classes"]
     )
     write_text(page, shown)
     return page
@@ -58,7 +59,7 @@ def write_report(
 def what_was_run(
     plan: Plan, entries: Sequence[Entry], data: dict[str, Any], records: Sequence[dict[str, Any]], summary: Summary
 ) -> list[str]:
-    """The budget, the data, the machines, the versions; one line each."""
+    """The budget, the data, the pretraining, how much of it; one line each."""
     options, budget = plan.options, plan.options.budget
     amount = f"{budget.steps:,} steps" if budget.steps else f"{budget.minutes:g} minutes of training"
     limit = options.data.eval_limit
@@ -75,16 +76,22 @@ def what_was_run(
         facts.append(_pretraining(plan, entries, data))
     trained = [r for r in records if r["kind"] == "train" and r["status"] == "done"]
     facts.append(f"{len(trained)} trainings, {len(summary.problems)} problems.")
+    return facts
+
+
+def how_it_was_run(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Each machine with its state of the code and its packages, and the commands that were given there."""
+    found: dict[str, list[str]] = {}
     for machine in _machines(records):
         where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
         git = machine["git"] or {}
-        facts.append(
-            f"`{machine['command']}` on {machine['date']}: {where}, load {machine['load']:.1f} at the start, commit "
-            f"{str(git.get('commit', 'unknown'))[:10]}{' with changes' if git.get('dirty') else ''}; "
+        place = (
+            f"{where}, commit {str(git.get('commit', 'unknown'))[:10]}{' with changes' if git.get('dirty') else ''}; "
             + ", ".join(f"{k} {v}" for k, v in sorted(machine["versions"].items()))
-            + "."
         )
-    return facts
+        command = f"`{machine['command']}` on {machine['date']}, load {machine['load']:.1f} at the start"
+        found.setdefault(place, []).append(command)
+    return [line for place, commands in found.items() for line in (f"{place}:", *commands)]
 
 
 def _pretraining(plan: Plan, entries: Sequence[Entry], data: dict[str, Any]) -> str:
