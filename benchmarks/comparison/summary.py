@@ -158,8 +158,9 @@ def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]], batch
     problems = []
     for record in records:
         if record["status"] != "done":
-            about = ", ".join(f"{v}" for v in record["about"].values())
-            problems.append(f"{about}: {record['status']}" + (f" ({record['why']})" if record.get("why") else ""))
+            problems.append(
+                f"{_told(record['about'])}: {record['status']}" + (f" ({record['why']})" if record.get("why") else "")
+            )
     done = [r for r in records if r["status"] == "done"]
     problems += _not_exported(done)
     speeds = []
@@ -185,10 +186,16 @@ def summarize(entries: Sequence[Entry], records: Sequence[dict[str, Any]], batch
     return Summary(speeds, scores, _frozen(done), pretrained, problems)
 
 
+def _told(about: dict[str, Any]) -> str:
+    """What a piece is about, in words."""
+    words = {"recipe": "{} recipe", "seed": "seed {}", "fraction": "{:.4g} % of the images"}
+    return ", ".join(words.get(k, "{}").format(100 * v if k == "fraction" else v) for k, v in about.items())
+
+
 def _not_exported(done: Sequence[dict[str, Any]]) -> list[str]:
     """Which trainings have no file of a precision, and why."""
     return [
-        f"{', '.join(f'{v}' for v in r['about'].values())}: not exported as {precision} ({found['why']})"
+        f"{_told(r['about'])}: not exported as {precision} ({found['why']})"
         for r in done
         for precision, found in r["result"].get("exported", {}).items()
         if "why" in found

@@ -93,7 +93,9 @@ def test_columns_of_files_are_what_the_files_do_and_a_refusal_keeps_the_rest(
     assert cells[8] == f"{np.mean(sizes):.2f} ± {np.std(sizes, ddof=1):.2f}"
     assert cells[13] == f"{100 * np.mean(changes):+.1f} ± {100 * np.std(changes, ddof=1):.1f}"
     assert "| lcnet_035 | CNN | equal |" + " - |" * 12 in text
-    assert "- timm/lcnet_035, equal, 0, 1.0: not exported as int8 (it loses <points>)" in text
+    assert (
+        "- timm/lcnet_035, equal recipe, seed 0, 100 % of the images: not exported as int8 (it loses <points>)" in text
+    )
     assert "not exported as fp32 (KeyError: 'fp32/model.onnx')" in text
     page = (out / "index.html").read_text()
     assert "it loses &lt;points&gt;" in page

@@ -233,7 +233,7 @@ def test_the_page_tells_real_differences(written: Path) -> None:
     row = "| 0.50 ± 0.00 | 1.00 ± 0.00 | 2.00 ± 0.00 | 10 ± 0 | "
     assert f"| middle | ViT | equal {row}" in text
     assert "| -2.0 ± 1.0 | 90.0 ± 0.0 |" in text
-    assert "- big, equal, 0, 1.0: not exported as int8 (no <operator>)" in text
+    assert "- big, equal recipe, seed 0, 100 % of the images: not exported as int8 (no <operator>)" in text
     assert "no &lt;operator&gt;" in written.read_text()
     assert json.loads(written.with_name("results.json").read_text())["models"]
     assert "small&lt;b&gt;" in written.read_text()
