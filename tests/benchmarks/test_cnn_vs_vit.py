@@ -145,7 +145,8 @@ def test_a_trial_that_fails_is_told(
     args = [a if a != "6" else "null" for a in TINY]
     args += ["--out", str(tmp_path), "--budget.minutes", "0.5", "--models", "vit_nano_patch4_32"]
     assert load("cnn_vs_vit").main([*args, "--recipes", "equal", "--fractions", "1"]) == code
-    assert f"vit_nano_patch4_32, equal, 0, 1.0: {said}" in (tmp_path / "results.md").read_text()
+    about = "vit_nano_patch4_32, equal recipe, seed 0, 100 % of the images"
+    assert f"{about}: {said}" in (tmp_path / "results.md").read_text()
     assert [kind for kind, _ in here] == ["speed", "speed", "pace"]
 
 

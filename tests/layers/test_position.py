@@ -7,7 +7,7 @@ import pytest
 import torch
 from timm.layers import resample_abs_pos_embed
 
-from visionzoo.layers.position import resample_positions, sincos_2d, square_grid
+from visionzoo.layers.position import resample_positions, sincos_2d, stored_grid
 
 
 def _reference(grid: tuple[int, int], dim: int) -> np.ndarray:
@@ -44,7 +44,10 @@ def test_resampling_is_timms(new: tuple[int, int]) -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
 
 
-def test_a_table_that_is_no_square_is_refused() -> None:
-    assert square_grid(49) == (7, 7)
+def test_a_stored_grid_is_what_was_said_else_the_models_own_else_square() -> None:
+    assert stored_grid(64, (8, 8), (4, 16)) == (4, 16)
+    assert stored_grid(64, (16, 4), (4, 8)) == (16, 4)  # what was said does not fit
+    assert stored_grid(64, (16, 4)) == (16, 4)
+    assert stored_grid(49, (16, 4), (4, 16)) == (7, 7)
     with pytest.raises(ValueError, match="48 patch tokens is not square"):
-        square_grid(48)
+        stored_grid(48, (7, 7))
