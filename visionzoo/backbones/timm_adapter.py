@@ -178,8 +178,9 @@ class TimmBackbone(Backbone):
         """Resample position tables with timm's own filter for this family, where it has one."""
         own = {k: v.shape for k, v in self.state_dict().items()}
         out, notes = dict(state_dict), list[str]()
-        if (old := self._oblong_grid(out.get("pos_embed"), stored_size)) is not None:
-            new, prefix = self.patch_embed.grid_size, own["pos_embed"][1] - math.prod(self.patch_embed.grid_size)
+        if (grids := self._oblong_grids(out.get("pos_embed"), stored_size)) is not None:
+            old, new = grids
+            prefix = own["pos_embed"][1] - math.prod(new)
             out["pos_embed"] = resample_positions(out["pos_embed"], new, old_grid=old, prefix_tokens=prefix)
             notes.append(f"pos_embed resampled from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens")
         tables = [k for k, v in out.items() if k in own and v.shape != own[k] and _is_position_table(k)]
@@ -194,19 +195,21 @@ class TimmBackbone(Backbone):
                 out[key] = value
         return out, notes
 
-    def _oblong_grid(self, table: Tensor | None, stored_size: tuple[int, int] | None) -> tuple[int, int] | None:
-        """The (h, w) grid of a stored table (1, P + h * w, D), where it is known to be neither square nor this model's:
-        timm's filters take every stored grid for a square one."""
+    def _oblong_grids(
+        self, table: Tensor | None, stored_size: tuple[int, int] | None
+    ) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """The (h, w) grids of a stored table (1, P + h * w, D) and of this model, where they are known to differ in
+        shape: timm's filters take every stored grid for a square one."""
         own, embed = getattr(self, "pos_embed", None), getattr(self, "patch_embed", None)
         feat_size, grid = getattr(embed, "dynamic_feat_size", None), getattr(embed, "grid_size", None)
-        if table is None or own is None or feat_size is None or grid is None or stored_size is None:
+        if table is None or not isinstance(own, Tensor) or feat_size is None or grid is None or stored_size is None:
             return None
         if table.ndim != 3 or own.ndim != 3 or table.shape[2] != own.shape[2]:
             return None
-        old = feat_size(stored_size)
-        same_prefix = table.shape[1] - math.prod(old) == own.shape[1] - math.prod(grid)
+        old, new = tuple(feat_size(stored_size)), tuple(grid)
+        same_prefix = table.shape[1] - math.prod(old) == own.shape[1] - math.prod(new)
         square = old[0] == old[1] and table.shape[1] != own.shape[1]  # the filter does it
-        return old if same_prefix and old != tuple(grid) and not square else None
+        return (old, new) if same_prefix and old != new and not square else None
 
 
 def _is_position_table(key: str) -> bool:

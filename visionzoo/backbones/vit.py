@@ -402,7 +402,7 @@ class VisionTransformer(ViTTimmMixin, Backbone):
         self, state_dict: dict[str, Tensor], stored_size: tuple[int, int] | None = None
     ) -> tuple[dict[str, Tensor], list[str]]:
         """Resample ``pos_embed`` to this model's grid; without ``stored_size`` the stored one is taken for square."""
-        out, notes = dict(state_dict), []
+        out, notes = dict(state_dict), list[str]()
         stored, n, new = out.get("pos_embed"), self.num_prefix_positions, self.grid_size
         if stored is None or self.pos_embed is None or stored.ndim != 3:
             return out, notes
