@@ -25,6 +25,7 @@ from visionzoo.data.sources.open import open_data
 from visionzoo.data.sources.rle import RLE, read_segmentation
 from visionzoo.embedded import EMBEDDED, embedded_names, read_card
 from visionzoo.inference.mask_generator import MaskGenerator
+from visionzoo.models.preprocess import as_grey
 from visionzoo.serve import demo
 from visionzoo.serve.batching import Batcher
 from visionzoo.serve.bounds import Bounds, Refused
@@ -302,7 +303,7 @@ def test_pictures_of_the_matrix_are_given_by_their_number(server: Any) -> None:
 
 def test_attention_of_a_grey_classifier() -> None:
     model = vz.create_classifier("vit_nano_patch4_32", num_classes=2, in_chans=1).eval()
-    answer = attention_of(model, model.preprocess, Image.new("RGB", (40, 30), "teal"))
+    answer = attention_of(model, as_grey(model.preprocess), Image.new("RGB", (40, 30), "teal"))
     seen = Image.open(io.BytesIO(base64.b64decode(answer["seen"].partition(",")[2])))
     assert seen.mode == "L"
     assert np.shape(answer["heat"]) == (8, 8)
