@@ -149,7 +149,7 @@ class SegmentService:
             except TimeoutError:
                 return {"error": f"this took longer than {self._bounds.seconds:g} seconds; try a coarser grid"}
             except (InterruptedError, RuntimeError, MemoryError) as error:
-                return {"error": f"the search was broken off: {error or 'out of memory'}"}
+                return {"error": f"the search was broken off: {str(error) or 'out of memory'}"}
             finally:
                 self._everything.release()
             found = [mask for mask in found if mask["area"]]  # of a click on nothing
