@@ -75,7 +75,7 @@ def what_was_run(
     if PRETRAINED in plan.recipes:
         facts.append(_pretraining(plan, entries, data))
     trained = [r for r in records if r["kind"] == "train" and r["status"] == "done"]
-    facts.append(f"{len(trained)} trainings, {len(summary.problems)} problems.")
+    facts.append(f"Trainings: {len(trained)}. Problems: {len(summary.problems)}.")
     return facts
 
 
