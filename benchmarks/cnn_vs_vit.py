@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     from comparison.runner import compare
     from script import exit_code
 
-    return exit_code(lambda: compare(check(parse(argv))))
+    return exit_code(lambda: compare(check(parse(argv, __doc__))))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class EvaluationOptions:
     models: Many  #: names, ``name=weights``, or run folders
     data: EvaluationData
     out: str  #: folder of the results; the same command goes on there
-    batch_size: int = 64
+    batch_size: int = 64  #: images at once
     limit: int | None = None  #: images of each data set, every class by its share; none for all
     device: str | None = None  #: none for a GPU where there is one
 
@@ -112,7 +112,7 @@ def _listed(value: Many) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0; 1 if a model failed, 2 for the user's error, 130 when interrupted."""
-    return exit_code(lambda: evaluate(parse_options(EvaluationOptions, argv, "python benchmarks/evaluate.py")))
+    return exit_code(lambda: evaluate(parse_options(EvaluationOptions, argv, "python benchmarks/evaluate.py", __doc__)))
 
 
 if __name__ == "__main__":

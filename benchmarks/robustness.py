@@ -30,15 +30,15 @@ from visionzoo.files import write_json
 class RobustnessOptions:
     """Everything that can be said."""
 
-    models: Many  #: as evaluate.py takes them; runs are asked for their own labels
+    models: Many  #: names, ``name=weights``, or run folders, which are asked for their own labels
     data: EvaluationData  #: one data set
     out: str  #: folder of the results; the same command goes on there
-    looks: Many = "all"  #: all, or some of released.robust.LOOKS
+    looks: Many = "all"  #: all, or some of those that docs/benchmarks.md names
     baseline: str | None = None  #: one of the models, whose mCE is 100; none for plain errors
     ood_path: str | None = None  #: images of none of the classes
     transfer_path: str | None = None  #: another labelled data set, with training and held-out images
     limit: int | None = 500  #: images, every class by its share; none for all
-    batch_size: int = 64
+    batch_size: int = 64  #: images at once
     device: str | None = None  #: none for a GPU where there is one
 
 
@@ -130,7 +130,7 @@ def _all_settings(path: Path, now: dict[str, Any]) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0; 2 for the user's error, 130 when interrupted."""
-    return exit_code(lambda: study(parse_options(RobustnessOptions, argv, "python benchmarks/robustness.py")))
+    return exit_code(lambda: study(parse_options(RobustnessOptions, argv, "python benchmarks/robustness.py", __doc__)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from comparison.corruptions import CORRUPTIONS, check_names
+from comparison.option_help import comments
 from comparison.recipes import Recipe
 from visionzoo.export.failure import need_export_extra
 
@@ -35,7 +36,7 @@ class Budget:
 class Data:
     """The images."""
 
-    path: str  #: as the classify task takes it
+    path: str  #: class folders, parquet files, a manifest, torchvision:CIFAR10, shapes: as the classify task takes it
     val_path: str | None = None  #: held-out images of their own
     num_workers: int = 1  #: processes that read images
     eval_limit: int | None = None  #: held-out images for accuracy and calibration; none for all
@@ -78,21 +79,21 @@ class Options:
     models: Many  #: names; those that are not ours are timm's
     out: str  #: folder of the results; the same command goes on there
     budget: Budget
-    image_size: int = 224
+    image_size: int = 224  #: height and width in pixels
     recipes: Many = "equal,published"  #: columns: equal, published or both
-    seeds: Many = "0,1,2"
+    seeds: Many = "0,1,2"  #: one training each, of every network, recipe and share
     fractions: Many = "0.01,0.1,1"  #: of the training images, for the equal recipe
     published_fractions: Many = "1"  #: of the training images, for the published recipes
     corruptions: Many = "all"  #: names, all or none
     reach: Many | None = None  #: top-1 whose cost is told, 0.8 is 80 %; none for the median of the networks' best
     equal: Recipe = field(default_factory=Recipe)  #: the recipe that is the same for every model
     precision: Literal["fp32", "bf16"] = "fp32"  #: of training, throughput and latency; evaluation computes in fp32
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"  #: of images and convolutions
     device: str | None = None  #: none for a GPU where there is one
     threads: int | None = None  #: of the CPU; none for torch's own choice
     speed_batch: int = 32  #: images per batch in throughput and peak memory
     speed_rounds: int = 10  #: of throughput; latency takes four times as many, and 20 at least
-    title: str = "CNN against ViT"
+    title: str = "CNN against ViT"  #: of the page
     probe: Probe = field(default_factory=Probe)
     pretrain: Pretrain = field(default_factory=Pretrain)
     export: Export = field(default_factory=Export)
@@ -246,18 +247,19 @@ def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def parse(argv: Sequence[str]) -> Options:
+def parse(argv: Sequence[str], about: str | None = None) -> Options:
     """:func:`parse_options` of the comparison."""
-    return parse_options(Options, argv, "python benchmarks/cnn_vs_vit.py")
+    return parse_options(Options, argv, "python benchmarks/cnn_vs_vit.py", about)
 
 
-def parse_options(kind: type[T], argv: Sequence[str], program: str) -> T:
+def parse_options(kind: type[T], argv: Sequence[str], program: str, about: str | None) -> T:
     """Options of a command line; ``--config FILE`` reads a YAML file, and what follows it wins.
 
     Args:
         kind: a dataclass of options.
         argv: the command line.
         program: what it is called in help and errors.
+        about: what it does, for the help: of a docstring the first line.
 
     Raises:
         visionzoo.cli.suggest.UsageError: one line about what is wrong.
@@ -267,10 +269,14 @@ def parse_options(kind: type[T], argv: Sequence[str], program: str) -> T:
 
     from visionzoo.cli.options import OneLineParser, check_options
 
-    parser = OneLineParser(prog=program)
+    parser = OneLineParser(prog=program, description=(about or "").partition("\n")[0])
     if not any(a.dest == "config" for a in parser._actions):
         parser.add_argument("--config", action=ActionConfigFile, help="options from a YAML file")
     parser.add_class_arguments(kind, None, instantiate=True)
+    said = comments(kind)
+    for action in parser._actions:
+        if action.dest in said and not action.help:
+            action.help = said[action.dest]
     check_options(argv, [s.lstrip("-") for a in parser._actions for s in a.option_strings])
     found = parser.instantiate_classes(parser.parse_args(list(argv))).as_dict()
     found.pop("config", None)
