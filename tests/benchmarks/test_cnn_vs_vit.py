@@ -80,7 +80,7 @@ def test_a_model_without_memory_has_a_row_and_a_failure_is_tried_again(
     out = tmp_path / "out"
     assert run(load, out, "--recipes", "equal", "--fractions", "1") == 1
     assert "| lcnet_035 | CNN | - | - | - |" in (out / "results.md").read_text()
-    assert "equal, 0, 1.0: out of memory" in (out / "results.md").read_text()
+    assert "equal recipe, seed 0, 100 % of the images: out of memory" in (out / "results.md").read_text()
     monkeypatch.setattr(child, "work", work)
     here.clear()
     assert run(load, out, "--recipes", "equal", "--fractions", "1") == 0
