@@ -246,6 +246,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def _without_out(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts that may be published: where the file was written says a machine's folders, and nothing of the rows."""
+    return {k: _without_out(v) if k == "arguments" else v for k, v in facts.items() if k != "out"}
+
+
 class Record:
     """A benchmark's record on the disk, written row by row: the same command goes on where it was interrupted.
 
@@ -257,7 +262,7 @@ class Record:
 
     def __init__(self, name: str, facts: dict[str, Any], out: str | None = None) -> None:
         self.path = Path(out) if out else RESULTS / f"{name}.json"
-        self.value: dict[str, Any] = {**facts, "results": {}, "unfinished": True}
+        self.value: dict[str, Any] = {**_without_out(facts), "results": {}, "unfinished": True}
         if self.path.is_file():
             before = json.loads(self.path.read_text())
             # Rows of another command, or of other code, belong to another table.

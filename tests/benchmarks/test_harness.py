@@ -109,3 +109,11 @@ def test_a_record_names_machine_and_versions_and_goes_on_where_it_was_interrupte
     }
     assert harness.Record("x", facts, out).value["results"] == {}  # a finished one is measured anew
     assert peak_bytes() > 2**20
+
+
+def test_a_record_does_not_say_where_it_was_written(harness, tmp_path: Path) -> None:
+    facts = {"machine": {}, "arguments": {"out": "/here/a.json", "rounds": 3}, "out": "/here/a.json", "size": 96}
+    value = harness.Record("x", facts, str(tmp_path / "a.json")).value
+    assert value["arguments"] == {"rounds": 3}
+    assert "/here" not in json.dumps(value)
+    assert value["size"] == 96
